@@ -1,0 +1,58 @@
+"""Test set-up: no network, no writing outside temporary folders, and the audio that several test files use."""
+
+import os
+import tempfile
+from pathlib import Path
+
+# Hugging Face libraries read these at import, so they are set before any test module is imported. Child processes
+# inherit them.
+_HF_HOME = tempfile.TemporaryDirectory(prefix="genre-tests-")
+os.environ.update(
+    HF_HOME=_HF_HOME.name,
+    HF_DATASETS_CACHE=os.path.join(_HF_HOME.name, "datasets"),
+    HF_HUB_CACHE=os.path.join(_HF_HOME.name, "hub"),
+    HF_MODULES_CACHE=os.path.join(_HF_HOME.name, "modules"),
+    HF_HUB_OFFLINE="1",
+    HF_DATASETS_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    TOKENIZERS_PARALLELISM="false",
+    MPLBACKEND="Agg",
+)
+os.environ.pop("HF_TOKEN", None)
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import soundfile  # noqa: E402
+
+GENRE_TONES_HZ = {"blues": 220.0, "hiphop": 440.0, "rock": 880.0}
+TRACKS_PER_GENRE = 4
+SAMPLE_RATE = 16000
+
+
+@pytest.fixture(scope="session")
+def gtzan_mini() -> Path:
+    """The folder of 100 real clips, ten per genre."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data" / "gtzan-mini"
+    folder = Path(os.environ.get("GTZAN_MINI", beside))
+    if not folder.is_dir():
+        pytest.skip("needs the real clips: set GTZAN_MINI to a folder of genre folders")
+    return folder
+
+
+def write_tone(path: Path, hz: float, seconds: float, seed: int) -> None:
+    """Write a pure tone with a little noise, so that no two clips are the same recording."""
+    time = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
+    noise = np.random.default_rng(seed).normal(0, 0.01, time.size)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, 0.5 * np.sin(2 * np.pi * hz * time) + noise, SAMPLE_RATE)
+
+
+@pytest.fixture
+def genre_folder(tmp_path) -> Path:
+    """A folder of three genre folders (blues, hiphop, rock) with four clips of 1 to 1.9 s: one tone per genre."""
+    folder = tmp_path / "genres"
+    for genre_index, (genre, hz) in enumerate(GENRE_TONES_HZ.items()):
+        for track in range(TRACKS_PER_GENRE):
+            path = folder / genre / f"{genre}.{track:05d}.wav"
+            write_tone(path, hz * (1 + 0.02 * track), 1 + 0.3 * track, seed=10 * genre_index + track)
+    return folder
