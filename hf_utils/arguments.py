@@ -1,0 +1,130 @@
+"""The options of run_classification.py: the model, the data, and (in training_arguments.py) the training.
+
+An option that is None by default leaves the choice to the model or the machine; its help says what that is.
+"""
+
+import dataclasses
+from functools import partial
+from typing import Literal
+
+from hf_utils.errors import UserError
+from hf_utils.options import option
+from hf_utils.source_arguments import SourceArguments
+from hf_utils.training_arguments import ClassificationTrainingArguments
+
+__all__ = ["ClassificationTrainingArguments", "DataArguments", "ModelArguments"]
+
+_model = partial(option, group="model")
+_spectrogram = partial(option, group="spectrogram of a CNN (image checkpoints only)")
+_mix = partial(option, group="training mix and evaluation sets")
+_windows = partial(option, group="windows and masks")
+
+
+@dataclasses.dataclass
+class ModelArguments:
+    """What is trained: a checkpoint, its new head, and the layers that learn. Raises UserError on contradictions."""
+
+    model_name_or_path: str = _model(
+        dataclasses.MISSING,
+        "Checkpoint of the Hub or a folder: an audio model (AST, HuBERT, wav2vec2, WavLM, Whisper ...) or an image "
+        "model, which becomes a spectrogram CNN. A folder with only a config.json trains from random weights.",
+        metavar="NAME_OR_FOLDER",
+    )
+    model_revision: str | None = _model(None, "Branch, tag or commit of the checkpoint. (default: its main branch)")
+    cache_dir: str | None = _model(
+        None, "Folder for downloaded checkpoints. (default: that of Hugging Face, set by HF_HOME)", metavar="FOLDER"
+    )
+    trust_remote_code: bool = _model(False, "Run the Python files that come with the checkpoint.")
+    allow_pickle: bool = _model(False, "Load a checkpoint that has no safetensors from its .bin file, weights only.")
+    freeze: Literal["none", "feature_encoder", "backbone", "all_but_last"] = _model(
+        "none",
+        "What does not learn: nothing, the convolutions below the transformer (HuBERT family), all but the head, or "
+        "all but the head and the last layers (see --unfrozen_layers).",
+    )
+    unfrozen_layers: int = _model(
+        1, "Last layers that learn under --freeze all_but_last.", metavar="LAYERS", at_least=1
+    )
+    head: Literal["linear", "mlp"] = _model("linear", "The new classifier: one linear layer, or two layers.")
+    head_hidden_size: int = _model(512, "Width of --head mlp, in units.", metavar="UNITS", at_least=1)
+    head_dropout: float = _model(0.1, "Dropout before the head's layers, a share.", at_least=0, below=1)
+    feature_stats: Literal["auto", "checkpoint", "train"] = _model(
+        "auto",
+        "Mean and standard deviation that normalise features: the checkpoint's, or the training split's. "
+        "(default: auto = train for a new spectrogram CNN, else checkpoint)",
+    )
+    spectrogram: Literal["mel", "stft", "multi_stft"] | None = _spectrogram(
+        None,
+        "Log-mel, log STFT (linear frequency), or three window lengths as three channels. (default: mel, or the "
+        "checkpoint's own)",
+    )
+    sampling_rate: int | None = _spectrogram(
+        None, "Sampling rate, in Hz. (default: 22050, or the checkpoint's own)", metavar="HZ", above=0
+    )
+    num_mel_bins: int | None = _spectrogram(
+        None, "Number of mel bands. (default: 128, or the checkpoint's own)", metavar="BANDS", above=0
+    )
+    n_fft: int | None = _spectrogram(
+        None, "Length of a frame, in samples. (default: 2048, or the checkpoint's own)", metavar="SAMPLES", above=0
+    )
+    hop_length: int | None = _spectrogram(
+        None, "Step between frames, in samples. (default: 512, or the checkpoint's own)", metavar="SAMPLES", above=0
+    )
+    min_frequency_hz: float | None = _spectrogram(
+        None, "Lowest frequency, in Hz. (default: 0, or the checkpoint's own)", metavar="HZ", at_least=0
+    )
+    max_frequency_hz: float | None = _spectrogram(
+        None, "Highest frequency, in Hz. (default: half the rate, or the checkpoint's own)", metavar="HZ", above=0
+    )
+
+    def __post_init__(self):
+        for name, unused, wanted in (
+            ("unfrozen_layers", 1, ("freeze", "all_but_last")),
+            ("head_hidden_size", 512, ("head", "mlp")),
+        ):
+            user, value = wanted
+            if getattr(self, name) != unused and getattr(self, user) != value:
+                raise UserError(
+                    f"{name} is {getattr(self, name)}, but only {user}: {value} uses it, and {user} is "
+                    f"{getattr(self, user)}"
+                )
+        low, high = self.min_frequency_hz or 0, self.max_frequency_hz
+        if high is not None and low >= high:
+            raise UserError(f"min_frequency_hz is {low}, expected less than max_frequency_hz, {high}")
+        if high is not None and self.sampling_rate is not None and high > self.sampling_rate / 2:
+            raise UserError(
+                f"max_frequency_hz is {high}, expected at most half of sampling_rate, {self.sampling_rate}"
+            )
+
+
+@dataclasses.dataclass
+class DataArguments(SourceArguments):
+    """As `SourceArguments`, with the training mix, the evaluation sets and the windows."""
+
+    train_datasets: list[str] = _mix(
+        ["real"],
+        "What to train on; real is the training split of --dataset_name. A:0.5 takes half of A, drawn per genre.",
+        metavar="SOURCE[:FRACTION]",
+    )
+    eval_datasets: list[str] | None = _mix(
+        None, "Further sets to evaluate, beside validation and test, by name. (default: none)", metavar="NAME=SOURCE"
+    )
+    window_seconds: float | None = _windows(
+        None, "What the model sees at once, in seconds. (default: 10; AST: 10.24)", metavar="SECONDS", above=0
+    )
+    eval_hop_seconds: float | None = _windows(
+        None, "Step between evaluated windows, in seconds. (default: half a window)", metavar="SECONDS", above=0
+    )
+    spec_augment_time_seconds: float = _windows(
+        0.0, "Longest time mask on training spectrograms, in seconds; 0 for none.", metavar="SECONDS", at_least=0
+    )
+    spec_augment_freq_bins: int = _windows(
+        0, "Widest frequency mask on training spectrograms, in bins; 0 for none.", metavar="BINS", at_least=0
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        window, hop = self.window_seconds, self.eval_hop_seconds
+        if window is not None and hop is not None and hop > window:
+            raise UserError(
+                f"eval_hop_seconds is {hop}, longer than window_seconds, {window}: some audio is never heard"
+            )
