@@ -1,0 +1,192 @@
+"""Where clips come from: a Hub id, a folder of genre folders, a CSV, a saved dataset, a folder of Parquet files.
+
+Every reader gives a `datasets.Dataset` with the columns as they came, plus `split` with the source's own split names.
+Nothing is decoded, and nothing of `datasets` that needs FFmpeg is used (its `audiofolder` does).
+"""
+
+import csv
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import datasets
+from datasets.exceptions import DatasetsError
+from huggingface_hub.errors import HfHubHTTPError
+
+from hf_utils.audio import AUDIO_SUFFIXES
+from hf_utils.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+# Loading scripts that `datasets` >= 4 refuses, and Parquet copies of the same clips.
+SCRIPT_DATASETS = {"marsyas/gtzan": "sanchit-gandhi/gtzan"}
+SPLIT_SPELLINGS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+# The name for files that belong to no split, where `datasets` wants one.
+UNSPLIT = "unsplit"
+_SPLIT_IN_PATH = re.compile(rf"(?<![a-z])({'|'.join(SPLIT_SPELLINGS)})(?![a-z])")
+
+
+def read_source(
+    source: str, *, config_name: str | None, revision: str | None, token: str | None
+) -> tuple[datasets.Dataset, Path | None]:
+    """Return (table, folder that its relative paths start from). An existing path wins over a Hub id of that name.
+
+    Raises:
+        UserError: the source does not exist, cannot be reached, is unfinished, or is none of the kinds.
+    """
+    path = Path(os.path.abspath(os.path.expanduser(source)))
+    if not path.exists():
+        if source.startswith((".", "~", os.sep)) or source.count("/") > 1 or path.suffix in (".csv", ".parquet"):
+            raise UserError(f"No such folder or file: {source} (looked in {Path.cwd()}).")
+        return _read_hub(source, config_name, revision, token), None
+    if revision is not None:
+        raise UserError(f"A revision ({revision!r}) is for datasets on the Hub; {source} is a local path.")
+    parquet_files = _find_parquet(path, config_name)
+    if config_name is not None and not parquet_files:
+        raise UserError(f"No Parquet files of a configuration {config_name!r} in {source}.")
+    if parquet_files:
+        return _read_parquet(path, parquet_files), path if path.is_dir() else path.parent
+    if path.suffix.lower() == ".csv":
+        return _read_csv(path), path.parent
+    if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+        return _read_saved(path), path
+    if path.is_dir():
+        return _read_genre_folders(path), path
+    raise UserError(f"{source} is a file, but no CSV and no Parquet file. Give a folder, a .csv or a Hub id.")
+
+
+def _read_hub(source: str, config_name: str | None, revision: str | None, token: str | None) -> datasets.Dataset:
+    if copy := SCRIPT_DATASETS.get(source.lower()):
+        raise UserError(
+            f"{source} is a loading script, which `datasets` >= 4 cannot run. Use the Parquet copy {copy} instead, "
+            "or a folder of genre folders."
+        )
+    try:
+        return _join_splits(datasets.load_dataset(source, config_name, revision=revision, token=token))
+    except (DatasetsError, HfHubHTTPError, OSError, RuntimeError, ValueError) as error:
+        raise UserError(f"Cannot load {source!r} from the Hub: {error}\n{_advise(source, error)}") from error
+
+
+def _advise(source: str, error: Exception) -> str:
+    """Return what to do about an error of `load_dataset`."""
+    if "scripts are no longer supported" in str(error):
+        return "It is a loading script, which `datasets` >= 4 cannot run. Use a Parquet copy or a local folder."
+    if isinstance(error, ConnectionError):
+        return (
+            "Check the network (and HF_HUB_OFFLINE), or download the clips once and give their folder. "
+            f"If {source} was meant to be a local folder: it does not exist here."
+        )
+    return (
+        f"Check the name, configuration and revision at https://huggingface.co/datasets/{source}; a private or gated "
+        "dataset needs its conditions accepted there and `hf auth login`. "
+        f"If {source} was meant to be a local folder: it does not exist here."
+    )
+
+
+def _join_splits(parts: Mapping[str, datasets.Dataset]) -> datasets.Dataset:
+    """Return all splits one after the other. A `split` column that the data carries is kept."""
+    table = datasets.concatenate_datasets([part.with_format(None) for part in parts.values()])
+    if "split" in table.column_names:
+        return table
+    names = [None if name == UNSPLIT else str(name) for name, part in parts.items() for _ in range(len(part))]
+    return table.add_column("split", names, feature=datasets.Value("string"))
+
+
+def _find_parquet(path: Path, config_name: str | None) -> list[Path]:
+    if path.is_file():
+        return [path] if path.suffix.lower() == ".parquet" else []
+    if (path / "data").is_dir() and (path / "config.json").is_file() and not (path / "README.md").is_file():
+        raise UserError(
+            f"{path} is unfinished: it has a config.json, but no README.md, which is written when all shards are "
+            "there. Run the command that makes it again; it goes on where it stopped."
+        )
+    return _list_files(path / (config_name or ""), {".parquet"})[0]
+
+
+def _read_parquet(path: Path, files: list[Path]) -> datasets.Dataset:
+    splits: dict[str, list[str]] = {}
+    for file in files:
+        # The last match: the file's name says more than its folder's.
+        names = _SPLIT_IN_PATH.findall(file.relative_to(path).as_posix().lower() if path.is_dir() else file.stem)
+        splits.setdefault(names[-1] if names else UNSPLIT, []).append(str(file))
+    try:
+        return _join_splits(datasets.load_dataset("parquet", data_files=splits))
+    except (DatasetsError, OSError, ValueError) as error:
+        raise UserError(f"Cannot read the Parquet files in {path}: {error.__cause__ or error}") from error
+
+
+def _read_saved(path: Path) -> datasets.Dataset:
+    try:
+        saved = datasets.load_from_disk(str(path))
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"Cannot read the saved dataset in {path}: {error}") from error
+    return _join_splits(saved if isinstance(saved, datasets.DatasetDict) else {UNSPLIT: saved})
+
+
+def _read_csv(path: Path) -> datasets.Dataset:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"Cannot read {path} as a comma-separated file in UTF-8: {error}") from error
+    columns = reader.fieldnames or []
+    for number, row in enumerate(rows, start=1):
+        if None in row:
+            raise UserError(f"{path}: row {number} has more fields than the header {columns}. Quote commas.")
+    # An empty field means that nothing is known.
+    features = datasets.Features({name: datasets.Value("string") for name in columns})
+    return datasets.Dataset.from_dict({name: [row[name] or None for row in rows] for name in columns}, features)
+
+
+def _read_genre_folders(path: Path) -> datasets.Dataset:
+    """Return the clips of `<genre>/**/<file>`, or of `<split>/<genre>/**/<file>` where every folder is a split."""
+    folders = _list_folders(path)
+    if folders and all(f.name.lower() in SPLIT_SPELLINGS and _list_folders(f) for f in folders):
+        genres = [(split.name, genre) for split in folders for genre in _list_folders(split)]
+    else:
+        genres = [(None, genre) for genre in folders]
+    rows, empty = [], []
+    ignored = Counter(e.suffix.lower() or e.name for e in path.iterdir() if e.is_file() and e.name[0] != ".")
+    for split, genre in genres:
+        files, others = _list_files(genre, AUDIO_SUFFIXES)
+        ignored.update(others)
+        rows += [{"audio": str(file), "label": genre.name, "split": split} for file in files]
+        if not files:
+            empty.append(genre.name)
+    if rows and empty:
+        logger.warning("%s: folders without audio files are not taken as genres: %s.", path, ", ".join(empty))
+    if ignored:
+        listing = ", ".join(f"{suffix} ({count})" for suffix, count in sorted(ignored.items()))
+        logger.warning("%s: %d files that are no audio are ignored: %s.", path, ignored.total(), listing)
+    if not rows:
+        raise UserError(
+            f"No clips in {path}. Expected a folder per genre with audio files ({' '.join(sorted(AUDIO_SUFFIXES))}), "
+            f"found {len(folders)} folders and {ignored.total()} other files."
+        )
+    features = datasets.Features({name: datasets.Value("string") for name in ("audio", "label", "split")})
+    return datasets.Dataset.from_list(rows, features)
+
+
+def _list_folders(path: Path) -> list[Path]:
+    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _list_files(folder: Path, suffixes: set[str] | frozenset[str]) -> tuple[list[Path], Counter]:
+    """Return the files below `folder` with one of `suffixes`, sorted, and counts of the others. Hidden ones are none."""
+    found, others = [], Counter()
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for file in (Path(parent, name) for name in names if not name.startswith(".")):
+            if file.suffix.lower() in suffixes:
+                found.append(file)
+            else:
+                others[file.suffix.lower() or file.name] += 1
+    return sorted(found), others
