@@ -1,0 +1,107 @@
+"""Files of an output folder: whole or not there, named safely, and readable by others. N tracks, K genres."""
+
+import csv
+import hashlib
+import io
+import math
+import os
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hf_utils.errors import UserError
+
+_COLUMNS = ["track_id", "label", "prediction"]
+
+
+class Predictions(NamedTuple):
+    """A `predictions_<set>.csv`: N track and K genre names, true indices int64 (N,), probabilities float64 (N, K)."""
+
+    track_ids: list[str]
+    genres: list[str]
+    labels: np.ndarray
+    probabilities: np.ndarray
+
+
+def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
+    """Write a file aside and rename it, so that nobody ever reads half of it; folders are made as needed."""
+    path = Path(path)
+    if isinstance(content, str):
+        # A file name that is no UTF-8 comes as lone surrogates, which cannot be encoded otherwise.
+        content = content.encode("utf-8", errors="backslashreplace")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, aside = tempfile.mkstemp(prefix=".aside-", dir=path.parent)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content)
+        os.chmod(aside, 0o644)
+        os.replace(aside, path)
+    except BaseException:
+        os.unlink(aside)
+        raise
+
+
+def file_stem(name: str) -> str:
+    """Return `name` as part of a file name on any system; what had to be replaced is told apart by a digest."""
+    safe = re.sub(r"[^A-Za-z0-9._+-]", "_", name)[:80]
+    if safe == name and safe.strip("."):
+        return safe
+    return f"{safe}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+
+
+def to_json(value: Any) -> Any:
+    """Return `value` as JSON knows it: numbers of numpy as Python's, NaN and infinities as None, paths as text."""
+    if isinstance(value, Mapping):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [to_json(item) for item in value]
+    if isinstance(value, (np.ndarray, np.generic)):
+        return to_json(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+
+
+def write_csv(path: str | os.PathLike, header: Sequence[str], rows: Sequence[Sequence]) -> None:
+    """Write a CSV file; texts with commas, quotes or line breaks are quoted, floats keep every digit."""
+    text = io.StringIO(newline="")
+    # The writer quotes what contains a character of its line end: with "\n" alone, "\r" in a name would break a row.
+    writer = csv.writer(text, lineterminator="\r\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue())
+
+
+def write_predictions(
+    path: str | os.PathLike,
+    track_ids: Sequence[str],
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    genres: Sequence[str],
+) -> None:
+    """Write (N, K) probabilities as CSV: track_id, label, prediction (genre names), then a column per genre."""
+    chosen = probabilities.argmax(axis=1)
+    rows = [
+        [track_id, genres[label], genres[top], *row]
+        for track_id, label, top, row in zip(track_ids, labels, chosen, probabilities.tolist(), strict=True)
+    ]
+    write_csv(path, [*_COLUMNS, *genres], rows)
+
+
+def read_predictions(path: str | os.PathLike) -> Predictions:
+    """Return what `write_predictions` wrote. Raises UserError for another kind of file."""
+    with open(path, encoding="utf-8", newline="") as file:
+        header, *rows = list(csv.reader(file)) or [[]]
+    genres = header[len(_COLUMNS) :]
+    if header[: len(_COLUMNS)] != _COLUMNS or not genres or any(len(row) != len(header) for row in rows):
+        raise UserError(f"{path} is no predictions file: its columns must be {', '.join(_COLUMNS)} and one per genre.")
+    return Predictions(
+        [row[0] for row in rows],
+        genres,
+        np.array([genres.index(row[1]) for row in rows], np.int64),
+        np.array([row[len(_COLUMNS) :] for row in rows], np.float64).reshape(len(rows), len(genres)),
+    )

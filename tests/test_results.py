@@ -1,0 +1,170 @@
+import json
+import logging
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from hf_utils.errors import UserError
+from hf_utils.output_files import file_stem, read_predictions, write_atomically, write_predictions
+from hf_utils.results import format_scores, score_windows, versions, warn_near_chance, write_results
+
+HOSTILE = ["a|b", "<script>", 'qu"ote, comma', "line\r\nbreak\rhere", "$\\frac$", "prediction"]
+
+
+def make_windows(labels, windows_per_track):
+    return SimpleNamespace(
+        track_index=np.repeat(np.arange(len(labels)), windows_per_track),
+        labels=np.array(labels),
+        track_ids=[f"clip.{i:03d}" for i in range(len(labels))],
+    )
+
+
+def evaluate(genres, labels, name="test", strength=2.0, seed=0):
+    windows = make_windows(labels, 3)
+    logits = np.random.default_rng(seed).normal(size=(len(windows.track_index), len(genres)))
+    logits += strength * np.eye(len(genres))[windows.labels[windows.track_index]]
+    return score_windows(logits.astype(np.float32), windows, genres, name)
+
+
+def write(folder, evaluations, genres, **changes):
+    facts = {
+        "protocol": {"name": "stratified", "seed": 0, "num_folds": None, "fold": None},
+        "data": {"train": {"blues": np.int64(3)}},
+        "model": {"trainable": 10},
+        "config": {"learning_rate": 1e-4, "hub_token": "hf_secret"},
+        "seed": 1,
+        "seconds": {"train": 1.5},
+        "demo": False,
+    }
+    return write_results(folder, genres=genres, evaluations=evaluations, **(facts | changes))
+
+
+def test_tracks_by_soft_and_hard_vote_and_windows():
+    # Two tracks of three windows: the first loses two windows narrowly and wins one clearly.
+    probabilities = np.array([[0.4, 0.6], [0.4, 0.6], [0.99, 0.01], [0.1, 0.9], [0.2, 0.8], [0.7, 0.3]])
+    evaluated = score_windows(np.log(probabilities), make_windows([0, 1], 3), ["blues", "rock"], "test")
+    assert evaluated.probabilities == pytest.approx(np.array([[1.79 / 3, 1.21 / 3], [1 / 3, 2 / 3]]))
+    assert evaluated.scores["track"]["accuracy"] == 1.0
+    assert evaluated.scores["track_hard"]["accuracy"] == 0.5
+    assert evaluated.scores["window"]["accuracy"] == 0.5
+    assert evaluated.num_windows == 6 and evaluated.predictions.tolist() == [0, 1]
+
+
+def test_every_window_and_every_track_is_counted_once():
+    windows = make_windows([0, 1, 0], 2)
+    with pytest.raises(ValueError, match=r"6 windows .* shape \(7, 2\)"):
+        score_windows(np.zeros((7, 2)), windows, ["a", "b"], "test")
+    windows.track_ids[2] = windows.track_ids[0]
+    with pytest.raises(ValueError, match="not each of them once"):
+        score_windows(np.zeros((6, 2)), windows, ["a", "b"], "test")
+    windows = make_windows([0, 1, 0], 2)
+    windows.track_index[windows.track_index == 2] = 1
+    with pytest.raises(ValueError, match="not each of them once"):
+        score_windows(np.zeros((6, 2)), windows, ["a", "b"], "test")
+
+
+def test_diverged_model_is_the_users_to_mend():
+    with pytest.raises(UserError, match="Lower --learning_rate"):
+        score_windows(np.full((2, 2), np.nan), make_windows([0, 1], 1), ["a", "b"], "test")
+
+
+def test_near_chance_is_warned_of(caplog):
+    genres = list("abcdefghij")
+    labels = np.arange(100) % 10
+    with caplog.at_level(logging.WARNING):
+        assert warn_near_chance(evaluate(genres, labels, strength=0))
+        assert "'test': accuracy 0." in caplog.text and "cannot be told from chance (0.100" in caplog.text
+        assert not warn_near_chance(evaluate(genres, labels, strength=2))
+        assert not warn_near_chance(evaluate(genres, np.zeros(5, int), strength=99))
+
+
+def test_predictions_come_back_exactly_whatever_the_names(tmp_path):
+    evaluated = evaluate(HOSTILE, np.arange(12) % 6)
+    evaluated.track_ids[:3] = ["comma, name", 'quote " name', "line\nbreak"]
+    table = (evaluated.track_ids, evaluated.labels, evaluated.probabilities, HOSTILE)
+    write_predictions(tmp_path / "predictions_test.csv", *table)
+    read = read_predictions(tmp_path / "predictions_test.csv")
+    assert (read.track_ids, read.genres) == (evaluated.track_ids, HOSTILE)
+    assert np.array_equal(read.labels, evaluated.labels)
+    assert np.array_equal(read.probabilities, evaluated.probabilities)
+    recomputed = roc_auc_score(read.labels, read.probabilities, multi_class="ovr")
+    assert recomputed == pytest.approx(evaluated.scores["track"]["roc_auc"])
+
+
+def test_other_csv_files_are_refused(tmp_path):
+    (tmp_path / "other.csv").write_text("path,label\nx.wav,blues\n")
+    with pytest.raises(UserError, match="no predictions file"):
+        read_predictions(tmp_path / "other.csv")
+
+
+def test_results_file_holds_the_contract(tmp_path):
+    genres = ["blues", "jazz", "rock"]
+    evaluations = [evaluate(genres, [0, 1, 2, 0]), evaluate(genres, [0, 0, 1, 0], name="my set/2")]
+    returned = write(tmp_path, evaluations, genres, asked_sets=["test", "my set/2"], robustness={"rows": [np.nan]})
+    text = (tmp_path / "results.json").read_text()
+    results = json.loads(text, parse_constant=pytest.fail)
+    assert results == returned and results["complete"] is True
+    assert list(results) == sorted(results) and results["genres"] == genres
+    assert "hf_secret" not in text and results["config"] == {"learning_rate": 1e-4}
+    assert results["data"] == {"train": {"blues": 3}} and results["robustness"] == {"rows": [None]}
+    test = results["evaluations"]["test"]
+    assert (test["num_tracks"], test["num_windows"]) == (4, 12)
+    assert test["track"] == evaluations[0].scores["track"]
+    assert {"accuracy", "f1_jazz"} <= set(test["track_hard"]) & set(test["window"])
+    other = results["evaluations"]["my set/2"]
+    assert other["track"]["roc_auc_rock"] is None
+    for entry in (test, other):
+        assert len(read_predictions(tmp_path / entry["predictions"]).labels) == 4
+        assert (tmp_path / entry["confusion"]).read_bytes().startswith(b"\x89PNG")
+    assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_a_run_that_lacks_a_set_is_not_complete(tmp_path):
+    genres = ["blues", "rock"]
+    evaluations = [evaluate(genres, [0, 1, 0, 1])]
+    assert write(tmp_path, evaluations, genres, asked_sets=["test", "other"])["complete"] is False
+    assert write(tmp_path, evaluations, genres)["complete"] is True
+
+
+def test_hostile_genres_and_sets_are_written(tmp_path):
+    results = write(tmp_path, [evaluate(HOSTILE, np.arange(12) % 6, name="../$x^{")], HOSTILE, demo=True)
+    entry = results["evaluations"]["../$x^{"]
+    assert (tmp_path / entry["confusion"]).is_file() and not list(tmp_path.parent.glob("*.csv"))
+
+
+def test_file_stems_are_safe_and_distinct():
+    assert file_stem("test") == "test" and file_stem("noise-10dB.v2") == "noise-10dB.v2"
+    names = ["a/b", "a_b", "a b", "..", ".", "", "ü", "a\nb", "x" * 300, "x" * 301]
+    stems = [file_stem(name) for name in names]
+    assert len(set(stems)) == len(names)
+    assert all(stem and set(stem) != {"."} and "/" not in stem and len(stem) < 100 for stem in stems)
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "results.json"
+    write_atomically(path, "old")
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(path, "new")
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_versions_name_packages_and_no_machine():
+    found = versions()
+    assert {"python", "torch", "transformers", "datasets", "soxr"} <= set(found)
+    assert not any("/" in version for version in found.values())
+
+
+def test_table_for_the_terminal():
+    genres = ["blues", "rock"]
+    table = format_scores([evaluate(genres, [0, 1, 0, 1]), evaluate(genres, [0, 1], name="other-genres")])
+    lines = table.splitlines()
+    assert len({len(line) for line in lines}) == 1 and len(lines[0]) <= 119
+    assert lines[2].split()[:3] == ["test", "4", "12"] and lines[3].split()[:3] == ["other-genres", "2", "6"]
+    assert all(len(line.split()) == 10 for line in lines[1:])
