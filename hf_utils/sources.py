@@ -180,7 +180,7 @@ def _list_folders(path: Path) -> list[Path]:
 
 
 def _list_files(folder: Path, suffixes: set[str] | frozenset[str]) -> tuple[list[Path], Counter]:
-    """Return the files below `folder` with one of `suffixes`, sorted, and counts of the others. Hidden ones are none."""
+    """Return the files below `folder` with one of `suffixes`, sorted, and counts of the others; hidden ones aside."""
     found, others = [], Counter()
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
