@@ -1,0 +1,197 @@
+"""A dataset folder that is written shard by shard, by any number of processes and machines, and survives their death.
+
+    data/<split>-<i>-of-<n>.parquet   one shard: written aside, then renamed, so that a file under its name is whole
+    config.json                       what the shards are made from; another configuration is refused
+    README.md                         the card, written last: a folder without it is unfinished
+
+The file system is the only meeting place: no process waits for another, and a shard that two of them make by mistake
+is the same file. `datasets.load_dataset(folder)` reads a finished folder.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hf_utils.errors import UserError
+
+CONFIG_FILE = "config.json"
+CARD_FILE = "README.md"
+# Rows per Parquet row group, and so what a writer or reader holds in memory at once: some 20 MB of 30 s clips.
+ROWS_PER_GROUP = 20
+# A shard that is being written, or that a killed process left; `datasets` passes over names that begin with a dot.
+_ASIDE = ".aside-"
+_SPLIT_NAME = re.compile(r"\w+(\.\w+)*")
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Shards:
+    """The shards of one folder, numbered from 0 through all splits; made by `open_shards`.
+
+    Attributes:
+        folder: the dataset folder.
+        paths: the file of each shard.
+    """
+
+    def __init__(self, folder: Path, shards_per_split: Mapping[str, int]):
+        self.folder = folder
+        self.paths = [
+            folder / "data" / f"{split}-{index:05d}-of-{count:05d}.parquet"
+            for split, count in shards_per_split.items()
+            for index in range(count)
+        ]
+
+    @property
+    def finished(self) -> bool:
+        """Whether the card is there, which is written last."""
+        return (self.folder / CARD_FILE).exists()
+
+    def missing(self, part: int = 0, num_parts: int = 1) -> list[int]:
+        """Return the numbers of the shards still to be made: all, or those of one of `num_parts` machines.
+
+        A machine's share does not depend on what the others have done, so machines may start at any time.
+        """
+        return [i for i, path in enumerate(self.paths) if i % num_parts == part and not path.exists()]
+
+    def write(self, index: int, rows: Iterable[Mapping[str, Any]], features: datasets.Features) -> None:
+        """Write shard `index`; the rows are consumed in groups, so a generator keeps memory flat.
+
+        Args:
+            rows: one mapping per clip with a key for every feature; audio as `{"bytes": ..., "path": ...}`, labels as
+                integers. Whatever their making raises passes through, and nothing of the shard stays behind.
+            features: the columns; they travel with the file.
+
+        Raises:
+            UserError: no space or no right to write.
+        """
+        schema = features.arrow_schema
+        # FLAC does not compress; the other columns do.
+        compression = {name: "none" if name == "audio" else "zstd" for name in schema.names}
+        with (
+            _written_aside(self.paths[index]) as file,
+            pq.ParquetWriter(file, schema, compression=compression) as writer,
+        ):
+            rows = iter(rows)
+            while group := list(islice(rows, ROWS_PER_GROUP)):
+                writer.write_table(pa.Table.from_pylist(group, schema=schema))
+
+    def read(self, columns: list[str]) -> pa.Table:
+        """Return some columns of all shards, in order, for counts and the card; `audio` is better left out.
+
+        Raises:
+            UserError: a shard is no whole Parquet file, as after a copy that broke off.
+        """
+        tables = []
+        for path in self.paths:
+            try:
+                tables.append(pq.read_table(path, columns=columns))
+            except pa.ArrowInvalid as error:
+                raise UserError(f"{path} is damaged ({error}): delete it and run the same command again") from error
+        return pa.concat_tables(tables)
+
+    def finish(self, card_text: str) -> None:
+        """Check that every shard is there and every `track_id` stands once, then write the card.
+
+        Raises:
+            UserError: shards are missing, a `track_id` stands twice, or `data` holds Parquet files of something else.
+        """
+        if missing := self.missing():
+            names = ", ".join(self.paths[i].name for i in missing[:5]) + (" ..." if len(missing) > 5 else "")
+            raise UserError(
+                f"{self.folder} lacks {len(missing)} of {len(self.paths)} shards ({names}): run the same command "
+                "again, on the machines whose part is missing or without --num_shards."
+            )
+        strangers = sorted(
+            {path.name for path in self.paths[0].parent.glob("*.parquet")} - {p.name for p in self.paths}
+        )
+        if strangers:
+            raise UserError(f"{self.paths[0].parent} holds files that are no part of this dataset: {strangers}")
+        seen, doubled = set(), set()
+        for track_id in self.read(["track_id"])["track_id"].to_pylist():
+            (doubled if track_id in seen else seen).add(track_id)
+        if doubled:
+            raise UserError(f"{self.folder} holds track_ids more than once: {', '.join(sorted(doubled)[:5])}")
+        for leftover in self.folder.rglob(f"{_ASIDE}*"):
+            leftover.unlink(missing_ok=True)
+        with _written_aside(self.folder / CARD_FILE) as file:
+            file.write(card_text.encode())
+
+
+def open_shards(folder: str | os.PathLike, config: Mapping[str, Any], shards_per_split: Mapping[str, int]) -> Shards:
+    """Return the shards of `folder`, which is created, or continued if it was begun with the same configuration.
+
+    Args:
+        config: everything that the content depends on (options, seed, versions), JSON-ready; nothing that it does not
+            depend on (number of processes, the folder's name).
+        shards_per_split: number of shards of each split, such as {"train": 12}. Kept with the configuration.
+
+    Raises:
+        UserError: the folder was begun with another configuration (the difference is shown), holds something else, or
+            cannot be written. Nothing is changed then.
+    """
+    folder = Path(folder).expanduser()
+    for split in shards_per_split:
+        if not _SPLIT_NAME.fullmatch(split):
+            raise UserError(f"{split!r} cannot name a split: use letters, digits and _")
+    wanted = json.loads(json.dumps({**config, "shards": dict(shards_per_split)}))
+    path = folder / CONFIG_FILE
+    if not path.exists():
+        if folder.exists() and (not folder.is_dir() or any(p.name[0] != "." for p in folder.iterdir())):
+            raise UserError(f"{folder} holds other files and no {CONFIG_FILE}: choose a new or empty folder")
+        with _written_aside(path) as file:
+            file.write(json.dumps(wanted, indent=2, ensure_ascii=False).encode() + b"\n")
+    begun = json.loads(path.read_text(encoding="utf-8"))
+    if begun != wanted:
+        raise UserError(
+            f"{folder} was begun with another configuration; nothing was changed. The difference:\n"
+            + "\n".join(f"  {line}" for line in _differences(begun, wanted))
+            + "\nGive the same options as before to continue it, or choose another folder."
+        )
+    return Shards(folder, shards_per_split)
+
+
+def _differences(begun: Any, wanted: Any, name: str = "") -> Iterator[str]:
+    if isinstance(begun, dict) and isinstance(wanted, dict):
+        for key in [*begun, *(key for key in wanted if key not in begun)]:
+            yield from _differences(begun.get(key), wanted.get(key), f"{name}.{key}" if name else key)
+    elif begun != wanted:
+        yield f"{name}: {json.dumps(begun)} in the folder, {json.dumps(wanted)} now"
+
+
+@contextlib.contextmanager
+def _written_aside(path: Path) -> Iterator:
+    """Give a file to write that becomes `path` when the block ends, and vanishes when it raises."""
+    aside = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # A name of its own for every writer: two that make one shard at once must not write into one file.
+        descriptor, aside = tempfile.mkstemp(prefix=f"{_ASIDE}{path.name}-", dir=path.parent)
+        with open(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(aside, 0o644)
+        os.replace(aside, path)
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            raise UserError(
+                f"{path}: no space left on the disk. Finished shards are kept: make room and run the same "
+                "command again."
+            ) from error
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR):
+            raise UserError(f"{path} cannot be written ({error.strerror}): choose another folder.") from error
+        raise
+    finally:
+        if aside is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(aside)
