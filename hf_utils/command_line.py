@@ -95,7 +95,12 @@ def parse_command_line(
     for word in rest:
         if word.startswith("-"):
             flag = word.split("=")[0].lstrip("-").replace("-", "_")
-            problems.append(explain_unknown(flag, options, f"--{flag} on {COMMAND_LINE}"))
+            where = f"--{flag} on {COMMAND_LINE}"
+            problems.append(
+                f"{where} has no flag: write it into a YAML file"
+                if flag in options
+                else explain_unknown(flag, options, where)
+            )
         elif word.endswith(SUFFIXES):
             files.append(word)
         elif flag is None:  # else it is the value of the unknown flag before it

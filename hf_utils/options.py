@@ -157,8 +157,10 @@ def _remedy(value: Any, wanted: Any) -> str:
         return f'; YAML reads a bare no or off as false and yes or on as true: write it in quotes, "{_word(value)}"'
     if wanted is str and not isinstance(value, (list, dict)) and value is not None:
         return "; write it in quotes"
-    if wanted in (bool, int, float) and isinstance(value, str):
-        return "; if it is in quotes, remove them" if wanted is not bool else "; write true or false without quotes"
+    if wanted is bool and isinstance(value, str):
+        return "; write true or false without quotes"
+    if wanted in (int, float) and isinstance(value, str) and value.strip("+-").isdecimal():
+        return "; remove the quotes"
     return ""
 
 

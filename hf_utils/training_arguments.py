@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from accelerate.utils import parse_flag_from_env
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy, SchedulerType
 
@@ -39,12 +40,13 @@ def has_bf16_hardware(use_cpu: bool) -> bool:
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(repr=False)  # a generated one would show the token, which the inherited one hides
 class ClassificationTrainingArguments(TrainingArguments):
     """TrainingArguments of run_classification.py. Raises UserError on contradictions.
 
-    `do_train`, `do_eval`, `do_predict`, `bf16`, `fp16`, `use_cpu`, `dataloader_num_workers`, `greater_is_better` hold
-    what was decided, whether or not it was asked for. The Hub token is never pickled.
+    `do_train`, `do_eval`, `do_predict`, `bf16`, `fp16`, `use_cpu`, `dataloader_num_workers` and `greater_is_better`
+    hold what was decided, whether or not it was asked for. Without `do_train`, the Trainer evaluates and saves nothing
+    of its own accord. The Hub token is never pickled.
     """
 
     do_train: bool = _job(False, "Fine-tune the model.")
@@ -110,13 +112,17 @@ class ClassificationTrainingArguments(TrainingArguments):
     )
     report_to: None | str | list[str] = _output("tensorboard", "Where curves go: tensorboard, wandb ..., all or none.")
 
-    # A clip table has more columns than the model has inputs; the collator picks.
-    remove_unused_columns: bool = False
+    remove_unused_columns: bool = dataclasses.field(
+        default=False,
+        metadata={"help": "Leave off: the collator picks the columns, and needs those a model does not."},
+    )
 
     def __post_init__(self):
         self._check_job()
         self._check_selection()
-        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
+        # Without `use_cpu`, a machine without a GPU refuses bf16, and every process of torchrun believes it is alone.
+        launched_on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
+        self.use_cpu = self.use_cpu or launched_on_cpu or not torch.accelerator.is_available()
         self._choose_precision()
         if self.dataloader_num_workers is None:
             cores = os.cpu_count() or 1
@@ -127,6 +133,10 @@ class ClassificationTrainingArguments(TrainingArguments):
         super().__post_init__()
         # The stock class switches do_eval on whenever training evaluates.
         self.do_train, self.do_eval, self.do_predict = job if any(job) else (True, True, False)
+        if not self.do_train:
+            # Else the Trainer demands an evaluation set even to predict.
+            self.eval_strategy, self.save_strategy = IntervalStrategy.NO, SaveStrategy.NO
+            self.load_best_model_at_end = False
 
     def __getstate__(self) -> dict:
         """Leave the token out: the Trainer pickles its arguments into every checkpoint."""

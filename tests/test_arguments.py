@@ -1,0 +1,211 @@
+"""Options of run_classification.py: defaults for this job, contradictions, precision, a token that leaks nowhere."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import TrainerControl, TrainerState
+from transformers.integrations import TensorBoardCallback
+
+from hf_utils.arguments import ClassificationTrainingArguments, DataArguments, ModelArguments
+from hf_utils.errors import UserError
+from hf_utils.options import collect_options, default_of
+from hf_utils.parsing import merged_config, parse_arguments, write_config
+from hf_utils.source_arguments import SourceArguments
+from hf_utils.training_arguments import has_bf16_hardware
+
+CLASSES = (ModelArguments, DataArguments, ClassificationTrainingArguments)
+TOKEN = "hf_ThisMustNotBeSeen"
+
+
+@pytest.fixture(autouse=True)
+def in_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("ACCELERATE_MIXED_PRECISION", "ACCELERATE_USE_CPU"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def parse(flags: str = ""):
+    return parse_arguments(CLASSES, ["--model_name_or_path", "some/model", "--use_cpu", *flags.split()])
+
+
+def test_a_model_is_all_that_must_be_given():
+    model, data, training = parse()
+    assert (data.dataset_name, data.split_protocol, data.train_datasets) == ("sanchit-gandhi/gtzan", "auto", ["real"])
+    assert (training.do_train, training.do_eval, training.do_predict) == (True, True, False)
+    assert training.output_dir == "runs/model" and training.report_to == ["tensorboard"]
+    assert training.eval_strategy == training.save_strategy == "epoch" and training.load_best_model_at_end
+    assert training.metric_for_best_model == "accuracy" and training.greater_is_better
+    assert training.save_total_limit == 2 and not training.remove_unused_columns
+    assert training.get_warmup_steps(560) == 56
+    with pytest.raises(UserError, match="model_name_or_path is required: Checkpoint of the Hub"):
+        parse_arguments(CLASSES, [])
+
+
+@pytest.mark.parametrize(
+    ("flags", "job"),
+    [
+        ("", (True, True, False)),
+        ("--do_train", (True, False, False)),
+        ("--do_eval", (False, True, False)),
+        ("--do_predict --predict_path .", (False, False, True)),
+        ("--do_train --do_predict --predict_path .", (True, False, True)),
+    ],
+)
+def test_only_what_is_asked_for_is_done(flags, job):
+    training = parse(flags)[2]
+    assert (training.do_train, training.do_eval, training.do_predict) == job
+    # Without training, the Trainer may not demand an evaluation set.
+    assert (training.eval_strategy == "no") == (not training.do_train)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--unfrozen_layers 2", "unfrozen_layers is 2, but only freeze: all_but_last uses it, and freeze is none"),
+        ("--head_hidden_size 64", "head_hidden_size is 64, but only head: mlp uses it, and head is linear"),
+        ("--head_dropout 1", "head_dropout on the command line is 1.0, expected less than 1"),
+        (
+            "--min_frequency_hz 400 --max_frequency_hz 300",
+            "min_frequency_hz is 400.0, expected less than max_frequency_hz, 300.0",
+        ),
+        (
+            "--sampling_rate 8000 --max_frequency_hz 5000",
+            "max_frequency_hz is 5000.0, expected at most half of sampling_rate, 8000",
+        ),
+        ("--fold 3", "fold is 3, but only split_protocol: artist_folds has folds, and split_protocol is auto"),
+        (
+            "--split_protocol artist_folds --num_folds 5 --fold 5",
+            "fold is 5, expected less than num_folds, 5: folds count from 0",
+        ),
+        ("--num_folds 2", "num_folds on the command line is 2, expected at least 3"),
+        ("--genres jazz jazz", "genres is ['jazz', 'jazz'], expected two or more different ones"),
+        (
+            "--window_seconds 4 --eval_hop_seconds 5",
+            "eval_hop_seconds is 5.0, longer than window_seconds, 4.0: some audio is never heard",
+        ),
+        ("--do_predict", "do_predict needs predict_path: the file or folder to tag"),
+        ("--do_predict --predict_path none", "predict_path is none, which does not exist"),
+        ("--predict_path .", "predict_path is given, but not do_predict, which would use it"),
+        ("--per_window", "per_window is given, but not do_predict, which would use it"),
+        (
+            "--eval_strategy no",
+            "load_best_model_at_end needs evaluations and checkpoints together, but eval_strategy is no and "
+            "save_strategy is epoch: set them equal, or load_best_model_at_end: false",
+        ),
+        (
+            "--early_stopping_patience 3 --no_load_best_model_at_end",
+            "early_stopping_patience needs eval_strategy: epoch or steps, and load_best_model_at_end: true",
+        ),
+        ("--precision fp32 --bf16", "precision is fp32, but bf16 was asked for: give one"),
+        ("--bf16 --fp16", "precision is auto, but bf16 and fp16 was asked for: give one"),
+        ("--precision fp16", "precision fp16 needs a GPU: use bf16 or fp32 on the processor"),
+        # a check of transformers' own
+        (
+            "--lr_scheduler_type reduce_lr_on_plateau --eval_strategy no --no_load_best_model_at_end",
+            "lr_scheduler_type reduce_lr_on_plateau requires an eval strategy",
+        ),
+    ],
+)
+def test_contradictions_are_refused(flags, message):
+    with pytest.raises(UserError) as caught:
+        parse(flags)
+    assert str(caught.value).splitlines()[0] == message
+
+
+def test_a_loss_or_calibration_error_is_minimised():
+    assert not parse("--metric_for_best_model log_loss")[2].greater_is_better
+    assert not parse("--metric_for_best_model eval_ece")[2].greater_is_better
+    assert parse("--metric_for_best_model roc_auc")[2].greater_is_better
+
+
+@pytest.mark.parametrize(
+    ("units", "expected"), [({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({}, False)]
+)
+def test_precision_auto_is_bf16_exactly_where_the_hardware_has_it(monkeypatch, units, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, **units})
+    assert has_bf16_hardware(use_cpu=True) == expected
+    instances = parse()
+    assert instances[2].bf16 == expected and not instances[2].fp16
+    # What the machine decided is no part of the configuration.
+    config = merged_config(instances)
+    assert config["precision"] == "auto" and "bf16" not in config and config["dataloader_num_workers"] is None
+
+
+def test_emulated_bf16_of_an_old_gpu_does_not_count(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert not has_bf16_hardware(use_cpu=False)
+
+
+def test_precision_given_wins_over_the_hardware(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert not parse("--precision fp32")[2].bf16
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {})
+    assert parse("--precision bf16")[2].bf16 and parse("--bf16")[2].bf16
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert parse()[2].bf16
+    with pytest.raises(UserError, match="precision is fp32, but bf16 was asked for"):
+        parse("--precision fp32")
+
+
+def test_a_machine_without_a_gpu_uses_its_cpu(monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    assert parse_arguments(CLASSES, ["--model_name_or_path", "m"])[2].use_cpu
+
+
+def test_a_finished_run_is_not_written_over():
+    Path("runs/model").mkdir(parents=True)
+    Path("runs/model/results.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(UserError, match="^output_dir runs/model holds the results of a run: choose another"):
+        parse()
+    for flags in (
+        "--overwrite",
+        "--resume_from_checkpoint auto",
+        "--output_dir runs/b",
+        "--do_predict --predict_path .",
+    ):
+        parse(flags)
+
+
+def test_the_saved_configuration_makes_the_same_run():
+    instances = parse("--learning_rate 3e-5 --max_grad_norm 0.5 --genres blues jazz --eval_datasets n=data/n")
+    write_config("config.yaml", merged_config(instances))
+    again = parse_arguments(CLASSES, ["config.yaml"])
+    assert merged_config(again) == merged_config(instances)
+    assert again[:2] == instances[:2] and again[2].to_dict() == instances[2].to_dict()
+    assert merged_config(again)["max_grad_norm"] == 0.5
+
+
+def test_the_token_reaches_no_file():
+    instances = parse(f"--push_to_hub --hub_token {TOKEN}")
+    training = instances[2]
+    assert training.hub_token == TOKEN
+    write_config("config.yaml", merged_config(instances))
+    pickled = io.BytesIO()
+    torch.save(training, pickled)  # as the Trainer does, to training_args.bin
+    callback = TensorBoardCallback()
+    callback.logging_dir = "events"
+    callback.on_train_begin(training, TrainerState(is_world_process_zero=True), TrainerControl())
+    callback.on_train_end(training, TrainerState(), TrainerControl())
+    events = b"".join(path.read_bytes() for path in Path("events").rglob("*events*"))
+    assert b"learning_rate" in events
+    written = {
+        "config.yaml": Path("config.yaml").read_bytes(),
+        "training_args.bin": pickled.getvalue(),
+        "TensorBoard": events,
+        "printed": f"{training} {training!r}".encode(),
+        "to_dict": json.dumps(training.to_dict()).encode(),
+        "hyper-parameters": json.dumps(training.to_sanitized_dict()).encode(),
+    }
+    assert [name for name, text in written.items() if TOKEN.encode() in text] == []
+
+
+def test_every_documented_option_has_help_and_the_shared_ones_are_the_same_everywhere():
+    options = collect_options(CLASSES)
+    documented = {name: field for name, field in options.items() if "group" in field.metadata}
+    assert len(documented) > 60 and all(len(field.metadata["help"]) > 10 for field in documented.values())
+    shared = collect_options([SourceArguments])
+    assert all(default_of(field) == default_of(options[name]) for name, field in shared.items())

@@ -1,0 +1,92 @@
+"""Every YAML file and config folder that is shipped, through the code that will read it."""
+
+from pathlib import Path
+
+import pytest
+from accelerate.commands.config import load_config_from_file
+from transformers import AutoConfig
+
+from hf_utils.arguments import ClassificationTrainingArguments, DataArguments, ModelArguments
+from hf_utils.config_files import read_config
+from hf_utils.parsing import parse_arguments
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+CLASSES = (ModelArguments, DataArguments, ClassificationTrainingArguments)
+# Folders whose YAML files are read by something else than the options of run_classification.py.
+OTHER_READERS = {"accelerate", "augment", "generate", "models", "study", "search"}
+TRAINING = sorted(
+    path.relative_to(CONFIGS)
+    for path in CONFIGS.rglob("*.y*ml")
+    if path.relative_to(CONFIGS).parts[0] not in OTHER_READERS
+)
+OVERLAYS = [path for path in TRAINING if path.parts[0] == "train"]
+RECIPES = [path for path in TRAINING if len(path.parts) == 1]
+
+
+def parse(*paths: Path, flags=("--use_cpu",)):
+    return parse_arguments(CLASSES, [*(str(CONFIGS / path) for path in paths), *flags])
+
+
+@pytest.fixture(autouse=True)
+def in_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_lists_below_are_of_all_files():
+    assert len(RECIPES) == 4 and len(OVERLAYS) == 5 and len(TRAINING) == 9
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=str)
+def test_a_recipe_is_complete_and_a_lab_note(recipe):
+    model, data, training = parse(recipe)
+    given = read_config(CONFIGS / recipe)
+    assert {"model_name_or_path", "dataset_name", "split_protocol", "learning_rate", "output_dir"} <= given.keys()
+    assert training.output_dir == f"runs/{recipe.stem}"
+    text = (CONFIGS / recipe).read_text(encoding="utf-8")
+    sections = [text.index(f"# --- {name}\n") for name in ("model", "data", "training", "output")]
+    assert sections == sorted(sections)
+    assert f"run_classification.py configs/{recipe}" in text and "Hardware:" in text[: sections[0]]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=str)
+def test_an_overlay_goes_on_every_recipe_and_changes_only_the_mix(overlay):
+    for recipe in RECIPES:
+        parse(recipe, overlay)
+    budget = {"max_steps", "eval_strategy", "eval_steps", "save_strategy", "save_steps"}
+    assert read_config(CONFIGS / overlay).keys() == {"train_datasets"} | budget
+
+
+def test_all_arms_of_the_study_have_the_same_budget():
+    configs = [read_config(CONFIGS / overlay) for overlay in OVERLAYS]
+    mixes = [tuple(config.pop("train_datasets")) for config in configs]
+    assert len(set(mixes)) == len(mixes)
+    assert all(config == configs[0] for config in configs)
+    # Chosen so that "clean" visits each of the 443 tracks 20 times, 8 at a time, looking at validation once per visit.
+    steps_per_visit = -(-443 // 8)
+    assert (configs[0]["max_steps"], configs[0]["eval_steps"]) == (20 * steps_per_visit, steps_per_visit)
+    assert all(
+        read_config(CONFIGS / recipe)["per_device_train_batch_size"] == 8
+        for recipe in RECIPES
+        if recipe.stem != "demo"
+    )
+
+
+def test_the_demo_needs_no_network_and_no_gpu():
+    model, data, training = parse("demo.yaml", flags=())
+    assert model.model_name_or_path == "configs/models/convnext_small" and data.dataset_name == "data/demo"
+    assert training.use_cpu and training.overwrite and not training.bf16
+
+
+def test_config_only_folders_are_configurations_of_small_models():
+    folders = sorted((CONFIGS / "models").iterdir())
+    assert [folder.name for folder in folders] == ["convnext_small"]
+    config = AutoConfig.from_pretrained(folders[0])
+    assert (config.model_type, config.num_channels, len(config.depths)) == ("convnext", 1, len(config.hidden_sizes))
+
+
+def test_accelerate_reads_its_files():
+    files = {path.stem: load_config_from_file(str(path)) for path in sorted((CONFIGS / "accelerate").glob("*.yaml"))}
+    assert files.keys() == {"cpu_2", "gpu"}
+    assert files["cpu_2"].num_processes == 2 and files["cpu_2"].use_cpu and not files["gpu"].use_cpu
+    # Else `accelerate launch` would decide the precision, before the option `precision` can.
+    assert all(config.mixed_precision == "no" for config in files.values())
