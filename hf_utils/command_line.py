@@ -31,7 +31,12 @@ class CommandLineParser(HfArgumentParser):
             add_help=False,
             argument_default=argparse.SUPPRESS,
         )
-        groups = {"help": self.add_argument_group("help")}
+        groups = {
+            "help": self.add_argument_group(
+                "help",
+                "YAML files apply from left to right, flags last. In a file, write `learning_rate: 3.0e-5`.",
+            )
+        }
         for flag, help in (("--help", "Show the usual options."), ("--help_all", "Show every option.")):
             groups["help"].add_argument(flag, action="store_true", help=help)
         # Stock options, which have no group, last.

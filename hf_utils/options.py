@@ -74,8 +74,8 @@ def default_of(field: dataclasses.Field) -> Any:
 
 
 def is_secret(name: str) -> bool:
-    """Whether the option's value may stand in no file, log or message."""
-    return name == "token" or name.endswith("_token")
+    """Whether the option's value may stand in no file, log or message; a flag's spelling with hyphens counts too."""
+    return name == "token" or name.endswith(("_token", "-token"))
 
 
 def check_value(field: dataclasses.Field, value: Any) -> Any:

@@ -10,7 +10,7 @@ from transformers.trainer_utils import IntervalStrategy
 
 from hf_utils.config_files import read_config
 from hf_utils.errors import UserError
-from hf_utils.options import option
+from hf_utils.options import is_secret, option
 from hf_utils.parsing import merged_config, parse_arguments, write_config
 from hf_utils.replaced_options import REPLACED_OPTIONS
 
@@ -222,6 +222,10 @@ def test_a_saved_configuration_parses_to_itself_and_holds_no_secret(parse, tmp_p
 
 def test_stock_options_stay_out_of_the_configuration_unless_given(parse):
     assert "scheduler_kwargs" not in merged_config(parse())
+
+
+def test_both_spellings_of_a_token_s_flag_are_secret():
+    assert is_secret("hub_token") and is_secret("hub-token") and not is_secret("include_num_input_tokens_seen")
 
 
 def test_a_value_of_a_misspelt_flag_is_never_shown(parse):
