@@ -19,8 +19,9 @@ import pyarrow.compute
 
 from hf_utils.columns import find_audio_column, find_label_column, is_flat, read_texts
 from hf_utils.errors import UserError
+from hf_utils.genre_folders import SPLIT_SPELLINGS
 from hf_utils.genre_names import choose_spellings, fold_genre, number_labels
-from hf_utils.sources import SPLIT_SPELLINGS, read_source
+from hf_utils.sources import read_source
 from hf_utils.track_ids import name_tracks, number_unnamed, refuse_duplicates
 
 __all__ = ["CLIP_COLUMNS", "fold_genre", "genre_names", "load_clips"]
@@ -65,7 +66,7 @@ def load_clips(
         UserError: the source, a split or a column is missing or ambiguous, a label is unknown, a file is missing, or
             two clips have the same `track_id`.
     """
-    table, folder = read_source(source, config_name=config_name, revision=revision, token=token)
+    table, found_splits, folder = read_source(source, config_name=config_name, revision=revision, token=token)
     if not len(table):
         raise UserError(f"{source} holds no clips.")
     audio_column = find_audio_column(table, audio_column, source)
@@ -73,19 +74,19 @@ def load_clips(
     labels = read_texts(table, label_column)
     genres = genres or getattr(table.features[label_column], "names", None) or choose_spellings(filter(None, labels))
     clips, paths, embedded = _read_files(table, audio_column, folder)
-    splits, rows = _choose_split(_read_optional(table, "split"), split, source)
+    splits, rows = _choose_split(found_splits, split, source)
     columns = {
+        "label": number_labels(labels, genres),
         "track_id": _name_clips(table, paths, embedded, folder, source),
         "origin": [origin or "real" for origin in _read_optional(table, "origin")],
         "parent_id": _read_optional(table, "parent_id"),
         "split": splits,
     }
-    clips = clips.add_column("label", number_labels(labels, genres), feature=datasets.ClassLabel(names=list(genres)))
-    for name, values in columns.items():
-        clips = clips.add_column(name, values, feature=_TEXT)
-    provenance = _list_provenance(table, {*clips.column_names, audio_column, label_column, "file"})
-    if provenance:
-        clips = datasets.concatenate_datasets([clips, table.select_columns(provenance)], axis=1)
+    features = {**dict.fromkeys(columns, _TEXT), "label": datasets.ClassLabel(names=list(genres))}
+    for name in _list_provenance(table, {*columns, audio_column, label_column, "audio", "file"}):
+        columns[name], features[name] = table[name][:], table.features[name]
+    others = datasets.Dataset.from_dict(columns, datasets.Features(features))
+    clips = datasets.concatenate_datasets([clips, others], axis=1)
     return clips if len(rows) == len(clips) else clips.select(rows)
 
 

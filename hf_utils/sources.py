@@ -1,42 +1,52 @@
 """Where clips come from: a Hub id, a folder of genre folders, a CSV, a saved dataset, a folder of Parquet files.
 
-Every reader gives a `datasets.Dataset` with the columns as they came, plus `split` with the source's own split names.
-Nothing is decoded, and nothing of `datasets` that needs FFmpeg is used (its `audiofolder` does).
+Every reader gives the columns as they came, and the source's own names of splits. Nothing is decoded, and nothing of
+`datasets` that needs FFmpeg is used (its `audiofolder` does).
 """
 
 import csv
-import logging
 import os
 import re
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import datasets
 from datasets.exceptions import DatasetsError
 from huggingface_hub.errors import HfHubHTTPError
 
-from hf_utils.audio import AUDIO_SUFFIXES
+from hf_utils.columns import read_texts
 from hf_utils.errors import UserError
-
-logger = logging.getLogger(__name__)
+from hf_utils.genre_folders import SPLIT_SPELLINGS, list_files, read_genre_folders
 
 # Loading scripts that `datasets` >= 4 refuses, and Parquet copies of the same clips.
 SCRIPT_DATASETS = {"marsyas/gtzan": "sanchit-gandhi/gtzan"}
-SPLIT_SPELLINGS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
 # The name for files that belong to no split, where `datasets` wants one.
 UNSPLIT = "unsplit"
 _SPLIT_IN_PATH = re.compile(rf"(?<![a-z])({'|'.join(SPLIT_SPELLINGS)})(?![a-z])")
 
 
-def read_source(
-    source: str, *, config_name: str | None, revision: str | None, token: str | None
-) -> tuple[datasets.Dataset, Path | None]:
-    """Return (table, folder that its relative paths start from). An existing path wins over a Hub id of that name.
+# A table and the split of every row.
+_Rows = tuple[datasets.Dataset, list[str | None]]
+
+
+class Source(NamedTuple):
+    """Clips as they came.
+
+    Attributes:
+        table: N rows. `splits` is no column of it: `datasets` 5.2 cannot add columns to a table of files on disk of
+            which all columns added before were removed.
+        splits: N names, as the source spells them, or None.
+        folder: where relative paths start; None for the Hub.
+    """
+
+    table: datasets.Dataset
+    splits: list[str | None]
+    folder: Path | None
+
+
+def read_source(source: str, *, config_name: str | None, revision: str | None, token: str | None) -> Source:
+    """Return the clips of `source`. An existing path wins over a Hub id of that name.
 
     Raises:
         UserError: the source does not exist, cannot be reached, is unfinished, or is none of the kinds.
@@ -45,24 +55,24 @@ def read_source(
     if not path.exists():
         if source.startswith((".", "~", os.sep)) or source.count("/") > 1 or path.suffix in (".csv", ".parquet"):
             raise UserError(f"No such folder or file: {source} (looked in {Path.cwd()}).")
-        return _read_hub(source, config_name, revision, token), None
+        return Source(*_read_hub(source, config_name, revision, token), None)
     if revision is not None:
         raise UserError(f"A revision ({revision!r}) is for datasets on the Hub; {source} is a local path.")
     parquet_files = _find_parquet(path, config_name)
     if config_name is not None and not parquet_files:
         raise UserError(f"No Parquet files of a configuration {config_name!r} in {source}.")
     if parquet_files:
-        return _read_parquet(path, parquet_files), path if path.is_dir() else path.parent
+        return Source(*_read_parquet(path, parquet_files), path if path.is_dir() else path.parent)
     if path.suffix.lower() == ".csv":
-        return _read_csv(path), path.parent
+        return Source(*_join_splits({UNSPLIT: _read_csv(path)}), path.parent)
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
-        return _read_saved(path), path
+        return Source(*_read_saved(path), path)
     if path.is_dir():
-        return _read_genre_folders(path), path
+        return Source(*_join_splits({UNSPLIT: read_genre_folders(path)}), path)
     raise UserError(f"{source} is a file, but no CSV and no Parquet file. Give a folder, a .csv or a Hub id.")
 
 
-def _read_hub(source: str, config_name: str | None, revision: str | None, token: str | None) -> datasets.Dataset:
+def _read_hub(source: str, config_name: str | None, revision: str | None, token: str | None) -> _Rows:
     if copy := SCRIPT_DATASETS.get(source.lower()):
         raise UserError(
             f"{source} is a loading script, which `datasets` >= 4 cannot run. Use the Parquet copy {copy} instead, "
@@ -90,13 +100,12 @@ def _advise(source: str, error: Exception) -> str:
     )
 
 
-def _join_splits(parts: Mapping[str, datasets.Dataset]) -> datasets.Dataset:
-    """Return all splits one after the other. A `split` column that the data carries is kept."""
+def _join_splits(parts: Mapping[str, datasets.Dataset]) -> _Rows:
+    """Return (all rows one after the other, their splits). A `split` column of the table itself comes first."""
     table = datasets.concatenate_datasets([part.with_format(None) for part in parts.values()])
     if "split" in table.column_names:
-        return table
-    names = [None if name == UNSPLIT else str(name) for name, part in parts.items() for _ in range(len(part))]
-    return table.add_column("split", names, feature=datasets.Value("string"))
+        return table, read_texts(table, "split")
+    return table, [None if name == UNSPLIT else str(name) for name, part in parts.items() for _ in range(len(part))]
 
 
 def _find_parquet(path: Path, config_name: str | None) -> list[Path]:
@@ -107,10 +116,10 @@ def _find_parquet(path: Path, config_name: str | None) -> list[Path]:
             f"{path} is unfinished: it has a config.json, but no README.md, which is written when all shards are "
             "there. Run the command that makes it again; it goes on where it stopped."
         )
-    return _list_files(path / (config_name or ""), {".parquet"})[0]
+    return list_files(path / (config_name or ""), {".parquet"})[0]
 
 
-def _read_parquet(path: Path, files: list[Path]) -> datasets.Dataset:
+def _read_parquet(path: Path, files: list[Path]) -> _Rows:
     splits: dict[str, list[str]] = {}
     for file in files:
         # The last match: the file's name says more than its folder's.
@@ -122,7 +131,7 @@ def _read_parquet(path: Path, files: list[Path]) -> datasets.Dataset:
         raise UserError(f"Cannot read the Parquet files in {path}: {error.__cause__ or error}") from error
 
 
-def _read_saved(path: Path) -> datasets.Dataset:
+def _read_saved(path: Path) -> _Rows:
     try:
         saved = datasets.load_from_disk(str(path))
     except (OSError, ValueError, KeyError) as error:
@@ -144,49 +153,3 @@ def _read_csv(path: Path) -> datasets.Dataset:
     # An empty field means that nothing is known.
     features = datasets.Features({name: datasets.Value("string") for name in columns})
     return datasets.Dataset.from_dict({name: [row[name] or None for row in rows] for name in columns}, features)
-
-
-def _read_genre_folders(path: Path) -> datasets.Dataset:
-    """Return the clips of `<genre>/**/<file>`, or of `<split>/<genre>/**/<file>` where every folder is a split."""
-    folders = _list_folders(path)
-    if folders and all(f.name.lower() in SPLIT_SPELLINGS and _list_folders(f) for f in folders):
-        genres = [(split.name, genre) for split in folders for genre in _list_folders(split)]
-    else:
-        genres = [(None, genre) for genre in folders]
-    rows, empty = [], []
-    ignored = Counter(e.suffix.lower() or e.name for e in path.iterdir() if e.is_file() and e.name[0] != ".")
-    for split, genre in genres:
-        files, others = _list_files(genre, AUDIO_SUFFIXES)
-        ignored.update(others)
-        rows += [{"audio": str(file), "label": genre.name, "split": split} for file in files]
-        if not files:
-            empty.append(genre.name)
-    if rows and empty:
-        logger.warning("%s: folders without audio files are not taken as genres: %s.", path, ", ".join(empty))
-    if ignored:
-        listing = ", ".join(f"{suffix} ({count})" for suffix, count in sorted(ignored.items()))
-        logger.warning("%s: %d files that are no audio are ignored: %s.", path, ignored.total(), listing)
-    if not rows:
-        raise UserError(
-            f"No clips in {path}. Expected a folder per genre with audio files ({' '.join(sorted(AUDIO_SUFFIXES))}), "
-            f"found {len(folders)} folders and {ignored.total()} other files."
-        )
-    features = datasets.Features({name: datasets.Value("string") for name in ("audio", "label", "split")})
-    return datasets.Dataset.from_list(rows, features)
-
-
-def _list_folders(path: Path) -> list[Path]:
-    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _list_files(folder: Path, suffixes: set[str] | frozenset[str]) -> tuple[list[Path], Counter]:
-    """Return the files below `folder` with one of `suffixes`, sorted, and counts of the others; hidden ones aside."""
-    found, others = [], Counter()
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for file in (Path(parent, name) for name in names if not name.startswith(".")):
-            if file.suffix.lower() in suffixes:
-                found.append(file)
-            else:
-                others[file.suffix.lower() or file.name] += 1
-    return sorted(found), others

@@ -2,17 +2,18 @@
 
 A cache folder is named by what it holds: the bytes of the audio files in their order, the sample rate and the
 decoders' versions. A changed file or rate therefore has another name and is never served stale, and a renamed file is
-the same. It is built under another name beside it and renamed when complete, so that whatever has a final name is whole.
+the same. It is built under another name beside it and renamed when complete: whatever has a final name is whole.
 Samples beyond full scale, which float files and resampling produce, are clipped at full scale.
 """
 
 import errno
+import functools
 import hashlib
 import os
+import pickle
 import shutil
 import time
 import uuid
-from collections.abc import Mapping
 from pathlib import Path
 
 import datasets
@@ -34,11 +35,23 @@ INDEX_FEATURES = datasets.Features(
     {"sha256": datasets.Value("string"), "num_samples": datasets.Value("int64"), "problem": datasets.Value("string")}
 )
 _READ_BYTES = 1 << 20
+_BLOCK_ROWS = 32
 # A build writes all the time; one that has not written for this long was killed.
 _ABANDONED_SECONDS = 24 * 3600
 
 
-def _get_source(file: Mapping) -> bytes | str:
+@functools.lru_cache(maxsize=1)
+def _open_block(pickled: bytes, block: int) -> datasets.Dataset:
+    """Return the table behind `pickled`, with a memory map of its own for this block of rows.
+
+    Where files lie in Arrow tables on disk, every page that was read stays in the process until the map is closed:
+    over one map the memory would grow with the dataset.
+    """
+    return pickle.loads(pickled)
+
+
+def _read_source(pickled: bytes, row: int) -> bytes | str:
+    file = _open_block(pickled, row // _BLOCK_ROWS)[row]["audio"]
     return file["bytes"] if file["bytes"] is not None else file["path"] or ""
 
 
@@ -46,8 +59,10 @@ def make_key(files: datasets.Dataset, sample_rate: int) -> str:
     """Return the name of what these files decode to: a hash of their bytes, their order, the rate and the decoders."""
     versions = f"{FORMAT_VERSION} {soxr.__version__} {soundfile.__libsndfile_version__}"
     key = hashlib.sha256(f"{versions} {sample_rate}".encode())
-    for row in tqdm(files, desc="Checking audio files", unit=" files", leave=False):
-        key.update(f"\n{_digest(_get_source(row['audio']))}".encode())
+    pickled = pickle.dumps(files)
+    for row in tqdm(range(len(files)), desc="Checking audio files", unit=" files", leave=False):
+        key.update(f"\n{_digest(_read_source(pickled, row))}".encode())
+    _open_block.cache_clear()
     return key.hexdigest()
 
 
@@ -70,13 +85,15 @@ def read_index(folder: Path) -> dict[str, list] | None:
         index = pyarrow.parquet.read_table(folder / _INDEX_NAME).to_pydict()
         expected_bytes = sum(index["num_samples"]) * BYTES_PER_SAMPLE
         return index if (folder / PCM_NAME).stat().st_size == expected_bytes else None
-    except (FileNotFoundError, pa.ArrowInvalid):
+    except (OSError, pa.ArrowInvalid):
         return None
 
 
 def estimate_bytes(files: datasets.Dataset, sample_rate: int, num_proc: int) -> int:
     """Return the disk space that building takes at its peak, from the files' headers."""
-    seconds = sum(audio.read_duration(_get_source(row["audio"])) for row in files)
+    pickled = pickle.dumps(files)
+    seconds = sum(audio.read_duration(_read_source(pickled, row)) for row in range(len(files)))
+    _open_block.cache_clear()
     num_bytes = round(seconds * sample_rate) * BYTES_PER_SAMPLE
     # Every process writes a part of its own, and each part is there twice while it is joined to the first.
     return num_bytes + (num_bytes // num_proc if num_proc > 1 else 0)
@@ -91,12 +108,14 @@ def build_index(files: datasets.Dataset, sample_rate: int, folder: Path, num_pro
     building = folder.parent / f".building-{folder.name[:16]}-{uuid.uuid4().hex}"
     building.mkdir()
     try:
-        decoded = files.map(
-            _decode_file,
-            input_columns="audio",
+        decoded = datasets.Dataset.from_dict(
+            {"row": range(len(files))}
+        ).map(
+            _decode_row,
+            input_columns="row",
             with_rank=True,
-            fn_kwargs={"sample_rate": sample_rate, "folder": str(building)},
-            remove_columns="audio",
+            fn_kwargs={"pickled": pickle.dumps(files), "sample_rate": sample_rate, "folder": str(building)},
+            remove_columns="row",
             features=INDEX_FEATURES,
             num_proc=min(num_proc, len(files)) if num_proc > 1 else None,
             keep_in_memory=True,  # only these small columns: the samples go to files
@@ -110,14 +129,15 @@ def build_index(files: datasets.Dataset, sample_rate: int, folder: Path, num_pro
         assert read_index(building) is not None, "the samples written are not those counted"
         _publish(building, folder)
     finally:
+        _open_block.cache_clear()
         shutil.rmtree(building, ignore_errors=True)
     return index.to_pydict()
 
 
-def _decode_file(file: Mapping, rank: int | None, *, sample_rate: int, folder: str) -> dict:
+def _decode_row(row: int, rank: int | None, *, pickled: bytes, sample_rate: int, folder: str) -> dict:
     """Append a file's samples to its process's part, and return its row of the index."""
     try:
-        samples, native_rate = audio.decode(_get_source(file))
+        samples, native_rate = audio.decode(_read_source(pickled, row))
     except audio.AudioError as error:
         return {"sha256": None, "num_samples": 0, "problem": str(error)}
     pcm = audio.to_pcm16(audio.resample(samples, native_rate, sample_rate)).astype("<i2")

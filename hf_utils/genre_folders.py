@@ -1,0 +1,65 @@
+"""Audio files on disk: a folder per genre, and perhaps a folder per split above those."""
+
+import logging
+import os
+from collections import Counter
+from pathlib import Path
+
+import datasets
+
+from hf_utils.audio import AUDIO_SUFFIXES
+from hf_utils.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+SPLIT_SPELLINGS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+
+
+def read_genre_folders(path: Path) -> datasets.Dataset:
+    """Return the clips of `<genre>/**/<file>`, or of `<split>/<genre>/**/<file>` where every folder is a split."""
+    folders = _list_folders(path)
+    if folders and all(f.name.lower() in SPLIT_SPELLINGS and _list_folders(f) for f in folders):
+        genres = [(split.name, genre) for split in folders for genre in _list_folders(split)]
+    else:
+        genres = [(None, genre) for genre in folders]
+    rows, empty = [], []
+    ignored = Counter(e.suffix.lower() or e.name for e in path.iterdir() if e.is_file() and e.name[0] != ".")
+    for split, genre in genres:
+        files, others = list_files(genre, AUDIO_SUFFIXES)
+        ignored.update(others)
+        rows += [{"audio": str(file), "label": genre.name, "split": split} for file in files]
+        if not files:
+            empty.append(genre.name)
+    if rows and empty:
+        logger.warning("%s: folders without audio files are not taken as genres: %s.", path, ", ".join(empty))
+    if ignored:
+        listing = ", ".join(f"{suffix} ({count})" for suffix, count in sorted(ignored.items()))
+        logger.warning("%s: %d files that are no audio are ignored: %s.", path, ignored.total(), listing)
+    if not rows:
+        raise UserError(
+            f"No clips in {path}. Expected a folder per genre with audio files ({' '.join(sorted(AUDIO_SUFFIXES))}), "
+            f"found {len(folders)} folders and {ignored.total()} other files."
+        )
+    features = datasets.Features({name: datasets.Value("string") for name in ("audio", "label", "split")})
+    return datasets.Dataset.from_list(rows, features)
+
+
+def _list_folders(path: Path) -> list[Path]:
+    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def list_files(folder: Path, suffixes: set[str] | frozenset[str]) -> tuple[list[Path], Counter]:
+    """Return the files below `folder` with one of `suffixes`, sorted, and counts of the others; hidden ones aside."""
+    found, others = [], Counter()
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for file in (Path(parent, name) for name in names if not name.startswith(".")):
+            if file.suffix.lower() in suffixes:
+                found.append(file)
+            else:
+                others[file.suffix.lower() or file.name] += 1
+    return sorted(found), others
