@@ -1,0 +1,162 @@
+"""Log spectrograms for the spectrogram CNN. B batch, C channels, F frequency bins, T samples or frames."""
+
+import functools
+
+import numpy as np
+import torch
+import torchaudio
+from transformers import BatchFeature, SequenceFeatureExtractor
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+# Smallest power that the logarithm sees: about the rounding noise of 16-bit audio, so silence is not minus infinity.
+POWER_FLOOR = 1e-10
+# Image backbones halve their input five times, so a shorter spectrogram would shrink to nothing.
+MIN_FRAMES = 32
+# Windows of "multi_stft" in parts of n_fft: long ones separate tones, short ones separate beats.
+MULTI_STFT_WINDOWS = (1, 2, 4)
+
+
+@functools.lru_cache(maxsize=16)
+def _make_transforms(spectrogram, sampling_rate, n_fft, hop_length, num_mel_bins, min_frequency_hz, max_frequency_hz):
+    """Return one transform (B, T) -> (B, F, T) per channel: power spectra whose scale does not depend on the window.
+
+    They are made once per process and setting, and kept outside the extractor, whose attributes end up in its JSON.
+    """
+    if spectrogram == "mel":
+        mel = torchaudio.transforms.MelSpectrogram(
+            sample_rate=sampling_rate,
+            n_fft=n_fft,
+            hop_length=hop_length,
+            f_min=min_frequency_hz,
+            f_max=max_frequency_hz,
+            n_mels=num_mel_bins,
+            normalized="window",
+        )
+        if (mel.mel_scale.fb.amax(dim=0) == 0).any():
+            raise ValueError(
+                f"num_mel_bins is {num_mel_bins}, too many for n_fft {n_fft} at {sampling_rate} Hz: some mel bands "
+                "hold no frequency at all. Take fewer bands or a larger n_fft."
+            )
+        return (mel,)
+    parts = (1,) if spectrogram == "stft" else MULTI_STFT_WINDOWS
+    return tuple(
+        torchaudio.transforms.Spectrogram(
+            n_fft=n_fft, win_length=n_fft // part, hop_length=hop_length, normalized="window"
+        )
+        for part in parts
+    )
+
+
+class SpectrogramCNNFeatureExtractor(SequenceFeatureExtractor):
+    """Log spectrograms, normalised by one mean and one standard deviation.
+
+    Args:
+        sampling_rate: of the waveforms, in Hz.
+        spectrogram: "mel" (mel bands), "stft" (linear frequency), or "multi_stft" (three window lengths, n_fft and its
+            half and quarter, as three channels of linear frequency).
+        n_fft: length of the transform and of the longest window, in samples.
+        hop_length: samples between frames.
+        num_mel_bins: mel bands ("mel" only).
+        min_frequency_hz, max_frequency_hz: range that is kept; None for half the sampling rate.
+        mean, std: of the log spectrograms that the model was trained on; None until they are computed.
+        do_normalize: whether to subtract the mean and divide by the standard deviation.
+    """
+
+    model_input_names = ["input_values"]
+
+    def __init__(
+        self,
+        sampling_rate=22050,
+        spectrogram="mel",
+        n_fft=2048,
+        hop_length=512,
+        num_mel_bins=128,
+        min_frequency_hz=0.0,
+        max_frequency_hz=None,
+        mean=None,
+        std=None,
+        do_normalize=True,
+        **kwargs,
+    ):
+        for name in ("feature_size", "padding_value", "return_attention_mask"):
+            kwargs.pop(name, None)
+        super().__init__(
+            feature_size=1, sampling_rate=sampling_rate, padding_value=0.0, return_attention_mask=False, **kwargs
+        )
+        if spectrogram not in ("mel", "stft", "multi_stft"):
+            raise ValueError(f"spectrogram is {spectrogram!r}, expected mel, stft or multi_stft")
+        highest_hz = sampling_rate / 2 if max_frequency_hz is None else max_frequency_hz
+        if not 0 <= min_frequency_hz < highest_hz <= sampling_rate / 2:
+            raise ValueError(
+                f"the frequency range is {min_frequency_hz} to {highest_hz} Hz, expected a rising range between 0 and "
+                f"half the sampling rate, {sampling_rate / 2} Hz"
+            )
+        self.spectrogram = spectrogram
+        self.n_fft = n_fft
+        self.hop_length = hop_length
+        self.num_mel_bins = num_mel_bins
+        self.min_frequency_hz = min_frequency_hz
+        self.max_frequency_hz = max_frequency_hz
+        self.mean = mean
+        self.std = std
+        self.do_normalize = do_normalize
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of the features."""
+        return len(MULTI_STFT_WINDOWS) if self.spectrogram == "multi_stft" else 1
+
+    def __call__(self, raw_speech, sampling_rate=None, return_tensors=None, **kwargs) -> BatchFeature:
+        """Return `input_values` float32 (B, C, F, T).
+
+        Args:
+            raw_speech: one waveform (T,), or waveforms of equal length: (B, T) or a list. Waveforms that are too short
+                for the backbone are repeated, never padded with silence.
+            sampling_rate: of `raw_speech`, to be checked.
+            return_tensors: "pt" for torch; numpy otherwise.
+
+        Raises:
+            ValueError: another sampling rate, unequal lengths, no samples, or no mean and standard deviation yet.
+        """
+        if sampling_rate is None:
+            logger.warning_once("No sampling_rate was passed, so it cannot be checked.")
+        elif sampling_rate != self.sampling_rate:
+            raise ValueError(f"sampling_rate is {sampling_rate} Hz, expected {self.sampling_rate} Hz: resample first")
+        if len({np.shape(waveform) for waveform in raw_speech}) > 1:
+            raise ValueError("the waveforms have several lengths, expected equal ones: cut windows first")
+        waveforms = np.atleast_2d(np.asarray(raw_speech, dtype=np.float32))
+        if waveforms.ndim > 2 or waveforms.size == 0:
+            raise ValueError(f"waveforms have shape {waveforms.shape}, expected mono with samples: (T,) or (B, T)")
+        features = self._compute_log_spectrograms(waveforms)
+        if self.do_normalize:
+            if self.mean is None or self.std is None:
+                raise ValueError(
+                    "the feature extractor has no mean and standard deviation: compute them on the training split, "
+                    "or set do_normalize to False"
+                )
+            features = (features - self.mean) / self.std
+        return BatchFeature({"input_values": features.numpy()}, tensor_type=return_tensors)
+
+    @torch.no_grad()
+    def _compute_log_spectrograms(self, waveforms: np.ndarray) -> torch.Tensor:
+        needed = max(self.n_fft, (MIN_FRAMES - 1) * self.hop_length)
+        if waveforms.shape[1] < needed:
+            waveforms = np.tile(waveforms, -(-needed // waveforms.shape[1]))[:, :needed]
+        highest_hz = self.sampling_rate / 2 if self.max_frequency_hz is None else self.max_frequency_hz
+        settings = (
+            self.sampling_rate,
+            self.n_fft,
+            self.hop_length,
+            self.num_mel_bins,
+            self.min_frequency_hz,
+            highest_hz,
+        )
+        samples = torch.from_numpy(np.ascontiguousarray(waveforms))
+        channels = [transform(samples) for transform in _make_transforms(self.spectrogram, *settings)]
+        power = torch.stack(channels, dim=1)
+        if self.spectrogram != "mel":
+            bin_hz = torch.arange(power.shape[2]) * self.sampling_rate / self.n_fft
+            power = power[:, :, (bin_hz >= self.min_frequency_hz) & (bin_hz <= highest_hz)]
+        return torch.log(power.clamp(min=POWER_FLOOR))

@@ -1,0 +1,165 @@
+"""Checkpoints of a few thousand random weights, saved as the Hub has them, so that tests run the real loading code.
+
+Each `save_*` function writes one folder and returns it. Run as a script, it writes one of them:
+`python tests/tiny_models.py ast FOLDER`.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import transformers
+from safetensors.torch import save_file
+from transformers import AutoModelForAudioClassification, AutoModelForImageClassification
+
+ENCODER_SIZES = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
+# One frame per 20 ms, as the large models have, from far fewer weights.
+WAVEFORM_SIZES = ENCODER_SIZES | {
+    "conv_dim": (4, 4, 4),
+    "conv_stride": (5, 8, 8),
+    "conv_kernel": (10, 8, 8),
+    "num_feat_extract_layers": 3,
+    "num_conv_pos_embeddings": 8,
+    "num_conv_pos_embedding_groups": 2,
+    "classifier_proj_size": 8,
+}
+
+
+def save_ast(folder: Path, **changes) -> Path:
+    """An AST with the 527 AudioSet labels, for windows of 1 s: 100 frames of 32 mel bands."""
+    sizes = ENCODER_SIZES | {"num_mel_bins": 32, "max_length": 100} | changes
+    labels = {i: f"AudioSet {i}" for i in range(527)}
+    config = transformers.ASTConfig(**sizes, id2label=labels, problem_type="multi_label_classification")
+    extractor = transformers.ASTFeatureExtractor(num_mel_bins=config.num_mel_bins, max_length=config.max_length)
+    return _save_audio(folder, config, extractor)
+
+
+def save_hubert(folder: Path, **changes) -> Path:
+    """A HuBERT with group norm in its feature encoder, so without attention mask; no labels yet."""
+    config = transformers.HubertConfig(**WAVEFORM_SIZES | changes)
+    return _save_audio(folder, config, transformers.Wav2Vec2FeatureExtractor(return_attention_mask=True))
+
+
+def save_wav2vec2(folder: Path, **changes) -> Path:
+    """A wav2vec2 with layer norm, as the large ones, whose feature extractor returns an attention mask."""
+    sizes = WAVEFORM_SIZES | {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True} | changes
+    config = transformers.Wav2Vec2Config(**sizes)
+    return _save_audio(folder, config, transformers.Wav2Vec2FeatureExtractor(return_attention_mask=True))
+
+
+def save_wavlm(folder: Path, **changes) -> Path:
+    """A WavLM, whose first layer holds the relative positions of all."""
+    config = transformers.WavLMConfig(**WAVEFORM_SIZES | changes)
+    return _save_audio(folder, config, transformers.Wav2Vec2FeatureExtractor())
+
+
+def save_whisper(folder: Path) -> Path:
+    """A Whisper with encoder and decoder, as pretrained: the classifier takes its encoder."""
+    config = transformers.WhisperConfig(
+        d_model=16,
+        encoder_layers=2,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+        vocab_size=20,
+        num_mel_bins=80,
+        pad_token_id=0,
+        bos_token_id=0,
+        eos_token_id=1,
+        decoder_start_token_id=0,
+        suppress_tokens=None,
+        begin_suppress_tokens=None,
+    )
+    transformers.WhisperForConditionalGeneration(config).save_pretrained(folder)
+    transformers.WhisperFeatureExtractor(feature_size=80).save_pretrained(folder)
+    return folder
+
+
+def save_convnext(folder: Path, **changes) -> Path:
+    """An image ConvNeXt with 1000 labels."""
+    config = transformers.ConvNextConfig(
+        hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 2, 1], num_labels=1000, layer_scale_init_value=0.5, **changes
+    )
+    return _save_image(folder, config)
+
+
+def save_resnet(folder: Path) -> Path:
+    """An image ResNet of transformers with 1000 labels, whose pooled output has two spare dimensions."""
+    config = transformers.ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1], layer_type="basic", num_labels=1000
+    )
+    return _save_image(folder, config)
+
+
+def save_vit(folder: Path) -> Path:
+    """An image transformer, which takes images of 224 x 224 alone."""
+    return _save_image(folder, transformers.ViTConfig(**ENCODER_SIZES, num_labels=1000))
+
+
+def save_timm_resnet(folder: Path) -> Path:
+    """A ResNet of timm with 1000 classes, laid out as timm's own uploads: its own names, and no `model_type`."""
+    import timm
+
+    model_args = {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}
+    model = timm.create_model("resnet18", pretrained=False, **model_args)
+    folder.mkdir(parents=True)
+    save_file({name: _spread(tensor) for name, tensor in model.state_dict().items()}, folder / "model.safetensors")
+    config = {
+        "architecture": "resnet18",
+        "num_classes": 1000,
+        "num_features": 16,
+        "model_args": model_args,
+        "pretrained_cfg": {"input_size": [3, 224, 224], "first_conv": "conv1", "classifier": "fc"},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def save_bert(folder: Path) -> Path:
+    """A text model: nothing that hears."""
+    config = transformers.BertConfig(**ENCODER_SIZES, vocab_size=30)
+    transformers.BertModel(config).save_pretrained(folder)
+    return folder
+
+
+def _spread(tensor: torch.Tensor) -> torch.Tensor:
+    """Return random values in place of the ones and zeros of a fresh model, so that no two tensors agree by chance."""
+    if not tensor.is_floating_point():
+        return tensor.clone()
+    return tensor + 0.1 * torch.rand_like(tensor)
+
+
+def _save_audio(folder: Path, config, feature_extractor) -> Path:
+    model = AutoModelForAudioClassification.from_config(config)
+    feature_extractor.save_pretrained(folder)
+    return _save(model, folder)
+
+
+def _save_image(folder: Path, config) -> Path:
+    return _save(AutoModelForImageClassification.from_config(config), folder)
+
+
+def _save(model, folder: Path) -> Path:
+    model.load_state_dict({name: _spread(tensor) for name, tensor in model.state_dict().items()})
+    model.save_pretrained(folder)
+    return folder
+
+
+SAVERS = {
+    "ast": save_ast,
+    "hubert": save_hubert,
+    "wav2vec2": save_wav2vec2,
+    "wavlm": save_wavlm,
+    "whisper": save_whisper,
+    "convnext": save_convnext,
+    "resnet": save_resnet,
+    "timm_resnet": save_timm_resnet,
+    "vit": save_vit,
+    "bert": save_bert,
+}
+
+if __name__ == "__main__":
+    SAVERS[sys.argv[1]](Path(sys.argv[2]))
