@@ -1,0 +1,420 @@
+"""The report on hand-made runs: who shares a table, pooled folds, texts from outside, the page itself."""
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hf_utils.errors import UserError
+from hf_utils.gtzan import track_facts
+from hf_utils.output_files import write_predictions
+from hf_utils.report import main, write_report
+from hf_utils.report_findings import confused_pairs, describe_track, missed_tracks
+from hf_utils.report_runs import read_runs
+from hf_utils.report_scores import score_table
+from hf_utils.report_tables import make_tables
+
+GENRES = ["blues", "jazz", "rock"]
+TRACKS = [f"{GENRES[index % 3]}.{index:05d}" for index in range(60)]
+HOSTILE = '<script>alert("x")</script>|`$\\alpha_{$ [a](javascript:b)\n# é\u202e'
+
+
+def draw_probabilities(num_tracks, accuracy, seed, genres=GENRES, labels=None):
+    generator = np.random.default_rng(seed)
+    labels = np.arange(num_tracks) % len(genres) if labels is None else labels
+    wrong = (labels + generator.integers(1, len(genres), num_tracks)) % len(genres)
+    chosen = np.where(generator.random(num_tracks) < accuracy, labels, wrong)
+    probabilities = generator.dirichlet(np.ones(len(genres)), num_tracks) + 1.5 * np.eye(len(genres))[chosen]
+    return labels, probabilities / probabilities.sum(axis=1, keepdims=True)
+
+
+def write_run(
+    folder,
+    model="ast",
+    arm="clean",
+    seed=1,
+    *,
+    accuracy=0.7,
+    tracks=TRACKS,
+    genres=GENRES,
+    labels=None,
+    probabilities=None,
+    protocol=None,
+    demo=False,
+    robustness=None,
+    complete=True,
+    **config,
+):
+    """A run's results.json and predictions_test.csv, as run_classification.py writes them."""
+    draw = int.from_bytes(f"{model}{arm}{seed}".encode(), "big") % 2**32
+    if probabilities is None:
+        labels, probabilities = draw_probabilities(len(tracks), accuracy, draw, genres, labels)
+    folder.mkdir(parents=True)
+    write_predictions(folder / "predictions_test.csv", tracks, labels, probabilities, genres)
+    track = {"accuracy": float((probabilities.argmax(axis=1) == labels).mean())}
+    results = {
+        "complete": complete,
+        "protocol": protocol or {"name": "stratified", "seed": 0, "num_folds": None, "fold": None},
+        "genres": genres,
+        "demo": demo,
+        "seed": seed,
+        "config": {"run_name": f"{model}/{arm}", "seed": seed, "model_name_or_path": "x/y", **config},
+        "evaluations": {"test": {"num_tracks": len(tracks), "track": track}},
+    }
+    if robustness is not None:
+        results["robustness"] = robustness
+    (folder / "results.json").write_text(json.dumps(results))
+    return folder
+
+
+def write_study(root, models=("ast", "cnn"), arms=("clean", "noisy"), seeds=(1, 2), **options):
+    for model in models:
+        for arm in arms:
+            for seed in seeds:
+                write_run(root / model / arm / f"seed-{seed}", model, arm, seed, **options)
+    return root
+
+
+def load_tables(*folders):
+    runs, left_out = read_runs(folders)
+    tables, doubled = make_tables(runs)
+    return tables, [*left_out, *doubled]
+
+
+class PageReader(HTMLParser):
+    """Tags with their attributes, the text, and whether every element is closed."""
+
+    VOID = {"meta", "img", "br", "link"}
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.words, self.open = [], [], []
+        self.feed(page)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def test_scores_are_means_over_seeds_of_the_runs_own(tmp_path):
+    write_study(tmp_path, models=["ast"], arms=["clean"], seeds=[1, 2, 3])
+    [table], left_out = load_tables(tmp_path)
+    assert left_out == []
+    scored = score_table(table, "clean", num_resamples=200)
+    accuracies = [
+        json.loads(path.read_text())["evaluations"]["test"]["track"]["accuracy"]
+        for path in tmp_path.rglob("results.json")
+    ]
+    score = scored.scores["ast", "clean", "accuracy"]
+    assert score.mean == pytest.approx(np.mean(accuracies))
+    assert score.deviation == pytest.approx(np.std(accuracies, ddof=1))
+    assert score.low < score.mean < score.high
+    assert scored.comparisons == []
+
+
+def test_a_clear_difference_is_found_and_its_absence_is_said(tmp_path):
+    # 40 of 60 tracks are right in clean; the better arm gets 18 more, the other arm exchanges one for one.
+    labels = np.arange(60) % 3
+    right = {
+        "clean": np.arange(60) < 40,
+        "better": np.arange(60) < 58,
+        "same": (np.arange(60) > 0) & (np.arange(60) < 41),
+    }
+    for arm, answers in right.items():
+        for seed in (1, 2):
+            chosen = np.where(answers, labels, (labels + 1) % 3)
+            write_run(
+                tmp_path / arm / str(seed),
+                "ast",
+                arm,
+                seed,
+                labels=labels,
+                probabilities=0.7 * np.eye(3)[chosen] + 0.1,
+            )
+    [table], _ = load_tables(tmp_path)
+    by_arm = {item.arm: item for item in score_table(table, "clean", num_resamples=500).comparisons}
+    assert by_arm["better"].verdict == "better"
+    assert by_arm["better"].accuracy.mean == pytest.approx(18 / 60)
+    assert by_arm["same"].verdict == "no detectable difference"
+    assert by_arm["same"].accuracy.mean == pytest.approx(0)
+    assert by_arm["same"].p_corrected == 1
+
+
+def test_one_run_per_arm_is_mcnemars_test(tmp_path):
+    labels = np.zeros(20, int)
+    chosen = {"clean": np.repeat([0, 1], [10, 10]), "noisy": np.repeat([0, 1], [16, 4])}  # 6 to 0
+    for arm in chosen:
+        probabilities = 0.7 * np.eye(3)[chosen[arm]] + 0.1
+        write_run(tmp_path / arm, "ast", arm, tracks=TRACKS[:20], labels=labels, probabilities=probabilities)
+    [table], _ = load_tables(tmp_path)
+    [comparison] = score_table(table, "clean", num_resamples=500).comparisons
+    assert comparison.accuracy.p == pytest.approx(2 / 2**6)
+    assert comparison.verdict == "better"
+    assert "other seeds may give another" in " ".join(read_page(tmp_path, tmp_path / "report").words)
+
+
+def test_runs_are_paired_by_seed(tmp_path):
+    write_study(tmp_path, models=["ast"], arms=["clean"], seeds=[1, 2, 3])
+    write_study(tmp_path / "more", models=["ast"], arms=["noisy"], seeds=[2, 3, 4])
+    [table], _ = load_tables(tmp_path)
+    [comparison] = score_table(table, "clean", num_resamples=50).comparisons
+    assert comparison.accuracy.num_seeds == 2
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"protocol": {"name": "filtered", "seed": None, "num_folds": None, "fold": None}},
+        {"protocol": {"name": "stratified", "seed": 1, "num_folds": None, "fold": None}},
+        {"tracks": [*TRACKS[:59], "rock.99999"]},
+        {"genres": ["blues", "jazz", "metal"]},
+        {"genres": ["jazz", "blues", "rock"]},
+        {"demo": True},
+    ],
+)
+def test_runs_that_cannot_be_compared_never_share_a_table(tmp_path, other):
+    write_run(tmp_path / "a", arm="clean")
+    write_run(tmp_path / "b", arm="noisy", **other)
+    tables, _ = load_tables(tmp_path)
+    assert sorted(list(table.cells) for table in tables) == [[("ast", "clean")], [("ast", "noisy")]]
+    page = read_page(tmp_path, tmp_path / "report")
+    assert "do not compare across tables" in " ".join(page.words)
+
+
+def fold_protocol(fold, seed=0):
+    return {"name": "artist_folds", "seed": seed, "num_folds": 3, "fold": fold}
+
+
+def test_folds_are_pooled_so_that_every_track_counts_once(tmp_path):
+    for arm in ("clean", "noisy"):
+        for fold in range(3):
+            write_run(
+                tmp_path / arm / str(fold),
+                arm=arm,
+                tracks=TRACKS[20 * fold : 20 * fold + 20],
+                protocol=fold_protocol(fold),
+                accuracy=0.5 + 0.2 * fold,
+                fold=fold,
+            )
+    [table], left_out = load_tables(tmp_path)
+    assert left_out == []
+    assert sorted(table.track_ids) == sorted(TRACKS)
+    assert table.folds == (0, 1, 2)
+    score = score_table(table, "clean", num_resamples=50).scores["ast", "clean", "accuracy"]
+    singles = [json.loads((tmp_path / "clean" / str(fold) / "results.json").read_text()) for fold in range(3)]
+    # Folds of equal size: the pooled accuracy is the mean of the folds'.
+    assert score.mean == pytest.approx(np.mean([run["evaluations"]["test"]["track"]["accuracy"] for run in singles]))
+    assert score.deviation is None
+
+
+def test_an_unfinished_set_of_folds_has_a_table_of_its_own(tmp_path):
+    for arm, folds in (("clean", (0, 1, 2)), ("noisy", (0, 1))):
+        for fold in folds:
+            tracks = TRACKS[20 * fold : 20 * fold + 20]
+            write_run(tmp_path / arm / str(fold), arm=arm, tracks=tracks, protocol=fold_protocol(fold))
+    tables, _ = load_tables(tmp_path)
+    assert [(table.folds, list(table.cells)) for table in tables] == [
+        ((0, 1, 2), [("ast", "clean")]),
+        ((0, 1), [("ast", "noisy")]),
+    ]
+
+
+def test_folds_that_test_a_track_twice_are_refused(tmp_path):
+    write_run(tmp_path / "0", tracks=TRACKS[:20], protocol=fold_protocol(0))
+    write_run(tmp_path / "1", tracks=TRACKS[19:39], protocol=fold_protocol(1))
+    _, [left_out] = load_tables(tmp_path)
+    assert "another fold tests" in left_out.reason
+
+
+def test_unfinished_broken_and_doubled_runs_are_listed(tmp_path):
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "b")  # the same cell again
+    write_run(tmp_path / "c", seed=2, complete=False)
+    (write_run(tmp_path / "d", seed=3) / "predictions_test.csv").unlink()
+    stale = write_run(tmp_path / "e", seed=4, accuracy=1.0)
+    write_predictions(stale / "predictions_test.csv", TRACKS, *draw_probabilities(60, 0.0, 0), GENRES)
+    (tmp_path / "f" / "checkpoint-5").mkdir(parents=True)
+    (tmp_path / "f" / "checkpoint-5" / "trainer_state.json").write_text("{}")
+    (tmp_path / "g").mkdir()
+    (tmp_path / "g" / "results.json").write_text("{")
+    runs, left_out = read_runs([tmp_path])
+    assert [Path(run.folder).name for run in runs] == ["a", "b"]
+    reasons = {Path(item.folder).name: item.reason for item in left_out}
+    assert reasons.keys() == set("cdefg")
+    assert "not finished" in reasons["c"] and "not finished" in reasons["f"]
+    assert "cannot be read" in reasons["d"] and "cannot be read" in reasons["g"]
+    assert "not of one run" in reasons["e"]
+    _, [doubled] = make_tables(runs)
+    assert Path(doubled.folder).name == "b" and "same model, arm, seed" in doubled.reason
+
+
+def test_a_study_without_results_yet_has_a_report(tmp_path):
+    (tmp_path / "runs" / "x").mkdir(parents=True)
+    (tmp_path / "runs" / "x" / "study_cell.yaml").write_text("seed: 1")
+    assert write_report([tmp_path / "runs"], tmp_path / "report") == []
+    assert "not finished" in (tmp_path / "report" / "report.md").read_text()
+
+
+def test_folders_without_runs_are_refused(tmp_path):
+    with pytest.raises(UserError, match="is no folder"):
+        write_report([tmp_path / "nowhere"], tmp_path / "report")
+    with pytest.raises(UserError, match="No run is in"):
+        write_report([tmp_path], tmp_path / "report")
+    assert main([str(tmp_path), "--output", str(tmp_path / "report")]) == 2
+
+
+def test_runs_without_a_name_are_named_by_what_they_trained_on(tmp_path):
+    write_run(tmp_path / "a", run_name=None, model_name_or_path="MIT/ast-x", train_datasets=["real"])
+    write_run(tmp_path / "b", run_name=None, model_name_or_path="MIT/ast-x", train_datasets=["real", "data/n"])
+    [table], _ = load_tables(tmp_path)
+    assert sorted(table.cells) == [("ast-x", "clean"), ("ast-x", "real + data/n")]
+
+
+def test_confusions_and_missed_tracks_by_hand(tmp_path):
+    labels = np.array([0, 0, 1, 2])
+    for seed, chosen in ((1, [1, 0, 1, 0]), (2, [1, 0, 0, 2])):
+        probabilities = 0.7 * np.eye(3)[chosen] + 0.1
+        write_run(tmp_path / str(seed), seed=seed, tracks=list("abcd"), labels=labels, probabilities=probabilities)
+    [table], _ = load_tables(tmp_path)
+    pairs = [(pair.genre, pair.chosen, pair.count, pair.total) for pair in confused_pairs(table, 2)]
+    assert pairs == [("blues", "jazz", 2, 4), ("jazz", "blues", 1, 2)]
+    missed = [(track.track_id, track.missed, track.num_runs, track.chosen) for track in missed_tracks(table, 9)]
+    assert missed == [("a", 2, 2, "jazz"), ("c", 1, 2, "blues"), ("d", 1, 2, "blues")]
+
+
+def test_known_faults_are_told():
+    repeated = next(name for name, facts in track_facts().items() if facts["repetition_of"])
+    facts = track_facts()[repeated]
+    assert f"FAULT: the same recording as {facts['repetition_of']}" in describe_track(repeated, facts["genre"])
+    assert "FAULT" not in describe_track("blues.00000", "blues")
+    assert "john lee hooker" in describe_track("blues.00000", "blues")
+    assert describe_track("blues.00000", "jazz") == describe_track("my-song", "blues") == ""
+
+
+def write_filtered_study(root):
+    names = [name for name, facts in track_facts().items() if facts["filtered_split"] == "test"]
+    genres = sorted({track_facts()[name]["genre"] for name in names})
+    labels = np.array([genres.index(track_facts()[name]["genre"]) for name in names])
+    for model, base in (("convnext", 0.68), ("ast", 0.82), ("hubert", 0.74)):
+        for arm, lift in (("clean", 0.0), ("noisy", 0.09 if model == "convnext" else 0.01), ("synthetic", -0.01)):
+            rows = [
+                {"kind": kind, "severity": level, "snr_db": snr, "accuracy": base + lift - level * 0.1, "roc_auc": 0.9}
+                for kind in ("white noise", "codec")
+                for level, snr in enumerate((30, 20, 10) if kind == "white noise" else (None,) * 3)
+            ]
+            for seed in (1, 2, 3, 4, 5):
+                write_run(
+                    root / model / arm / f"seed-{seed}",
+                    model,
+                    arm,
+                    seed,
+                    accuracy=base + lift,
+                    tracks=names,
+                    genres=genres,
+                    labels=labels,
+                    protocol={"name": "filtered", "seed": None, "num_folds": None, "fold": None},
+                    robustness=rows,
+                    train_datasets=["real"] if arm == "clean" else ["real", f"data/{arm}"],
+                )
+    return root
+
+
+def read_page(runs, output):
+    write_report([runs], output, num_resamples=200)
+    return PageReader((output / "report.html").read_text(encoding="utf-8"))
+
+
+def test_the_whole_report(tmp_path):
+    page = read_page(write_filtered_study(tmp_path / "runs"), tmp_path / "report")
+    text = " ".join(page.words)
+    assert "convnext, noisy: better than clean" in text
+    assert "no detectable difference from clean" in text
+    # Others' numbers on this split, and no others.
+    assert "EVAR" in text and "M2D-AS" in text and "AML24MST" not in text
+    pictures = [attributes["src"] for tag, attributes in page.tags if tag == "img"]
+    assert len(pictures) == 6  # comparison, robustness, changes per genre, three models' confusions
+    assert all(source.startswith("data:image/png;base64,") for source in pictures)
+    assert all(attributes["class"] for tag, attributes in page.tags if tag == "div")
+    markdown = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+    shown = re.findall(r"\]\(([\w-]+\.png)\)", markdown)
+    assert len(shown) == 6 and all((tmp_path / "report" / name).stat().st_size < 200_000 for name in shown)
+    with open(tmp_path / "report" / "results.csv", newline="", encoding="utf-8") as file:
+        rows = {(row["model"], row["arm"]): row for row in csv.DictReader(file)}
+    assert len(rows) == 9
+    assert rows["convnext", "noisy"]["verdict"] == "better" and rows["convnext", "clean"]["verdict"] == ""
+    assert float(rows["ast", "clean"]["accuracy_mean"]) == pytest.approx(0.82, abs=0.05)
+
+
+def test_reports_of_the_same_runs_are_equal(tmp_path):
+    write_study(tmp_path / "runs")
+    for name in ("one", "two"):
+        write_report([tmp_path / "runs"], tmp_path / name, num_resamples=100)
+    names = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in names)
+
+
+def test_texts_from_outside_are_shown_and_never_run(tmp_path):
+    genres = [HOSTILE, "**bold**|", "=1+1"]
+    tracks = [f"{HOSTILE}{index}" for index in range(12)]
+    for arm in ("clean", HOSTILE.replace("/", "")):
+        for seed in (1, 2):
+            folder = tmp_path / "runs" / f"{len(arm)}-{seed}"
+            write_run(
+                folder,
+                HOSTILE.replace("/", ""),
+                arm,
+                seed,
+                genres=genres,
+                tracks=tracks,
+                class_weights=HOSTILE[:30] + arm,
+            )
+    page = read_page(tmp_path / "runs", tmp_path / "report")
+    allowed = "html head meta title style body h1 h2 h3 p ul li div table thead tbody tr th td img section".split()
+    assert {tag for tag, _ in page.tags} <= set(allowed)
+    assert not any(name.startswith("on") or name == "href" for _, attributes in page.tags for name in attributes)
+    assert '<script>alert("x")</script>|`' in " ".join(page.words)
+    markdown = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+    assert "<script" not in markdown
+    assert not re.search(r"(?<!\\)\]\((?!\w+-)", markdown)  # no link but to the pictures
+    for table in re.findall(r"(?:^\|.*\n)+", markdown, re.MULTILINE):
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
+
+
+def test_demo_data_is_marked(tmp_path):
+    write_study(tmp_path / "runs", models=["ast"], demo=True)
+    page = read_page(tmp_path / "runs", tmp_path / "report")
+    assert "no number here is a result" in " ".join(page.words)
+    assert "no number here is a result" in (tmp_path / "report" / "report.md").read_text()
+
+
+def test_a_cell_of_different_configurations_is_pointed_out(tmp_path):
+    write_run(tmp_path / "runs" / "a", seed=1, learning_rate=1e-4, output_dir="a")
+    write_run(tmp_path / "runs" / "b", seed=2, learning_rate=1e-3, output_dir="b")
+    page = read_page(tmp_path / "runs", tmp_path / "report")
+    assert "the runs differ in learning_rate, not in their seed alone" in " ".join(page.words)
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="Chromium is not installed")
+def test_the_page_opens_in_a_browser_without_errors(tmp_path):
+    page = tmp_path / "report" / "report.html"
+    read_page(write_study(tmp_path / "runs"), tmp_path / "report")
+    options = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking".split()
+    options += ["--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}"]
+    options += ["--enable-logging=stderr", "--window-size=390,800", "--virtual-time-budget=2000", "--dump-dom"]
+    done = subprocess.run(["chromium", *options, page.as_uri()], capture_output=True, text=True, timeout=60)
+    assert "</table>" in done.stdout
+    assert "CONSOLE" not in done.stderr
