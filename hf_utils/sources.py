@@ -5,6 +5,7 @@ Every reader gives the columns as they came, and the source's own names of split
 """
 
 import csv
+import glob
 import os
 import re
 from collections.abc import Mapping
@@ -23,8 +24,9 @@ from hf_utils.genre_folders import SPLIT_SPELLINGS, list_files, read_genre_folde
 SCRIPT_DATASETS = {"marsyas/gtzan": "sanchit-gandhi/gtzan"}
 # The name for files that belong to no split, where `datasets` wants one.
 UNSPLIT = "unsplit"
+# `train-00000-of-00002.parquet` names any split; in other paths only the usual names are looked for.
+_SHARD_NAME = re.compile(r"(\w+(?:\.\w+)*)-\d+-of-\d+")
 _SPLIT_IN_PATH = re.compile(rf"(?<![a-z])({'|'.join(SPLIT_SPELLINGS)})(?![a-z])")
-
 
 # A table and the split of every row.
 _Rows = tuple[datasets.Dataset, list[str | None]]
@@ -58,9 +60,16 @@ def read_source(source: str, *, config_name: str | None, revision: str | None, t
         return Source(*_read_hub(source, config_name, revision, token), None)
     if revision is not None:
         raise UserError(f"A revision ({revision!r}) is for datasets on the Hub; {source} is a local path.")
+    try:
+        return _read_local(path, config_name)
+    except OSError as error:
+        raise UserError(f"Cannot read {error.filename or path}: {error.strerror}.") from error
+
+
+def _read_local(path: Path, config_name: str | None) -> Source:
     parquet_files = _find_parquet(path, config_name)
     if config_name is not None and not parquet_files:
-        raise UserError(f"No Parquet files of a configuration {config_name!r} in {source}.")
+        raise UserError(f"No Parquet files of a configuration {config_name!r} in {path}.")
     if parquet_files:
         return Source(*_read_parquet(path, parquet_files), path if path.is_dir() else path.parent)
     if path.suffix.lower() == ".csv":
@@ -69,7 +78,7 @@ def read_source(source: str, *, config_name: str | None, revision: str | None, t
         return Source(*_read_saved(path), path)
     if path.is_dir():
         return Source(*_join_splits({UNSPLIT: read_genre_folders(path)}), path)
-    raise UserError(f"{source} is a file, but no CSV and no Parquet file. Give a folder, a .csv or a Hub id.")
+    raise UserError(f"{path} is a file, but no CSV and no Parquet file. Give a folder, a .csv or a Hub id.")
 
 
 def _read_hub(source: str, config_name: str | None, revision: str | None, token: str | None) -> _Rows:
@@ -119,12 +128,20 @@ def _find_parquet(path: Path, config_name: str | None) -> list[Path]:
     return list_files(path / (config_name or ""), {".parquet"})[0]
 
 
+def _name_split(file: Path) -> str:
+    """Return the split that the name of a file, or of a folder below the first, speaks of."""
+    if shard := _SHARD_NAME.match(file.stem):
+        return shard[1]
+    below = file.with_suffix("").parts[1:] or (file.stem,)
+    # The last match: a file's name says more than its folder's.
+    return (_SPLIT_IN_PATH.findall("/".join(below).lower()) or [UNSPLIT])[-1]
+
+
 def _read_parquet(path: Path, files: list[Path]) -> _Rows:
     splits: dict[str, list[str]] = {}
     for file in files:
-        # The last match: the file's name says more than its folder's.
-        names = _SPLIT_IN_PATH.findall(file.relative_to(path).as_posix().lower() if path.is_dir() else file.stem)
-        splits.setdefault(names[-1] if names else UNSPLIT, []).append(str(file))
+        # Escaped, since `datasets` reads brackets in a path as a pattern.
+        splits.setdefault(_name_split(file.relative_to(path.parent)), []).append(glob.escape(str(file)))
     try:
         return _join_splits(datasets.load_dataset("parquet", data_files=splits))
     except (DatasetsError, OSError, ValueError) as error:
@@ -134,19 +151,19 @@ def _read_parquet(path: Path, files: list[Path]) -> _Rows:
 def _read_saved(path: Path) -> _Rows:
     try:
         saved = datasets.load_from_disk(str(path))
+        return _join_splits(saved if isinstance(saved, datasets.DatasetDict) else {UNSPLIT: saved})
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"Cannot read the saved dataset in {path}: {error}") from error
-    return _join_splits(saved if isinstance(saved, datasets.DatasetDict) else {UNSPLIT: saved})
 
 
 def _read_csv(path: Path) -> datasets.Dataset:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
+            columns = reader.fieldnames or []
             rows = list(reader)
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"Cannot read {path} as a comma-separated file in UTF-8: {error}") from error
-    columns = reader.fieldnames or []
     for number, row in enumerate(rows, start=1):
         if None in row:
             raise UserError(f"{path}: row {number} has more fields than the header {columns}. Quote commas.")
