@@ -1,0 +1,223 @@
+"""The Trainer's changes: exact reload of best checkpoint and on resume, losses by hand, frozen parts kept still."""
+
+import numpy as np
+import pytest
+import tiny_models
+import torch
+from transformers import TrainerCallback, set_seed
+
+from hf_utils.arguments import ClassificationTrainingArguments
+from hf_utils.data import genre_names, load_clips
+from hf_utils.features import WindowCollator, fit_feature_stats, wants_training_stats
+from hf_utils.freezing import freeze
+from hf_utils.models import load_classifier, window_samples_for
+from hf_utils.training import CrossEntropy, GenreTrainer, balanced_class_weights
+from hf_utils.waveforms import decode_clips
+from hf_utils.windows import EvaluationWindows, TrainingWindows
+
+SAVERS = {"ast": tiny_models.save_ast, "hubert": tiny_models.save_hubert, "convnext": tiny_models.save_convnext}
+
+
+@pytest.fixture(scope="module", params=SAVERS)
+def checkpoint(request, tmp_path_factory):
+    return SAVERS[request.param](tmp_path_factory.mktemp(request.param) / "model")
+
+
+def make_trainer(checkpoint, folder, output_dir, *, callbacks=None, freeze_mode="none", **options) -> GenreTrainer:
+    """A trainer as the script makes it: fresh head, windows of 0.5 s, four optimiser steps an epoch."""
+    options = {"num_train_epochs": 2, "per_device_train_batch_size": 3, "learning_rate": 1e-2, "seed": 5} | options
+    args = ClassificationTrainingArguments(
+        output_dir=str(output_dir), use_cpu=True, report_to="none", dataloader_num_workers=0, **options
+    )
+    set_seed(args.seed)
+    clips = load_clips(str(folder))
+    spectrogram = {"n_fft": 512, "hop_length": 256, "num_mel_bins": 32} if checkpoint.parent.name[:4] == "conv" else {}
+    model, extractor = load_classifier(
+        str(checkpoint), genre_names(clips), window_seconds=0.5, spectrogram=spectrogram
+    )
+    freeze(model, freeze_mode)
+    decoded = decode_clips(clips, extractor.sampling_rate)
+    window_samples = window_samples_for(model.config, extractor, 0.5)
+    if wants_training_stats(extractor, "auto", do_train=True):
+        fit_feature_stats(extractor, decoded, window_samples)
+    return GenreTrainer(
+        model=model,
+        args=args,
+        genres=genre_names(clips),
+        train_dataset=TrainingWindows(decoded, window_samples, seed=args.seed),
+        eval_dataset=EvaluationWindows(decoded, window_samples, window_samples // 2),
+        data_collator=WindowCollator(extractor),
+        processing_class=extractor,
+        callbacks=callbacks,
+    )
+
+
+def tensors(model) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def differing(one: dict, other: dict) -> list[str]:
+    assert one.keys() == other.keys()
+    return [name for name in one if not torch.equal(one[name], other[name])]
+
+
+class RecordWeights(TrainerCallback):
+    """Keeps the weights at every evaluation, and makes the first one the best."""
+
+    def __init__(self):
+        self.weights = []
+
+    def on_evaluate(self, args, state, control, model=None, metrics=None, **kwargs):
+        self.weights.append(tensors(model))
+        metrics["eval_accuracy"] = 1.0 / len(self.weights)
+
+
+def test_the_best_checkpoint_is_loaded_whole(checkpoint, genre_folder, tmp_path):
+    record = RecordWeights()
+    trainer = make_trainer(checkpoint, genre_folder, tmp_path / "run", callbacks=[record])
+    trainer.train()
+    assert trainer.state.best_model_checkpoint.endswith("checkpoint-4")
+    best, last = record.weights
+    assert len(differing(best, last)) > len(best) // 2, "training changed too little for this test"
+    assert differing(tensors(trainer.model), best) == []
+
+
+class Killed(Exception):
+    pass
+
+
+class KillAt(TrainerCallback):
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise Killed
+
+
+@pytest.mark.parametrize(
+    "save", [{}, {"save_strategy": "steps", "eval_strategy": "steps", "save_steps": 3, "eval_steps": 3}]
+)
+def test_a_resumed_run_ends_in_the_same_weights(checkpoint, genre_folder, tmp_path, save):
+    """Killed in the second epoch; checkpoints at the end of an epoch, and in the middle of one."""
+    options = {"num_train_epochs": 3, "load_best_model_at_end": False} | save
+    whole = make_trainer(checkpoint, genre_folder, tmp_path / "whole", **options)
+    whole.train()
+    killed = make_trainer(checkpoint, genre_folder, tmp_path / "killed", callbacks=[KillAt(7)], **options)
+    with pytest.raises(Killed):
+        killed.train()
+    resumed = make_trainer(checkpoint, genre_folder, tmp_path / "killed", **options)
+    resumed.train(resume_from_checkpoint=True)
+    assert differing(tensors(whole.model), tensors(resumed.model)) == []
+
+
+def test_training_twice_gives_the_same_weights_and_another_seed_does_not(checkpoint, genre_folder, tmp_path):
+    weights = []
+    for run, seed in enumerate((5, 5, 6)):
+        trainer = make_trainer(
+            checkpoint,
+            genre_folder,
+            tmp_path / str(run),
+            seed=seed,
+            max_steps=3,
+            save_strategy="no",
+            eval_strategy="no",
+            load_best_model_at_end=False,
+        )
+        trainer.train()
+        weights.append(tensors(trainer.model))
+    assert differing(weights[0], weights[1]) == []
+    assert differing(weights[0], weights[2])
+
+
+class RecordGradients(TrainerCallback):
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        self.gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def test_a_step_is_the_same_however_it_is_cut_up(checkpoint, genre_folder, tmp_path):
+    """Twelve windows in one batch, or accumulated from batches of 5, 5 and 2: the gradients are equal."""
+    gradients = []
+    for size, accumulation in ((12, 1), (5, 3)):
+        trainer = make_trainer(
+            checkpoint,
+            genre_folder,
+            tmp_path / str(size),
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=accumulation,
+            max_steps=1,
+            max_grad_norm=0,
+            save_strategy="no",
+            eval_strategy="no",
+            load_best_model_at_end=False,
+        )
+        record = RecordGradients()
+        trainer.add_callback(record)
+        # Dropout and time masks draw per batch: leave them out.
+        trainer.model.train = lambda mode=True: None
+        trainer.train()
+        gradients.append(record.gradients)
+    assert gradients[0].keys() == gradients[1].keys()
+    scale = max(g.abs().max() for g in gradients[0].values())
+    for name in gradients[0]:
+        assert torch.allclose(gradients[0][name], gradients[1][name], atol=1e-5 * float(scale)), name
+
+
+def test_a_frozen_backbone_does_not_move(checkpoint, genre_folder, tmp_path):
+    trainer = make_trainer(
+        checkpoint,
+        genre_folder,
+        tmp_path,
+        freeze_mode="backbone",
+        max_steps=2,
+        save_strategy="no",
+        eval_strategy="no",
+        load_best_model_at_end=False,
+    )
+    before = tensors(trainer.model)
+    trainer.train()
+    moved = differing(before, tensors(trainer.model))
+    assert moved and not any(name.startswith(trainer.model.base_model_prefix + ".") for name in moved)
+    assert not trainer.model.base_model.training
+
+
+def test_cross_entropy_by_hand():
+    logits = torch.log(torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]]))
+    labels = torch.tensor([0, 2])
+    losses = -np.log([0.5, 0.1])
+    assert CrossEntropy()({"logits": logits}, labels).item() == pytest.approx(losses.mean())
+    assert CrossEntropy()({"logits": logits}, labels, torch.tensor(8)).item() == pytest.approx(losses.sum() / 8)
+    weighted = CrossEntropy(torch.tensor([1.0, 1.0, 3.0]))({"logits": logits}, labels)
+    assert weighted.item() == pytest.approx((losses[0] + 3 * losses[1]) / 2)
+    smooth = CrossEntropy(label_smoothing=0.3)({"logits": logits}, labels).item()
+    targets = np.array([[0.8, 0.1, 0.1], [0.1, 0.1, 0.8]])
+    assert smooth == pytest.approx(-(targets * logits.numpy()).sum() / 2)
+
+
+def test_balanced_weights_by_hand():
+    """Counts 3, 0 and 1: 4 / (2 * 3), untouched, 4 / (2 * 1)."""
+    weights = balanced_class_weights(np.array([0, 0, 0, 2]), 3)
+    assert weights.tolist() == pytest.approx([2 / 3, 1.0, 2.0])
+
+
+def test_every_track_is_scored_once(checkpoint, genre_folder, tmp_path):
+    trainer = make_trainer(checkpoint, genre_folder, tmp_path, per_device_eval_batch_size=5)
+    evaluated = trainer.evaluate_set(trainer.eval_dataset, "validation")
+    assert evaluated.track_ids == trainer.eval_dataset.track_ids and len(set(evaluated.track_ids)) == 12
+    assert evaluated.num_windows == len(trainer.eval_dataset) > 12
+
+
+def test_windows_are_told_the_epoch_by_the_trainer_itself(checkpoint, genre_folder, tmp_path):
+    """accelerate's loader does not pass it on to the dataset once its batch sampler is wrapped, as in two processes."""
+    trainer = make_trainer(checkpoint, genre_folder, tmp_path)
+    first = trainer.train_dataset[0]["seed"]
+    trainer.state.epoch = 2.25
+    trainer.callback_handler.train_dataloader = trainer.get_train_dataloader()
+    trainer.callback_handler.on_epoch_begin(trainer.args, trainer.state, trainer.control)
+    expected = TrainingWindows(decoded_clips(genre_folder, trainer), 100, seed=5)
+    expected.set_epoch(2)
+    assert first != trainer.train_dataset[0]["seed"] == expected[0]["seed"]
+
+
+def decoded_clips(folder, trainer):
+    return decode_clips(load_clips(str(folder)), trainer.processing_class.sampling_rate)
