@@ -116,7 +116,7 @@ def compare_seeds(
         num_tests: number of tests in the table, for `detectable`.
     """
     num_seeds, mean = len(per_seed), float(np.mean(per_seed))
-    of_tracks = float(np.nanvar(resampled))
+    of_tracks = _deviation(resampled) ** 2
     of_seeds = max([float(np.var(per_seed, ddof=1)), *(estimate.variance for estimate in pooled)]) / num_seeds
     variance = of_tracks + of_seeds
     degrees = max([num_seeds - 1, *(estimate.degrees for estimate in pooled[:1])])
@@ -138,4 +138,10 @@ def compare_runs(difference: float, resampled: np.ndarray, p: float, *, num_test
     """
     low, high = percentile_interval(resampled)
     factor = stats.norm.isf(LEVEL / 2 / num_tests) + stats.norm.isf(1 - POWER)
-    return Difference(difference, low, high, p, 1, float(factor * np.nanstd(resampled)))
+    return Difference(difference, low, high, p, 1, float(factor * _deviation(resampled)))
+
+
+def _deviation(resampled: np.ndarray) -> float:
+    """Return the standard deviation of (B,) bootstrapped scores; resamples without a score (NaN) are left out."""
+    known = resampled[~np.isnan(resampled)]
+    return float(np.std(known)) if len(known) else float("nan")
