@@ -22,7 +22,7 @@ def confusion_figure(evaluated, genres: Sequence[str], note: str = ""):
     counts = np.bincount(cells, minlength=num_genres**2).reshape(num_genres, num_genres)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(3.0 + 0.42 * num_genres, 18.0)
-    figure = Figure(figsize=(side + 0.8, side), layout="constrained", dpi=120)
+    figure = Figure(figsize=(side + 1.4, side), layout="compressed", dpi=120)
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, label="share of the true genre's tracks", fraction=0.046, pad=0.03)

@@ -1,0 +1,275 @@
+import json
+import re
+
+import numpy as np
+import pytest
+import yaml
+from huggingface_hub import DatasetCard, ModelCard
+from markdown_it import MarkdownIt
+from test_results import evaluate, write
+
+from hf_utils.dataset_card import dataset_card
+from hf_utils.disclosure import is_hub_id, show_command, show_source
+from hf_utils.markup import Markdown, code_block, escape, table
+from hf_utils.model_card import write_model_card
+
+HOSTILE = [
+    "a|b",
+    "<script>alert(1)</script>",
+    "---",
+    "```",
+    "line\n---\nbreak",
+    "qu\"o'te",
+    "](http://x)",
+    "![x](http://x/y.png)",
+    "{{ 7 * 7 }}",
+    "\\| $x$ # *b* _i_ `c`",
+    "- item: [a, b]",
+    "&lt;b&gt; www.x.org a@b.org",
+    "1. one",
+    "\u202eedoc \u2028 \x1b[31m",
+]
+GENRES = ["blues", "jazz", "rock"]
+COMMAND = "accelerate launch run_classification.py configs/ast.yaml --seed 1"
+
+
+def write_card(folder, *, genres=GENRES, evaluations=None, command=COMMAND, license=None, **facts):
+    config = {
+        "model_name_or_path": "MIT/ast-finetuned-audioset-10-10-0.4593",
+        "dataset_name": "sanchit-gandhi/gtzan",
+        "train_datasets": ["real"],
+        "window_seconds": 10.24,
+        "learning_rate": 1e-5,
+        "output_dir": "/home/anna/runs/ast",
+    } | facts.pop("config", {})
+    counts = {name: {"tracks": 6, "origins": {"real": 6}} for name in ("validation", "test", "train")}
+    facts.setdefault("data", {"dataset": config["dataset_name"], "demo": False, "splits": counts})
+    evaluations = evaluations or [evaluate(genres, np.arange(6) % len(genres))]
+    results = write(folder, evaluations, genres, config=config, **facts)
+    write_model_card(folder, results, command=command, license=license)
+    return (folder / "README.md").read_text()
+
+
+def parse(text):
+    """Return the tokens of a card's body."""
+    return MarkdownIt("commonmark").enable("table").parse(ModelCard(text).text)
+
+
+def flat(tokens):
+    for token in tokens:
+        yield token
+        yield from flat(token.children or [])
+
+
+def check_harmless(text, widths):
+    """No HTML, no link out, no picture from elsewhere, and tables of the given widths."""
+    tokens = list(flat(parse(text)))
+    assert not [t for t in tokens if t.type in ("html_inline", "html_block", "link_open")]
+    # Bare addresses become links on the Hub.
+    assert not re.search(r"<script|https?://|www\.", text.split("\n---\n", 1)[1])
+    assert all(re.fullmatch(r"[\w.%-]+", t.attrs["src"]) for t in tokens if t.type == "image")
+    columns, found = 0, []
+    for token in tokens:
+        columns += token.type in ("th_open", "td_open")
+        if token.type == "tr_close":
+            found.append(columns)
+            columns = 0
+    assert set(found) == widths
+
+
+def test_metadata_names_every_evaluated_set(tmp_path):
+    evaluations = [evaluate(GENRES, np.arange(6) % 3, name, seed=i) for i, name in enumerate(["validation", "test"])]
+    evaluations.append(evaluate(GENRES, np.zeros(4, int), "noisy"))
+    config = {
+        "eval_datasets": ["noisy=me/gtzan-noisy"],
+        "train_datasets": ["real", "me/gtzan-awgn10:0.5", "/data/own"],
+    }
+    text = write_card(tmp_path, evaluations=evaluations, config=config, license="bsd-3-clause")
+    data = ModelCard(text).data
+    assert data.base_model == "MIT/ast-finetuned-audioset-10-10-0.4593" and data.license == "bsd-3-clause"
+    assert data.datasets == ["sanchit-gandhi/gtzan", "me/gtzan-awgn10"]
+    assert (data.pipeline_tag, data.library_name) == ("audio-classification", "transformers")
+    scores = {(r.dataset_split, r.dataset_type, r.metric_type): r.metric_value for r in data.eval_results}
+    for evaluated, source in zip(evaluations, ["sanchit-gandhi/gtzan"] * 2 + ["me/gtzan-noisy"], strict=True):
+        for metric in ("accuracy", "f1", "roc_auc"):
+            value = evaluated.scores["track"][metric]
+            # One genre alone has no ROC-AUC, and a model index no place for what is undefined.
+            assert scores.get((evaluated.name, source, metric)) == (None if np.isnan(value) else value)
+    assert len(data.to_dict()["model-index"][0]["results"]) == 3
+
+
+def test_body_has_scores_pictures_and_protocol(tmp_path):
+    evaluations = [evaluate(GENRES, np.arange(6) % 3), evaluate(GENRES, np.zeros(4, int), "noisy")]
+    text = write_card(tmp_path, evaluations=evaluations, protocol={"name": "filtered", "seed": None, "fold": None})
+    track = evaluations[0].scores["track"]
+    (row,) = re.findall(r"^\| test \| 6 \| 18 \|(.*)\|$", text, re.M)
+    error = (track["accuracy"] * (1 - track["accuracy"]) / 6) ** 0.5
+    assert row.split("|")[0].strip() == f"{track['accuracy']:.3f} ± {error:.3f}"
+    assert f"{track['roc_auc']:.3f}" in row and "n/a" in re.findall(r"^\| noisy .*$", text, re.M)[0]
+    assert "![Confusion matrix of noisy](confusion_noisy.png)" in text
+    assert "fault-filtered" in text and "1306.1461" in text and "states no licence" in text
+    assert COMMAND in text and "| learning\\_rate | 1e-05 |" in text
+    check_harmless(text, {2, 3, 6, 12})
+
+
+@pytest.mark.parametrize(
+    ("protocol", "words"),
+    [
+        ({"name": "artist_folds", "seed": 3, "num_folds": 10, "fold": 4}, ["Fold 4 (counted from 0) of 10", "seed 3"]),
+        ({"name": "stratified", "seed": 5}, ["seed 5", "artist or album can be on two sides"]),
+        ({"name": "provided", "seed": 0}, ["came with the dataset", "too high"]),
+    ],
+)
+def test_protocols_are_told_in_words(tmp_path, protocol, words):
+    text = " ".join(write_card(tmp_path, protocol=protocol, config={"dataset_name": "me/songs"}).split())
+    assert all(word in text for word in words) and "GTZAN" not in text
+
+
+def test_demo_says_that_nothing_is_a_result(tmp_path):
+    text = write_card(tmp_path, demo=True)
+    assert "no number on this page is a result" in " ".join(text.split())
+    data = ModelCard(text).data
+    assert "demo" in data.tags and all("not a result" in r.dataset_name for r in data.eval_results)
+
+
+def test_generated_and_noisy_music_bring_their_caveats(tmp_path):
+    splits = {"train": {"tracks": 9, "origins": {"real": 3, "synthetic": 4, "noisy": 2}}}
+    sources = {"real": {"clips": 3, "of": 3, "fraction": 1.0}, "/x/musicgen": {"clips": 4, "of": 8, "fraction": 0.5}}
+    text = write_card(tmp_path, data={"splits": splits, "train_mix": {"sources": sources, "origins": {}}})
+    assert "CC BY-NC" in text and "altered copies" in text
+    assert "| train | 9 | 2 | 3 | 4 |" in text and "| musicgen | 4 | 8 | 0.500 |" in text
+    (tmp_path / "2").mkdir()
+    assert "CC BY-NC" not in write_card(tmp_path / "2")
+
+
+def test_own_code_needs_trust(tmp_path):
+    assert "trust_remote_code" not in write_card(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"auto_map": {"AutoConfig": "x.Y"}}))
+    text = write_card(tmp_path, config={"hub_model_id": "me/cnn"})
+    assert 'model="me/cnn", top_k=None, trust_remote_code=True' in text and 'revision="<commit>"' in text
+    compile(re.search(r"```python\n(.*?)```", text, re.S).group(1), "card", "exec")
+
+
+def test_robustness(tmp_path):
+    rows = [{"kind": "white noise", "snr_db": 10, "accuracy": 0.5, "roc_auc": None}]
+    robustness = {"summary": "Mean over kinds: 0.5", "picture": "robustness.png", "rows": rows}
+    text = write_card(tmp_path, robustness=robustness)
+    assert "| white noise | 10 | 0.500 | n/a |" in text and "(robustness.png)" in text and "Mean over kinds" in text
+
+
+def test_hostile_names_stay_text(tmp_path):
+    assert len(HOSTILE) == 14
+    sets = ["test", *HOSTILE[:3], HOSTILE[4], HOSTILE[6]]
+    evaluations = [evaluate(HOSTILE, np.arange(28) % 14, name) for name in sets]
+    config = {"dataset_name": HOSTILE[4], "model_name_or_path": HOSTILE[1], "train_datasets": ["real", *HOSTILE[:10]]}
+    config |= {"eval_datasets": [f"{name}={name}" for name in HOSTILE], "note": HOSTILE[0], HOSTILE[0]: HOSTILE}
+    splits = {name: {"tracks": 1, "origins": {name: 1}} for name in HOSTILE}
+    sources = {name: {"clips": 1, name: name} for name in HOSTILE}
+    text = write_card(
+        tmp_path,
+        genres=HOSTILE,
+        evaluations=evaluations,
+        config=config,
+        command=f"python run_classification.py {' '.join(HOSTILE)}",
+        data={"splits": splits, "train_mix": {"sources": sources}},
+        model={name: name for name in HOSTILE},
+        robustness={
+            "summary": "\n\n".join(HOSTILE),
+            "picture": HOSTILE[6],
+            "rows": [dict.fromkeys(HOSTILE, HOSTILE[0])],
+        },
+    )
+    check_harmless(text.replace(code_of(text), ""), {2, 6, 12, 14, 16})
+    metadata = yaml.safe_load(text.split("\n---\n")[0].removeprefix("---"))
+    assert len(metadata["model-index"][0]["results"]) == len(sets)
+    assert "base_model" not in metadata and "datasets" not in metadata
+    headings = [t for t in parse(text) if t.type == "heading_open"]
+    assert len(headings) == 9
+    assert r"\{\{ 7 \* 7 \}\}" in text
+    assert not re.search("[\u202e\u2028\x1b]", text)
+
+
+def code_of(text):
+    return re.search(r"## Training\n\n(`{3,})bash\n.*?\n\1\n", text, re.S).group()
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_escaped_names_are_shown_as_they_are(name):
+    shown = " ".join("".join(c if c.isprintable() else " " for c in name).split())
+    for line, wanted in (
+        (str(escape(name)), [shown]),
+        (str(table([name, "x"], [[name, name]])), [shown, "x", shown, shown]),
+    ):
+        tokens = MarkdownIt("commonmark").enable("table").parse(line)
+        texts = ["".join(c.content for c in t.children) for t in tokens if t.type == "inline"]
+        assert texts == wanted
+        assert {c.type for t in tokens for c in t.children or []} <= {"text", "text_special"}
+
+
+def test_code_blocks_cannot_be_ended_from_inside():
+    tokens = MarkdownIt("commonmark").parse(code_block("a\n```\n<b>\n````\n", "bash") + "\n\nafter")
+    assert [t.type for t in tokens][:2] == ["fence", "paragraph_open"] and "````" in tokens[0].content
+
+
+def test_commands_lose_secrets_and_folders():
+    token = "hf_" + "a1" * 17
+    command = f"HF_TOKEN={token} python run.py --hub_token {token} --seed 1 --hub-token={token} --note {token}"
+    assert show_command(command) == "python run.py --seed 1 --note ***"
+    command = "python run.py --dataset_name /home/anna/music --eval_datasets own=/mnt/x:0.5 b=runs/b --output_dir=~/r"
+    assert (
+        show_command(command) == "python run.py --dataset_name music --eval_datasets own=x:0.5 b=runs/b --output_dir=r"
+    )
+    assert show_command("run.py --name 'unfinished") == "run.py --name ''\"'\"'unfinished'"
+    assert show_command("run.py --hub_token --push_to_hub") == "run.py --push_to_hub"
+    assert show_source(r"C:\Users\Anna\music") == "music" and show_source("data/demo") == "data/demo"
+
+
+def test_no_secret_and_no_folder_of_the_machine_in_a_card(tmp_path):
+    config = {"dataset_name": "/home/anna/music", "hub_token": "hf_secret", "stages": [{"train": ["/home/anna/x"]}]}
+    text = write_card(tmp_path, config=config, command="run.py --dataset_name /home/anna/music --hub_token hf_secret")
+    assert "anna" not in text and "hf_secret" not in text and str(tmp_path) not in text
+    assert "folders of absolute paths are left out" in text
+
+
+def test_hub_ids(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data/demo").mkdir(parents=True)
+    assert is_hub_id("sanchit-gandhi/gtzan") and is_hub_id("gpt2")
+    assert not any(map(is_hub_id, ["data/demo", "a/b/c", "/abs/x", "../x", "a b", "---", ""]))
+
+
+def test_dataset_card_comes_back(tmp_path):
+    features = [{"name": "label", "dtype": {"class_label": {"names": dict(enumerate(map(str, HOSTILE)))}}}]
+    text = dataset_card(
+        title=HOSTILE[4],
+        summary="First.\n\nSecond <b>.",
+        facts={name: name for name in HOSTILE},
+        counts=[{"genre": name, "train": 3} for name in HOSTILE],
+        sections=[("Licence", "Unknown <b>."), (HOSTILE[0], Markdown("see `config.json`"))],
+        license="unknown",
+        tags=["noisy"],
+        dataset_info={"features": features},
+        configs=[{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}],
+        name="me/gtzan-awgn10",
+    )
+    check_harmless(text, {2})
+    card = DatasetCard(text)
+    assert card.data.dataset_info == {"features": features} and card.data.license == "unknown"
+    assert card.data.configs[0]["data_files"][0]["path"] == "data/train-*.parquet"
+    assert 'load_dataset("me/gtzan-awgn10")' in text and "--train_datasets real me/gtzan-awgn10" in text
+    assert "First.\n\nSecond &lt;b&gt;." in text and "see `config.json`" in text
+
+
+def test_dataset_card_beside_parquet_files_loads(tmp_path):
+    import datasets
+
+    clips = datasets.Dataset.from_dict({"label": [0, 1]}).cast_column(
+        "label", datasets.ClassLabel(names=["a|b", "---"])
+    )
+    (tmp_path / "data").mkdir()
+    clips.to_parquet(tmp_path / "data/train-00000-of-00001.parquet")
+    info = {"features": clips.features._to_yaml_list(), "splits": [{"name": "train", "num_examples": 2}]}
+    text = dataset_card(title="x", summary="y", facts={}, counts=[{"genre": "a|b", "train": 1}], dataset_info=info)
+    (tmp_path / "README.md").write_text(text)
+    loaded = datasets.load_dataset(str(tmp_path), cache_dir=str(tmp_path / "cache"), split="train")
+    assert loaded.features["label"].names == ["a|b", "---"]

@@ -1,0 +1,44 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from hf_utils.plots import confusion_figure, encode_png, figure_to_array, shorten
+
+HOSTILE = ["$\\frac{$", "<script>alert(1)</script>", "line\nbreak", "a" * 80, "ok"]
+
+
+def make_set(labels, predictions, name="test"):
+    return SimpleNamespace(name=name, labels=np.array(labels), predictions=np.array(predictions))
+
+
+def test_confusion_counts_and_colours():
+    figure = confusion_figure(make_set([0, 0, 0, 1], [0, 0, 1, 1]), ["blues", "rock"], note="demo")
+    axes = figure.axes[0]
+    assert np.asarray(axes.images[0].get_array()) == pytest.approx(np.array([[2 / 3, 1 / 3], [0, 1]]))
+    cells = {text.get_position(): text.get_text() for text in axes.texts}
+    assert cells == {(0, 0): "2", (1, 0): "1", (1, 1): "1"}  # (column, row): rows are the true genres
+    assert (axes.get_ylabel(), axes.get_title()) == ("true genre", "test: 4 tracks (demo)")
+
+
+@pytest.mark.parametrize("genres", [["a", "b"], HOSTILE, [f"genre number {i:03d}" for i in range(45)]])
+def test_everything_is_inside_the_picture(genres):
+    labels = np.arange(len(genres))
+    figure = confusion_figure(make_set(labels, labels[::-1], "$x_{"), genres)
+    array = figure_to_array(figure)
+    assert array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3 and array.min() < 50
+    box, whole = figure.get_tightbbox(), figure.bbox_inches
+    assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= whole.x1 and box.y1 <= whole.y1
+    assert encode_png(figure).startswith(b"\x89PNG")
+
+
+def test_no_display_and_no_global_state(monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "TkAgg")
+    figure_to_array(confusion_figure(make_set([0, 1], [0, 1]), ["a", "b"]))
+    import matplotlib.pyplot
+
+    assert matplotlib.pyplot.get_fignums() == []
+
+
+def test_names_fit_an_axis():
+    assert [shorten(name) for name in HOSTILE[2:]] == ["line break", "a" * 17 + "…", "ok"]
