@@ -61,7 +61,8 @@ def _is_number(cell: Any) -> bool:
 
 
 def code_block(text: str, language: str = "") -> Markdown:
-    """Return a fenced block that `text` cannot end, whatever backticks it holds."""
+    """Return a fenced block that `text` cannot end, whatever backticks it holds; invisible characters show as �."""
+    text = "".join(c if c.isprintable() or c == "\n" else "�" for c in text)
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return Markdown(f"{fence}{language}\n{text}\n{fence}")
