@@ -1,0 +1,297 @@
+"""The study runner, mostly with a stand-in for run_classification.py that writes results at once."""
+
+import json
+import multiprocessing
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hf_utils import study, study_cells, study_runs
+from hf_utils.errors import UserError
+from hf_utils.study_cells import make_cells
+from hf_utils.study_file import read_study
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Takes the configuration that the study wrote for the one it was asked for, as the real script's parser would.
+STAND_IN = """
+import json, sys, time
+from pathlib import Path
+import yaml
+folder = Path(sys.argv[sys.argv.index("--output_dir") + 1])
+with open("ran.txt", "a") as file:
+    file.write(str(folder) + "\\n")
+print("step 1\\rstep 2", flush=True)
+if "bad" in folder.parts and not Path("mended").exists():
+    sys.exit("no such dataset")
+if Path("slow").exists():
+    (folder / "checkpoint-1").mkdir(exist_ok=True)
+    Path("waiting").touch()
+    while Path("slow").exists():
+        time.sleep(0.02)
+config = yaml.safe_load((folder / "study_cell.yaml").read_text())
+(folder / "results.json").write_text(json.dumps({"complete": True, "config": config, "seconds": {"training": 1800}}))
+"""
+
+STUDY = {
+    "output_dir": "runs/s",
+    "models": {"ast": {"options": {"model_name_or_path": "tiny"}}},
+    "arms": {"clean": None, "noisy": {"options": {"train_datasets": ["real", "data/noisy"]}}},
+    "seeds": [1, 2],
+    "options": {"max_steps": 5},
+}
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project folder with the stand-in script, started without accelerate and parsed in this process."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(study_runs._PROGRAMS, "accelerate", [sys.executable, "launch.py"])
+    monkeypatch.setattr(study_runs, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(study_cells, "ProcessPoolExecutor", lambda **options: ThreadPoolExecutor(1))
+    # `accelerate launch` starts the script as a child and waits for it.
+    launcher = "import subprocess, sys\nsys.exit(subprocess.run([sys.executable, *sys.argv[2:]]).returncode)\n"
+    (tmp_path / "launch.py").write_text(launcher)
+    (tmp_path / "run_classification.py").write_text(STAND_IN)
+    write_study(tmp_path)
+    return tmp_path
+
+
+def write_study(folder, **changes):
+    (folder / "study.yaml").write_text(yaml.safe_dump({**STUDY, **changes}))
+
+
+def runs_done(project):
+    return (project / "ran.txt").read_text().split() if (project / "ran.txt").exists() else []
+
+
+def test_every_cell_is_run_once_and_then_left_alone(project, capsys):
+    assert study.main(["study.yaml"]) == 0
+    # Seeds outermost.
+    names = ["ast/clean/seed-1", "ast/noisy/seed-1", "ast/clean/seed-2", "ast/noisy/seed-2"]
+    assert runs_done(project) == [f"runs/s/{name}" for name in names]
+    assert "4 runs: 4 finished" in capsys.readouterr().out
+    assert study.main(["study.yaml"]) == 0
+    assert len(runs_done(project)) == 4
+    log = (project / "runs/s/ast/noisy/seed-2/log.txt").read_text()
+    assert "$ accelerate launch run_classification.py" in log and "step 2" in log
+
+
+def test_a_cell_is_a_command_that_can_be_typed(project, capsys):
+    assert study.main(["study.yaml", "--print_commands"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == (
+        "accelerate launch run_classification.py --max_steps 5 --model_name_or_path tiny --train_datasets real "
+        "data/noisy --seed 1 --run_name ast/noisy --output_dir runs/s/ast/noisy/seed-1 --resume_from_checkpoint auto"
+    )
+    assert [shlex.split(line) for line in lines] == [cell.command for cell in make_cells(read_study("study.yaml"))]
+    assert runs_done(project) == []
+
+
+def test_files_stand_before_flags_and_the_closest_option_wins(project):
+    write_study(
+        project,
+        models={"ast": {"configs": ["a.yaml", "b.yaml"], "options": {"max_steps": 6, "learning_rate": 0.1}}},
+        arms={"noisy": {"configs": "c.yaml", "options": {"learning_rate": 0.2, "use_cpu": True}}},
+        seeds=[3],
+        folds=[0, 1],
+        launch=["--num_processes", 2],
+    )
+    cells = make_cells(read_study("study.yaml"))
+    assert [cell.folder.name for cell in cells] == ["seed-3-fold-0", "seed-3-fold-1"]
+    assert " ".join(cells[1].command).startswith(
+        "accelerate launch --num_processes 2 run_classification.py a.yaml b.yaml c.yaml --max_steps 6 "
+        "--learning_rate 0.2 --use_cpu true --seed 3 --fold 1 "
+    )
+
+
+def test_a_failed_cell_stops_nothing_and_is_told_at_the_end(project, capsys):
+    write_study(project, arms={"bad": None, "clean": None})
+    assert study.main(["study.yaml"]) == 1
+    out = capsys.readouterr().out
+    assert "2 failed, 2 finished" in out and "failed: runs/s/ast/bad/seed-1" in out
+    assert "exit code 1" in out and "no such dataset" in out
+    (project / "mended").touch()
+    assert study.main(["study.yaml"]) == 0
+    assert len(runs_done(project)) == 6
+
+
+def test_a_run_of_another_configuration_is_not_touched(project, capsys):
+    assert study.main(["study.yaml"]) == 0
+    results = project / "runs/s/ast/clean/seed-1/results.json"
+    before = results.read_bytes()
+    write_study(project, options={"max_steps": 6, "save_total_limit": 1})
+    assert study.main(["study.yaml"]) == 1
+    assert "another configuration: max_steps: 5 -> 6." in capsys.readouterr().out
+    assert results.read_bytes() == before and len(runs_done(project)) == 4
+    # What does not decide the result may change; so may the set of known options.
+    saved = json.loads(before)
+    saved["config"].pop("head")
+    results.write_text(json.dumps(saved))
+    write_study(project, options={"max_steps": 5, "save_total_limit": 1})
+    assert study.main(["study.yaml"]) == 0
+    assert len(runs_done(project)) == 4
+
+
+def test_an_unfinished_cell_of_another_configuration_is_not_continued(project, capsys):
+    (project / "mended").touch()
+    assert study.main(["study.yaml"]) == 0
+    (project / "runs/s/ast/clean/seed-1/results.json").unlink()
+    assert study.main(["study.yaml", "--dry_run"]) == 0
+    assert "ast/clean/seed-1: begun (continues from its last checkpoint)" in capsys.readouterr().out
+    write_study(project, options={"max_steps": 7})
+    assert study.main(["study.yaml"]) == 1
+    assert len(runs_done(project)) == 4
+
+
+def test_dry_run_shows_states_commands_and_only_known_costs(project, capsys):
+    assert study.main(["study.yaml", "--dry_run"]) == 0
+    out = capsys.readouterr().out
+    assert out.count(": missing\n    accelerate launch run_classification.py") == 4
+    assert "ast: 4 to do; time and disk unknown" in out
+    assert not (project / "runs").exists() and runs_done(project) == []
+    write_study(project, seeds=[1])
+    assert study.main(["study.yaml"]) == 0
+    write_study(project)
+    assert study.main(["study.yaml", "--dry_run"]) == 0
+    # Two runs at half an hour each, as the finished ones took.
+    assert "2 to do, about 1.00 h" in capsys.readouterr().out
+
+
+def test_data_is_prepared_once_and_a_failure_is_told(project, capsys):
+    make = "from pathlib import Path; p = Path('data/noisy'); p.mkdir(parents=True); (p / 'README.md').touch()"
+    command = shlex.join(["python", "-c", make])
+    write_study(project, prepare=[{"folder": "data/noisy", "command": command}])
+    assert study.main(["study.yaml", "--dry_run"]) == 0
+    assert f"prepare data/noisy: {command}" in capsys.readouterr().out
+    assert study.main(["study.yaml"]) == 0
+    assert study.main(["study.yaml"]) == 0  # a second `mkdir` would fail
+    write_study(project, prepare=[{"folder": "data/other", "command": "python -c 1"}])
+    assert study.main(["study.yaml"]) == 1
+    assert "data/other holds no README.md" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": 3}, "seed is no key of a study"),
+        ({"seeds": []}, "a study needs seeds"),
+        ({"seeds": [1, 1]}, "stands twice"),
+        ({"arms": {"../x": None}}, "cannot name a folder"),
+        ({"models": ["a.yaml"]}, "expected lines of the form"),
+        ({"models": {"a": {"config": "a.yaml"}}}, "expected configs and options"),
+        ({"options": {"seed": 1}}, "which the study sets for each run"),
+        ({"options": {"genres": None}}, "which no flag can say"),
+        ({"prepare": [{"folder": "x"}]}, "expected a folder and the command"),
+        ({"options": {"max_steps": 5, "learning_rat": 1}}, "learning_rate"),
+        ({"options": {}}, "same number of optimiser steps, found clean: epochs, noisy: epochs"),
+        ({"arms": {"a": None, "b": {"options": {"max_steps": 9}}}}, "found a: 5, b: 9"),
+        ({"options": {"max_steps": 5, "early_stopping_patience": 3}}, "early_stopping_patience: 0"),
+    ],
+)
+def test_mistakes_are_named_before_anything_runs(project, capsys, changes, message):
+    write_study(project, **changes)
+    assert study.main(["study.yaml"]) == 2
+    assert message in capsys.readouterr().err
+    assert runs_done(project) == []
+
+
+def test_it_must_start_in_the_projects_folder(project, capsys):
+    (project / "run_classification.py").unlink()
+    assert study.main(["study.yaml"]) == 2
+    assert "start the study in the project's folder" in capsys.readouterr().err
+
+
+def start_study(project):
+    """Start the study in a process of its own, and return when its first run is under way."""
+    (project / "slow").touch()
+    process = multiprocessing.get_context("fork").Process(target=lambda: sys.exit(study.main(["study.yaml"])))
+    process.start()
+    wait_until((project / "waiting").exists)
+    return process
+
+
+def wait_until(condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_after_kill_9_the_run_that_lives_on_is_not_doubled(project, capsys):
+    first = start_study(project)
+    os.kill(first.pid, signal.SIGKILL)
+    first.join()
+    # Its run is alive, so the cell is taken.
+    assert study.main(["study.yaml", "--dry_run"]) == 0
+    assert "ast/clean/seed-1: running (by another process)" in capsys.readouterr().out
+    second = multiprocessing.get_context("fork").Process(target=lambda: sys.exit(study.main(["study.yaml"])))
+    second.start()
+    wait_until(lambda: len(runs_done(project)) == 2)  # it goes on with another cell
+    (project / "slow").unlink()
+    second.join()
+    assert second.exitcode == 0
+    assert sorted(runs_done(project)) == sorted(
+        f"runs/s/ast/{arm}/seed-{s}" for arm in ("clean", "noisy") for s in (1, 2)
+    )
+
+
+def test_two_studies_share_the_work(project):
+    first = start_study(project)
+    second = multiprocessing.get_context("fork").Process(target=lambda: sys.exit(study.main(["study.yaml"])))
+    second.start()
+    wait_until(lambda: len(runs_done(project)) == 2)
+    (project / "slow").unlink()
+    first.join()
+    second.join()
+    assert (first.exitcode, second.exitcode) == (0, 0)
+    assert len(runs_done(project)) == len(set(runs_done(project))) == 4
+
+
+def test_an_interrupted_study_ends_its_run_and_continues(project):
+    process = start_study(project)
+    os.kill(process.pid, signal.SIGINT)
+    process.join(20)
+    assert process.exitcode == 130
+    assert not study.find_state(project / "runs/s/ast/clean/seed-1", {}, {})[0] == "running"
+    (project / "slow").unlink()
+    assert study.main(["study.yaml"]) == 0
+    assert len(runs_done(project)) == 5
+
+
+def test_progress_bars_count_as_their_last_state(tmp_path):
+    (tmp_path / "log.txt").write_bytes(b"epoch 1\n 10%|#\r 50%|##\r100%|###\nsaved\n\n")
+    assert study_runs.last_line(tmp_path) == "saved"
+    assert study_runs.last_lines(tmp_path, 2) == "100%|###\nsaved"
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs" / "study").glob("*.yaml")), ids=lambda file: file.stem)
+def test_shipped_studies_ask_for_valid_runs_of_equal_length(file, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(study_cells, "ProcessPoolExecutor", lambda **options: ThreadPoolExecutor(1))
+    cells = make_cells(read_study(file))
+    configs, _ = study_cells.read_configs(cells)
+    assert len({cell.folder for cell in cells}) == len(cells)
+    assert {config["split_protocol"] for config in configs} != {"auto"}
+
+
+def test_the_command_line_works(tmp_path):
+    write_study(tmp_path, output_dir=str(tmp_path / "runs"))
+    command = [sys.executable, "-m", "hf_utils.study", str(tmp_path / "study.yaml"), "--dry_run"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(": missing\n") == 4
+
+
+def test_a_broken_study_file_is_named(tmp_path):
+    (tmp_path / "s.yaml").write_text("output_dir: [")
+    with pytest.raises(UserError, match="not valid YAML"):
+        read_study(tmp_path / "s.yaml")
