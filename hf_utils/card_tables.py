@@ -68,9 +68,10 @@ def settings_table(results: Mapping) -> Markdown:
     return table(["setting", "value"], [*facts, *options])
 
 
-def robustness_part(robustness: Mapping | None) -> Markdown:
-    """Return the summary, the picture and the table of `results["robustness"]`, as far as it has them."""
-    robustness = robustness or {}
+def robustness_part(robustness: Mapping | Sequence[Mapping]) -> Markdown:
+    """Return the summary, picture and table of `results["robustness"]`, or the table alone of a list of rows."""
+    if not isinstance(robustness, Mapping):
+        robustness = {"rows": robustness}
     parts = []
     if "summary" in robustness:
         parts.append(paragraphs(robustness["summary"]))

@@ -37,8 +37,8 @@ def write_model_card(
     """Write `README.md` for the checkpoint in `output_dir`, with metadata that the Hub understands.
 
     Args:
-        results: what `results.write_results` returned. Of `robustness`, the table `rows` (a list of mappings), the
-            `summary` (text) and the `picture` (a file name) are shown, where it has them.
+        results: what `results.write_results` returned. Its `robustness` is a list of rows, or a mapping with any of
+            `rows`, `summary` (text) and `picture` (the name of a file beside the card).
         command: the command line of the run; secrets, and the folders of absolute paths, are left out.
         base_model: checkpoint that the run started from, if not the configuration's `model_name_or_path`.
         license: a licence identifier of the Hub; without it the card states none.
@@ -116,7 +116,7 @@ def _card_body(output_dir, results, base_model, datasets, command):
         scores=score_table(evaluations),
         pictures=[picture(f"Confusion matrix of {name}", entry["confusion"]) for name, entry in evaluations.items()],
         genre_scores=genre_table(evaluations[main_set], results["genres"]) if main_set else "",
-        robustness=robustness_part(results.get("robustness")),
+        robustness=robustness_part(results.get("robustness", [])),
         protocol=protocol["name"],
         protocol_text=Markdown(PROTOCOLS[protocol["name"]].format_map({k: escape(v) for k, v in protocol.items()})),
         data=data_table(results["data"]),

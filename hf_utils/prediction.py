@@ -42,27 +42,20 @@ def predict_files(
     `per_window` also writes `timeline/<file>.csv`: start_seconds, end_seconds, prediction, and the probabilities. One
     file is in memory at a time. Interrupted, the files done so far are written.
 
-    Args:
-        window_samples, hop_samples: at the feature extractor's sampling rate; a shorter clip is repeated to a window.
-        batch_size: windows per forward pass.
-
-    Returns:
-        (number of files done, [(file, reason)] of those that could not be read, which are logged as well).
-
-    Raises:
-        UserError: the path is missing, or holds no music.
+    Window and hop are at the feature extractor's sampling rate; a shorter clip is repeated to fill a window. Batches
+    are of windows. Returns (number of files done, [(file, reason)] of those that could not be read, which are logged
+    as well). Raises UserError if the path is missing or holds no music.
     """
     output_dir, path = Path(output_dir), Path(path).expanduser()
     files = find_audio(path)
     genres = [model.config.id2label[k] for k in range(model.config.num_labels)]
-    rate = feature_extractor.sampling_rate
     model = model.to(device).eval()
     rows, failures = [], []
     try:
         for file in tqdm(files, desc="Predicting", unit="file"):
             name = _relative_name(file, path)
             try:
-                samples = load(file, rate)
+                samples = load(file, feature_extractor.sampling_rate)
                 starts = window_starts(len(samples), window_samples, hop_samples)
                 windows = (cut_window(samples, start, window_samples) for start in starts)
                 probabilities = _predict_windows(model, feature_extractor, windows, batch_size)
@@ -71,9 +64,9 @@ def predict_files(
                 continue
             rows.append(_row([name], probabilities.mean(axis=0), genres))
             if per_window:
-                ends = [min(start + window_samples, len(samples)) for start in starts]
-                times = [[start / rate, end / rate] for start, end in zip(starts, ends, strict=True)]
-                timeline = [_row(t, p, genres) for t, p in zip(times, probabilities, strict=True)]
+                spans = [(start, min(start + window_samples, len(samples))) for start in starts]
+                times = np.array(spans) / feature_extractor.sampling_rate
+                timeline = [_row(t, p, genres) for t, p in zip(times.tolist(), probabilities, strict=True)]
                 header = ["start_seconds", "end_seconds", "prediction", *genres]
                 write_csv(output_dir / TIMELINE_FOLDER / f"{name}.csv", header, timeline)
     finally:

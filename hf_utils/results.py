@@ -136,7 +136,7 @@ def write_results(
     seconds: Mapping,
     demo: bool,
     asked_sets: Sequence[str] | None = None,
-    robustness: Mapping | None = None,
+    robustness: Sequence[Mapping] | Mapping | None = None,
 ) -> dict:
     """Write predictions, confusion pictures and, last, `results.json`; return what that file holds.
 

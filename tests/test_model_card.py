@@ -155,6 +155,7 @@ def test_robustness(tmp_path):
     robustness = {"summary": "Mean over kinds: 0.5", "picture": "robustness.png", "rows": rows}
     text = write_card(tmp_path, robustness=robustness)
     assert "| white noise | 10 | 0.500 | n/a |" in text and "(robustness.png)" in text and "Mean over kinds" in text
+    assert "| white noise | 10 | 0.500 | n/a |" in write_card(tmp_path, robustness=rows)
 
 
 def test_hostile_names_stay_text(tmp_path):
