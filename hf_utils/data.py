@@ -12,6 +12,7 @@
 """
 
 import logging
+import os
 from pathlib import Path
 
 import datasets
@@ -102,7 +103,7 @@ def _read_files(
     paths = pyarrow.compute.struct_field(files, "path").to_pylist()
     embedded = pyarrow.compute.is_valid(pyarrow.compute.struct_field(files, "bytes")).to_pylist()
     if not any(embedded):
-        paths = [path and str((folder or Path()) / Path(path).expanduser()) for path in paths]
+        paths = [path and str((folder or Path()) / os.path.expanduser(path)) for path in paths]
         # Paths first, then the type: giving the Audio type up front makes `datasets` load FFmpeg.
         clips = datasets.Dataset.from_dict({"audio": paths}).cast_column("audio", datasets.Audio(decode=False))
     missing = [
@@ -142,20 +143,23 @@ def _choose_split(found: list[str | None], wanted: str | None, source: str) -> t
         UserError: `wanted` is not among the source's splits, or those have names that say nothing of their use.
     """
     names = sorted({name for name in found if name is not None})
-    rows = range(len(found))
+    spelled = {name: SPLIT_SPELLINGS.get(name.lower()) for name in names}
+    rows = list(range(len(found)))
     if wanted is not None:
-        same = {wanted, SPLIT_SPELLINGS.get(wanted.lower(), wanted)}
-        rows = [row for row, name in enumerate(found) if name in same or SPLIT_SPELLINGS.get(name) in same]
+        usual = SPLIT_SPELLINGS.get(wanted.lower())
+        same = {name for name in names if name == wanted or (usual and spelled[name] == usual)}
+        rows = [row for row in rows if found[row] in same]
         if not rows:
             raise UserError(f"{source} has no split {wanted!r}; found {', '.join(names) or 'no splits'}.")
     chosen = {found[row] for row in rows} - {None}
-    unknown = sorted(name for name in chosen if name.lower() not in SPLIT_SPELLINGS)
+    unknown = sorted(name for name in chosen if spelled[name] is None)
     if unknown and len(chosen) > 1:
         raise UserError(
             f"{source}: splits {', '.join(unknown)} are none of train, validation, test. Rename them, or choose one."
         )
-    splits = [SPLIT_SPELLINGS.get(name.lower()) if name else None for name in found]
-    return splits if set(names) != {"train"} else [None] * len(found), list(rows)
+    if set(found) == {"train"}:
+        return [None] * len(found), rows
+    return [spelled.get(name) for name in found], rows
 
 
 def _list_provenance(table: datasets.Dataset, taken: set[str]) -> list[str]:

@@ -45,7 +45,10 @@ def read_genre_folders(path: Path) -> datasets.Dataset:
             f"found {len(folders)} folders and {ignored.total()} other files."
         )
     features = datasets.Features({name: datasets.Value("string") for name in ("audio", "label", "split")})
-    return datasets.Dataset.from_list(rows, features)
+    try:
+        return datasets.Dataset.from_list(rows, features)
+    except UnicodeEncodeError as error:  # names from before UTF-8, which no table can hold
+        raise UserError(f"Rename this file, whose name is not valid UTF-8: {error.object!r}.") from error
 
 
 def _list_folders(path: Path) -> list[Path]:

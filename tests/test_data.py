@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import os
 import shutil
 
 import datasets
@@ -115,6 +116,7 @@ def test_folders_of_splits(genre_folder, tmp_path):
     assert sorted(load_clips(str(tmp_path / "split"), split="validation")["track_id"]) == [
         f"{g}.00001" for g in GENRES
     ]
+    assert set(load_clips(str(tmp_path / "split"), split="train")["split"]) == {"train"}
     with pytest.raises(UserError, match="no split 'dev2'; found Train, test, val"):
         load_clips(str(tmp_path / "split"), split="dev2")
 
@@ -124,6 +126,13 @@ def test_one_split_named_train_is_none(genre_folder, tmp_path):
     assert set(load_clips(str(tmp_path / "saved"))["split"]) == {None}
     datasets.DatasetDict(test=make_hub_table(genre_folder)).save_to_disk(tmp_path / "saved2")
     assert set(load_clips(str(tmp_path / "saved2"))["split"]) == {"test"}
+
+
+def test_clips_in_no_split_stay_in_none(genre_folder, tmp_path):
+    """A table of which a protocol left some clips out: they must not come back as training data."""
+    splits = ["train"] * 8 + [None] * 4
+    table = make_hub_table(genre_folder).add_column("split", splits, feature=datasets.Value("string"))
+    assert load_table(table, tmp_path)["split"][:] == splits
 
 
 def test_splits_of_unknown_use_are_refused_unless_one_is_chosen(genre_folder, tmp_path):
@@ -383,6 +392,13 @@ def test_an_existing_folder_wins_over_a_hub_id(genre_folder, monkeypatch):
     genre_folder.rename(genre_folder.parent / "marsyas" / "gtzan")
     monkeypatch.chdir(genre_folder.parent)
     check_table(load_clips("marsyas/gtzan"))
+
+
+def test_file_names_that_are_no_utf8_are_named(genre_folder):
+    source = list_files(genre_folder)[0]
+    shutil.copy(os.fsencode(source), os.fsencode(source.parent) + b"/K\xf6nig.wav")
+    with pytest.raises(UserError, match=r"not valid UTF-8: .*K\\udcf6nig"):
+        load_clips(str(genre_folder))
 
 
 def test_empty_folders_and_strange_files_are_refused(tmp_path):
