@@ -33,6 +33,13 @@ GENRES = ["blues", "jazz", "rock"]
 COMMAND = "accelerate launch run_classification.py configs/ast.yaml --seed 1"
 
 
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    """A card links its pictures; drawing them is tests/test_plots.py's, and slow."""
+    monkeypatch.setattr("hf_utils.results.confusion_figure", lambda *args, **kwargs: None)
+    monkeypatch.setattr("hf_utils.results.encode_png", lambda figure: b"")
+
+
 def write_card(folder, *, genres=GENRES, evaluations=None, command=COMMAND, license=None, **facts):
     config = {
         "model_name_or_path": "MIT/ast-finetuned-audioset-10-10-0.4593",
