@@ -84,5 +84,13 @@ def _find_timm_layers(timm_model: nn.Module) -> Layers:
         # What the pattern does not match comes back as one last group.
         groups[part] = [[f"timm_model.{name}" for name in numbered[i]] for i in range(len(numbered) - 1)]
     stem = [name for group in groups["stem"] for name in group]
-    blocks = [[name for name in group if name not in stem] for group in groups["blocks"]]
-    return Layers(stem, [block for block in blocks if block])
+    weights = {f"timm_model.{name}" for name, parameter in timm_model.named_parameters() if parameter.ndim > 1}
+    blocks = []
+    for group in groups["blocks"]:
+        block = [name for name in group if name not in stem]
+        # In a VGG timm counts every normalisation as a block; it belongs to the convolution before it.
+        if weights.isdisjoint(block):
+            (blocks[-1] if blocks else stem).extend(block)
+        else:
+            blocks.append(block)
+    return Layers(stem, blocks)

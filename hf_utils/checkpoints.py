@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import pickle
 from pathlib import Path
 
 import torch
@@ -109,6 +110,9 @@ class Checkpoint:
                 trust_remote_code=self.trust_remote_code,
                 **self._source,
             )
+        except pickle.UnpicklingError as error:
+            # torch's own message explains how to run what the file holds.
+            raise UserError(f"the .bin file of {self.name!r} holds more than tensors, so it is not loaded") from error
         except LOADING_ERRORS as error:
             raise UserError(
                 f"cannot load the weights of {self.name!r}. Only safetensors are loaded; where you trust a checkpoint "

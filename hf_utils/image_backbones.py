@@ -60,27 +60,24 @@ def make_spectrogram_cnn(
     Raises:
         UserError: the weights do not fill the backbone, or it does not take the spectrograms.
     """
-    backbone, _ = checkpoint.load_model(AutoModel, image_config, unused=_head_keys(image_config))
-    config = backbone.config
-    # The thousand ImageNet labels would otherwise stand in every saved configuration, beside the genres.
-    config.num_labels = 2
-    # Set by the outer model: else the backbone would be built in another type than its surroundings.
-    config.dtype = None
-    hidden_size = measure_width(backbone, feature_extractor, window_samples)
-    model = SpectrogramCNNForAudioClassification(
-        SpectrogramCNNConfig(backbone_config=config, hidden_size=hidden_size, **head)
-    )
-    model.backbone.load_state_dict(backbone.state_dict(), strict=True)
-    return model.eval()
-
-
-def _head_keys(config: PreTrainedConfig) -> frozenset[str]:
-    """Return the names of the image classifier's tensors that are not its backbone's."""
     with torch.device("meta"):
-        full, base = AutoModelForImageClassification.from_config(config), AutoModel.from_config(config)
+        full = AutoModelForImageClassification.from_config(image_config, dtype=torch.float32)
+        base = AutoModel.from_config(image_config, dtype=torch.float32)
+    # Before anything is loaded or computed. This sees wrong sizes of images, though not empty outputs.
+    hidden_size = measure_width(base.eval(), feature_extractor, window_samples)
     prefix = f"{full.base_model_prefix}."
     inside = {key.removeprefix(prefix) for key in base.state_dict()}
-    return frozenset(key for key in full.state_dict() if key.removeprefix(prefix) not in inside)
+    head_keys = frozenset(key for key in full.state_dict() if key.removeprefix(prefix) not in inside)
+
+    backbone, _ = checkpoint.load_model(AutoModel, image_config, unused=head_keys)
+    # The thousand ImageNet labels would otherwise stand in every saved configuration, beside the genres.
+    backbone.config.num_labels = 2
+    # Set by the outer model: else the backbone would be built in another type than its surroundings.
+    backbone.config.dtype = None
+    config = SpectrogramCNNConfig(backbone_config=backbone.config, hidden_size=hidden_size, **head)
+    model = SpectrogramCNNForAudioClassification(config)
+    model.backbone.load_state_dict(backbone.state_dict(), strict=True)
+    return model.eval()
 
 
 def measure_width(backbone: PreTrainedModel, feature_extractor, window_samples: int) -> int:
@@ -88,11 +85,11 @@ def measure_width(backbone: PreTrainedModel, feature_extractor, window_samples: 
     spectrogram = _make_example(feature_extractor, window_samples)
     try:
         with torch.no_grad():
-            return pool_spectrograms(backbone, spectrogram).shape[1]
+            return pool_spectrograms(backbone, spectrogram.to(backbone.device)).shape[1]
     except (ValueError, RuntimeError, AssertionError, TypeError) as error:
         _, channels, bins, frames = spectrogram.shape
         raise UserError(
-            f"{type(backbone).__name__} does not take spectrograms of {channels} x {bins} bins x {frames} frames "
+            f"{backbone.config.model_type} does not take spectrograms of {channels} x {bins} bins x {frames} frames "
             f"({str(error).strip()}). Choose a convolutional model (ConvNeXt, ResNet, MobileNet, VGG ...): a vision "
             "transformer wants images of one size. For a very small spectrogram, take more bins or a shorter hop."
         ) from error

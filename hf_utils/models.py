@@ -133,11 +133,9 @@ def _load_cnn(
     else:
         _keep_head(config, options)
         model, head_loaded = checkpoint.load_model(AutoModelForAudioClassification, config)
-        width = measure_width(model.backbone, feature_extractor, window_samples)
-        if width != config.hidden_size:
-            raise UserError(
-                f"hidden_size in the config.json is {config.hidden_size}, but the backbone puts out {width}"
-            )
+    width = measure_width(model.backbone, feature_extractor, window_samples)
+    if width != model.config.hidden_size:
+        raise UserError(f"hidden_size in the config.json is {config.hidden_size}, but the backbone puts out {width}")
     model.config.window_seconds = window_samples / feature_extractor.sampling_rate
     return model, feature_extractor, head_loaded
 

@@ -161,5 +161,15 @@ SAVERS = {
     "bert": save_bert,
 }
 
+_SAVED: dict[str, Path] = {}
+
+
+def saved(name: str, tmp_path_factory) -> Path:
+    """Return the folder of a tiny model, written once per test run; tests read it and never write to it."""
+    if name not in _SAVED:
+        _SAVED[name] = SAVERS[name](tmp_path_factory.mktemp("tiny") / name)
+    return _SAVED[name]
+
+
 if __name__ == "__main__":
     SAVERS[sys.argv[1]](Path(sys.argv[2]))
