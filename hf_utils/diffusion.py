@@ -78,7 +78,7 @@ class DiffusionGenerator:
     def __init__(self, name: str, revision: str | None, sampling: Sampling, dtype: torch.dtype, device: torch.device):
         from diffusers import DiffusionPipeline
 
-        pipeline = DiffusionPipeline.from_pretrained(name, revision=revision, torch_dtype=dtype)
+        pipeline = DiffusionPipeline.from_pretrained(name, revision=revision, dtype=dtype)
         self._pipeline = pipeline.to(device)
         self._pipeline.set_progress_bar_config(disable=True)
         self.sample_rate = _sample_rate(self._pipeline)

@@ -5,7 +5,6 @@ one whose config.json says `musicgen` is MusicGen in transformers.
 """
 
 import dataclasses
-import hashlib
 import json
 import logging
 import re
@@ -14,13 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from huggingface_hub.errors import HfHubHTTPError
-from transformers import AutoConfig
-from transformers.utils import cached_file
-from transformers.utils.hub import extract_commit_hash
 
 from hf_utils import diffusion, musicgen
 from hf_utils.errors import UserError
+from hf_utils.revisions import find_file, resolve_revision
 from hf_utils.sampling import NonFiniteError, Sampling
 
 logger = logging.getLogger(__name__)
@@ -74,39 +70,14 @@ def identify_checkpoint(name: str, revision: str | None) -> Checkpoint:
     Raises:
         UserError: it cannot be found, or is no music generator that is supported, with the reason.
     """
-    try:
-        index = cached_file(name, "model_index.json", revision=revision, _raise_exceptions_for_missing_entries=False)
-        if index:
-            kind = json.loads(Path(index).read_text(encoding="utf-8"))["_class_name"]
-            diffusion.find_pipeline_class(kind)
-        else:
-            config = AutoConfig.from_pretrained(name, revision=revision)
-            index = cached_file(name, "config.json", revision=revision)
-            kind = config.model_type
-            musicgen.check_config(config, name)
-    except (OSError, HfHubHTTPError, KeyError) as error:
-        raise UserError(
-            f"Cannot load the generator {name!r}: {error}\nIf it was meant to be a local folder, it has neither a "
-            "config.json nor a model_index.json."
-        ) from error
-    except ValueError as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"Cannot load the generator {name!r}: {error}") from error
-    is_local = Path(name).is_dir()
-    commit = _digest_folder(Path(name)) if is_local else extract_commit_hash(index, None)
-    return Checkpoint(name, kind, commit or revision or "main")
-
-
-def _digest_folder(folder: Path) -> str:
-    """Return a digest of all files: a folder has no commit, and other weights under one name make other music."""
-    digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
-        digest.update(f"{path.relative_to(folder)} {path.stat().st_size}\n".encode())
-        with path.open("rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()[:16]
+    index = find_file(name, revision, "model_index.json")
+    if index is not None:
+        kind = json.loads(Path(index).read_text(encoding="utf-8")).get("_class_name")
+        diffusion.find_pipeline_class(str(kind))
+        return Checkpoint(name, kind, resolve_revision(name, revision, "model_index.json"))
+    commit = resolve_revision(name, revision, "config.json")
+    config = musicgen.read_config(name, None if Path(name).is_dir() else commit)
+    return Checkpoint(name, config.model_type, commit)
 
 
 def plan_sampling(checkpoint: Checkpoint, **options) -> Sampling:
@@ -116,9 +87,15 @@ def plan_sampling(checkpoint: Checkpoint, **options) -> Sampling:
         UserError: the clip is too long, or an option means nothing to this generator.
     """
     if checkpoint.kind == "musicgen":
-        config = AutoConfig.from_pretrained(checkpoint.name, revision=checkpoint.hub_revision)
+        config = musicgen.read_config(checkpoint.name, checkpoint.hub_revision)
         return musicgen.plan_sampling(config, **options)
     return diffusion.plan_sampling(checkpoint.kind, **options)
+
+
+def native_rate(checkpoint: Checkpoint) -> int:
+    """Return the sampling rate in Hz that a MusicGen works at, without loading its weights."""
+    config = musicgen.read_config(checkpoint.name, checkpoint.hub_revision)
+    return config.audio_encoder.sampling_rate
 
 
 def load_generator(checkpoint: Checkpoint, sampling: Sampling, dtype: str, device: torch.device):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import transformers
-from transformers import AutoModelForTextToWaveform, AutoProcessor, LogitsProcessor, LogitsProcessorList
+from transformers import AutoConfig, AutoModelForTextToWaveform, AutoProcessor, LogitsProcessor, LogitsProcessorList
 
 from hf_utils.errors import UserError
 from hf_utils.sampling import NonFiniteError, Sampling, expect_finite
@@ -21,8 +21,14 @@ MAX_SECONDS = 30.0
 GUIDANCE_SCALE, TOP_K, TEMPERATURE = 3.0, 250, 1.0
 
 
-def check_config(config, name: str) -> None:
-    """Raise UserError unless `config` is that of a MusicGen."""
+def read_config(name: str, revision: str | None):
+    """Return the configuration of a MusicGen. Raises UserError for another model."""
+    # A warning about the pad token, which is one past the codebook by design.
+    transformers.logging.get_logger("transformers.configuration_utils").setLevel("ERROR")
+    try:
+        config = AutoConfig.from_pretrained(name, revision=revision)
+    except (OSError, ValueError) as error:
+        raise UserError(f"Cannot load the generator {name!r}: {error}") from error
     if config.model_type == "musicgen_melody":
         raise UserError(
             f"{name} is a MusicGen Melody, which wants a melody: use musicgen-small, -medium, -large or -stereo-*"
@@ -31,6 +37,7 @@ def check_config(config, name: str) -> None:
         raise UserError(
             f"{name} is a {config.model_type}, expected a MusicGen or a text-to-audio pipeline of diffusers"
         )
+    return config
 
 
 def plan_sampling(
@@ -76,8 +83,6 @@ class MusicgenGenerator:
     """
 
     def __init__(self, name: str, revision: str | None, sampling: Sampling, dtype: torch.dtype, device: torch.device):
-        # A harmless warning about the pad token, which is one past the codebook by design.
-        transformers.logging.get_logger("transformers.generation.configuration_utils").setLevel("ERROR")
         self._processor = AutoProcessor.from_pretrained(name, revision=revision)
         model = AutoModelForTextToWaveform.from_pretrained(
             name, revision=revision, dtype=dtype, attn_implementation={"decoder": "sdpa"}

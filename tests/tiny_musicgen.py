@@ -68,12 +68,15 @@ def save_tiny_musicgen(folder: Path, *, stereo: bool = False) -> str:
     with torch.no_grad():
         # Codebooks start as zeros: without this, every code would decode to one and the same sound.
         for layer in model.audio_encoder.quantizer.layers:
-            layer.codebook.embed.normal_(std=100)
+            layer.codebook.embed.normal_()
             layer.codebook.embed_avg.copy_(layer.codebook.embed)
         # Random biases would be all that one hears.
-        for name, parameter in model.audio_encoder.decoder.named_parameters():
+        for name, parameter in model.audio_encoder.named_parameters():
             if "bias" in name:
                 parameter.zero_()
+        # Noise of 0.1 comes out of the encoder at 0.0007, and codes of 1 out of the decoder as near silence.
+        model.audio_encoder.encoder.layers[-1].conv.parametrizations.weight.original0.mul_(1400)
+        model.audio_encoder.decoder.layers[0].conv.parametrizations.weight.original0.mul_(100)
         # A random network's logits are nearly flat; larger weights make the text matter.
         for parameter in model.decoder.parameters():
             parameter.mul_(4)

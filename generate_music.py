@@ -1,0 +1,117 @@
+"""Generate music per genre, as training data for a genre classifier: exact numbers, provenance on every clip.
+
+    accelerate launch generate_music.py configs/generate/musicgen_small.yaml --clips_per_genre 80
+    accelerate launch generate_music.py --model_name_or_path facebook/musicgen-medium --genres blues jazz
+    python generate_music.py configs/generate/musicgen_small.yaml --preview 3
+    python generate_music.py configs/generate/musicgen_small.yaml --report laion/larger_clap_music
+
+A run that was stopped goes on when its command is given again, under any number of processes, and gives the same
+clips.
+"""
+
+import logging
+import sys
+
+import torch
+from accelerate import PartialState
+
+from hf_utils.continuation import load_training_clips
+from hf_utils.generation_arguments import GenerationArguments
+from hf_utils.generation_plan import describe_cost, describe_prompts, folder_config, library_versions, make_recipe
+from hf_utils.generators import load_generator
+from hf_utils.launch import expect_processes, run_script, setup_logging
+from hf_utils.parsing import parse_arguments
+from hf_utils.recipes import Recipe
+from hf_utils.shards import Shards, open_shards
+from hf_utils.synthesis import BatchError, BatchMaker
+from hf_utils.synthetic_dataset import create_repository, replace_duplicates, upload_folder, write_batches, write_card
+
+logger = logging.getLogger("generate_music")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Do what the command line asks for; return the exit code, 1 if clips are missing that were to be made here."""
+    description, _, examples = __doc__.partition("\n\n")
+    (args,) = parse_arguments((GenerationArguments,), argv, description=description, examples=examples)
+    # With `cpu` unset, every process of torchrun on a machine without a GPU believes it is alone.
+    state = PartialState(cpu=not torch.cuda.is_available())
+    setup_logging(state.is_main_process)
+    logger.setLevel(logging.INFO if state.is_main_process else logging.ERROR)
+    expect_processes(state.num_processes)
+    recipe = make_recipe(args, state.device)
+    if args.preview is not None:
+        if state.is_main_process:
+            print(f"{describe_prompts(recipe, args.preview)}\n\n{describe_cost(recipe)}")
+        return 0
+    shards = open_shards(args.output_dir, folder_config(recipe, args, state.device), {"train": recipe.num_batches})
+    if args.push_to_hub and state.is_main_process:
+        create_repository(args.push_to_hub)
+    is_last = state.is_main_process
+    if not shards.finished:
+        try:
+            is_last = generate_dataset(args, recipe, shards, state)
+        except BatchError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+    if is_last:
+        publish(args, recipe, shards, state.device)
+    return 0
+
+
+def generate_dataset(args: GenerationArguments, recipe: Recipe, shards: Shards, state: PartialState) -> bool:
+    """Make this process's share of the batches; return whether it was the last one, which finishes the folder.
+
+    Nobody waits for anybody: a share follows from the numbers of the batches, and whoever sees all of them there
+    finishes. Two that do so at the same moment write the same.
+
+    Raises:
+        BatchError: batches failed. All others are written.
+    """
+    part = args.shard_index * state.num_processes + state.process_index
+    batches = shards.missing(part, args.num_shards * state.num_processes)
+    logger.info("%s", describe_cost(recipe))
+    logger.info("%d of %d batches are there already.", recipe.num_batches - len(shards.missing()), recipe.num_batches)
+    maker = load_maker(args, recipe, state.device)
+    write_batches(shards, recipe, maker, batches, show_progress=state.is_main_process)
+    if missing := shards.missing():
+        logger.info(
+            "%d batches are not there yet: other processes make them, and the last one finishes.", len(missing)
+        )
+        return False
+    if replaced := replace_duplicates(shards, recipe, maker):
+        print(f"{replaced} clips repeated one of another batch and were made again.")
+    write_card(shards, recipe, args.push_to_hub)
+    print(f"Finished: {shards.folder}")
+    return True
+
+
+def load_maker(args: GenerationArguments, recipe: Recipe, device: torch.device) -> BatchMaker:
+    """Load the generator and what scores its clips."""
+    generator = load_generator(recipe.checkpoint, recipe.sampling, recipe.dtype, device)
+    scorers = []
+    if args.clap_model is not None or args.score_with is not None:
+        # Classifiers and their metrics take seconds to import, and most runs score nothing.
+        from hf_utils.clap import ClapEmbedder
+        from hf_utils.clip_scores import ClapScorer, ClassifierScorer
+    if args.clap_model is not None:
+        spoken = [recipe.prompts[genre].spoken for genre in recipe.genres]
+        scorers.append(ClapScorer(ClapEmbedder(args.clap_model, None, device), recipe.genres, spoken))
+    if args.score_with is not None:
+        scorers.append(ClassifierScorer(args.score_with, recipe.genres, device))
+    return BatchMaker(recipe, generator, library_versions(recipe), scorers)
+
+
+def publish(args: GenerationArguments, recipe: Recipe, shards: Shards, device: torch.device) -> None:
+    """Compare a finished dataset with real clips and upload it, as far as asked for."""
+    if args.report is not None:
+        from hf_utils.synthesis_report import write_report  # as above
+
+        real = load_training_clips(args, recipe.sample_rate)
+        rate, seed = recipe.sample_rate, args.seed
+        print(write_report(shards.folder, recipe.genres, real, args.report, device, sample_rate=rate, seed=seed))
+    if args.push_to_hub:
+        print(f"Uploaded: {upload_folder(shards.folder, args.push_to_hub)}")
+
+
+if __name__ == "__main__":
+    run_script(main)
