@@ -18,15 +18,16 @@ from pathlib import Path
 
 from hf_utils.config_files import write_config
 from hf_utils.errors import UserError
+from hf_utils.output_files import file_stem, write_atomically
 from hf_utils.report_runs import CELL_FILE
 from hf_utils.study_cells import SCRIPT, Cell, make_cells, read_configs
 from hf_utils.study_costs import describe_costs
 from hf_utils.study_file import Preparation, Study, read_study
-from hf_utils.study_runs import last_lines, report_line, run_logged, wait_for_lock
+from hf_utils.study_runs import failure_lines, report_line, run_logged, wait_for_lock
 from hf_utils.study_state import CHANGED, FINISHED, LOG_FILE, RUNNING, find_state, lock_log, read_state
 
 FAILED = "failed"
-_LINES_OF_A_FAILURE = 5
+_DONE_FILE = "done.txt"
 
 
 def run_study(study: Study) -> int:
@@ -52,24 +53,31 @@ def run_study(study: Study) -> int:
 
 def _prepare(study: Study, preparation: Preparation) -> bool:
     """Make a dataset folder unless it is finished; return whether it is."""
-    if _is_prepared(preparation):
+    if _is_prepared(study, preparation):
         return True
-    folder = study.output_dir / "prepare" / preparation.folder.name
+    folder = _preparation_log(study, preparation)
     title = f"prepare {preparation.folder}"
     with wait_for_lock(folder, title) as log:
-        if _is_prepared(preparation):
+        if _is_prepared(study, preparation):
             return True
         report_line(title)
         code = run_logged(preparation.command, folder, log, title)
-    if code == 0 and _is_prepared(preparation):
-        return True
-    reason = f"exit code {code}" if code else f"{preparation.folder} holds no README.md, which is written last"
-    _report_failure(title, reason, folder)
+        if code == 0 and preparation.folder.is_dir():
+            write_atomically(folder / _DONE_FILE, shlex.join(preparation.command))
+            return True
+    _report_failure(title, f"exit code {code}" if code else f"there is no {preparation.folder}", folder)
     return False
 
 
-def _is_prepared(preparation: Preparation) -> bool:
-    return (preparation.folder / "README.md").is_file()
+def _is_prepared(study: Study, preparation: Preparation) -> bool:
+    """Whether the folder has the card that our scripts write last, or this study's command made it."""
+    done = _preparation_log(study, preparation) / _DONE_FILE
+    by_study = done.is_file() and done.read_text(encoding="utf-8") == shlex.join(preparation.command)
+    return (preparation.folder / "README.md").is_file() or (by_study and preparation.folder.is_dir())
+
+
+def _preparation_log(study: Study, preparation: Preparation) -> Path:
+    return study.output_dir / "prepare" / file_stem(str(preparation.folder))
 
 
 def _run_cell(cell: Cell, config: dict, defaults: dict, title: str, *, wait: bool) -> str:
@@ -96,8 +104,8 @@ def _run_cell(cell: Cell, config: dict, defaults: dict, title: str, *, wait: boo
 
 
 def _report_failure(title: str, reason: str, folder: Path) -> None:
-    lines = last_lines(folder, _LINES_OF_A_FAILURE).replace("\n", "\n    ")
-    report_line(f"{title}  FAILED: {reason}. The end of {folder / LOG_FILE}:\n    {lines}")
+    lines = failure_lines(folder).replace("\n", "\n    ")
+    report_line(f"{title}  FAILED: {reason}. From {folder / LOG_FILE}:\n    {lines}")
 
 
 def describe_study(study: Study) -> str:
@@ -107,7 +115,7 @@ def describe_study(study: Study) -> str:
     states = [find_state(cell.folder, config, defaults) for cell, config in zip(cells, configs, strict=True)]
     lines = []
     for item in study.prepare:
-        lines.append(f"prepare {item.folder}: {'finished' if _is_prepared(item) else shlex.join(item.command)}")
+        lines.append(f"prepare {item.folder}: {'finished' if _is_prepared(study, item) else shlex.join(item.command)}")
     for cell, (state, details) in zip(cells, states, strict=True):
         lines.append(f"{cell.folder.relative_to(study.output_dir)}: {state}{f' ({details})' if details else ''}")
         if state != FINISHED:
@@ -120,7 +128,7 @@ def print_commands(study: Study) -> None:
     cells = make_cells(study)
     configs, defaults = read_configs(cells)
     for item in study.prepare:
-        if not _is_prepared(item):
+        if not _is_prepared(study, item):
             print(f"first: {shlex.join(item.command)}", file=sys.stderr)
     for cell, config in zip(cells, configs, strict=True):
         state, details = find_state(cell.folder, config, defaults)

@@ -18,7 +18,8 @@ _PROGRAMS = {
 }
 _POLL_SECONDS = 0.2
 _PATIENCE_SECONDS = 20
-_TAIL_BYTES = 4000
+_TAIL_BYTES = 16_000
+_LINES_OF_A_FAILURE = 5
 
 
 def run_logged(command: Sequence[str], folder: Path, log: BinaryIO, title: str) -> int:
@@ -62,10 +63,14 @@ def last_line(folder: Path) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
-def last_lines(folder: Path, count: int) -> str:
-    """Return the last lines of the log in `folder`, without the earlier states of progress bars."""
+def failure_lines(folder: Path) -> str:
+    """Return what the log in `folder` says of a failure: our message to the user if there is one, else its end."""
     lines = [line.rsplit("\r", 1)[-1] for line in _read_tail(folder).split("\n")]
-    return "\n".join([line for line in lines if line.strip()][-count:])
+    lines = [line for line in lines if line.strip()]
+    # After our message the launcher adds a traceback of its own.
+    messages = [index for index, line in enumerate(lines) if line.startswith("error: ")]
+    shown = lines[messages[-1] :] if messages else lines[-_LINES_OF_A_FAILURE:]
+    return "\n".join(shown[:_LINES_OF_A_FAILURE])
 
 
 def report_line(text: str) -> None:

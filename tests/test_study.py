@@ -167,16 +167,21 @@ def test_dry_run_shows_states_commands_and_only_known_costs(project, capsys):
 
 
 def test_data_is_prepared_once_and_a_failure_is_told(project, capsys):
-    make = "from pathlib import Path; p = Path('data/noisy'); p.mkdir(parents=True); (p / 'README.md').touch()"
+    make = "from pathlib import Path; Path('data/noisy').mkdir(parents=True)"
     command = shlex.join(["python", "-c", make])
     write_study(project, prepare=[{"folder": "data/noisy", "command": command}])
     assert study.main(["study.yaml", "--dry_run"]) == 0
     assert f"prepare data/noisy: {command}" in capsys.readouterr().out
     assert study.main(["study.yaml"]) == 0
     assert study.main(["study.yaml"]) == 0  # a second `mkdir` would fail
+    # Made by hand, with the card that is written last.
+    (project / "data/own").mkdir()
+    (project / "data/own/README.md").touch()
+    write_study(project, prepare=[{"folder": "data/own", "command": "python -c exit(1)"}])
+    assert study.main(["study.yaml"]) == 0
     write_study(project, prepare=[{"folder": "data/other", "command": "python -c 1"}])
     assert study.main(["study.yaml"]) == 1
-    assert "data/other holds no README.md" in capsys.readouterr().out
+    assert "there is no data/other" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -270,7 +275,13 @@ def test_an_interrupted_study_ends_its_run_and_continues(project):
 def test_progress_bars_count_as_their_last_state(tmp_path):
     (tmp_path / "log.txt").write_bytes(b"epoch 1\n 10%|#\r 50%|##\r100%|###\nsaved\n\n")
     assert study_runs.last_line(tmp_path) == "saved"
-    assert study_runs.last_lines(tmp_path, 2) == "100%|###\nsaved"
+    assert study_runs.failure_lines(tmp_path) == "epoch 1\n100%|###\nsaved"
+
+
+def test_our_own_message_is_found_above_the_launchers_traceback(tmp_path):
+    trace = "\n".join(f"  File {index}" for index in range(20))
+    (tmp_path / "log.txt").write_text(f"reading\nerror: no such dataset\nTraceback:\n{trace}\n")
+    assert study_runs.failure_lines(tmp_path).startswith("error: no such dataset\nTraceback:\n")
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "configs" / "study").glob("*.yaml")), ids=lambda file: file.stem)
