@@ -93,4 +93,4 @@ def _rejection_text(num_clips: int, reasons: Counter) -> str:
     if not reasons:
         return f"None: all {num_clips} clips passed the checks at the first attempt."
     listing = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
-    return f"{reasons.total()} clips were rejected and made again: {listing}. {num_clips} were kept."
+    return f"Rejected and made again: {listing}. All {num_clips} clips that were kept passed."
