@@ -1,5 +1,6 @@
 """Running the commands of a study: output to a log, one line on the terminal, nothing left behind when interrupted."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -67,10 +68,11 @@ def failure_lines(folder: Path) -> str:
     """Return what the log in `folder` says of a failure: our message to the user if there is one, else its end."""
     lines = [line.rsplit("\r", 1)[-1] for line in _read_tail(folder).split("\n")]
     lines = [line for line in lines if line.strip()]
-    # After our message the launcher adds a traceback of its own.
     messages = [index for index, line in enumerate(lines) if line.startswith("error: ")]
-    shown = lines[messages[-1] :] if messages else lines[-_LINES_OF_A_FAILURE:]
-    return "\n".join(shown[:_LINES_OF_A_FAILURE])
+    if not messages:
+        return "\n".join(lines[-_LINES_OF_A_FAILURE:])
+    # After our message the launcher adds a traceback of its own.
+    return "\n".join(itertools.takewhile(lambda line: not line.startswith("Traceback"), lines[messages[-1] :]))
 
 
 def report_line(text: str) -> None:

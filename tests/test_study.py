@@ -280,8 +280,8 @@ def test_progress_bars_count_as_their_last_state(tmp_path):
 
 def test_our_own_message_is_found_above_the_launchers_traceback(tmp_path):
     trace = "\n".join(f"  File {index}" for index in range(20))
-    (tmp_path / "log.txt").write_text(f"reading\nerror: no such dataset\nTraceback:\n{trace}\n")
-    assert study_runs.failure_lines(tmp_path).startswith("error: no such dataset\nTraceback:\n")
+    (tmp_path / "log.txt").write_text(f"reading\nerror: no such dataset\n  at all\nTraceback (most\n{trace}\n")
+    assert study_runs.failure_lines(tmp_path) == "error: no such dataset\n  at all"
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "configs" / "study").glob("*.yaml")), ids=lambda file: file.stem)
