@@ -3,6 +3,7 @@
 N tracks, W windows, K genres.
 """
 
+import dataclasses
 import logging
 from pathlib import Path
 
@@ -79,7 +80,7 @@ class GenreTrainer(Trainer):
     def evaluate_set(self, windows, name: str) -> EvaluatedSet:
         """Return the scores and the per-track probabilities of one set; under several processes, on every one."""
         self.predict(windows, metric_key_prefix=name)
-        return self._evaluated
+        return dataclasses.replace(self._evaluated, name=name)
 
     def evaluation_loop(self, dataloader, *args, **kwargs):
         """As the stock loop; remembers whose windows it scores, since `compute_metrics` is not told."""
@@ -153,8 +154,7 @@ def write_tensorboard_summary(
     scores = {f"final/{e.name}_{key}": e.scores["track"][key] for e in evaluations for key in ("accuracy", "roc_auc")}
     with SummaryWriter(folder) as writer:
         for evaluated in evaluations:
-            figure = confusion_figure(evaluated.labels, evaluated.predictions, genres, evaluated.name)
-            picture = figure_to_array(figure)
+            picture = figure_to_array(confusion_figure(evaluated, genres))
             writer.add_image(f"confusion/{evaluated.name}", picture, dataformats="HWC")
         plain = {key: value for key, value in options.items() if isinstance(value, (bool, int, float, str))}
         writer.add_hparams(plain, scores, run_name=".")

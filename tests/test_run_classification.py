@@ -1,0 +1,177 @@
+"""The script from end to end on tiny models: as users start it, and by its `main` where only the outcome counts."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny_models
+import yaml
+
+import run_classification
+from hf_utils.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = ["--window_seconds", "0.5", "--dataloader_num_workers", "0", "--num_proc", "1", "--use_cpu"]
+SAVERS = {"ast": tiny_models.save_ast, "hubert": tiny_models.save_hubert, "convnext": tiny_models.save_convnext}
+
+
+def run_script(*arguments, launcher=(sys.executable,), cwd=ROOT) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [*launcher, str(ROOT / "run_classification.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=300)
+
+
+def read_results(folder: Path) -> dict:
+    return json.loads((folder / "results.json").read_text())
+
+
+def read_rows(path: Path) -> list[dict]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def music(tmp_path_factory) -> Path:
+    """Three genres of ten tones each, enough for a stratified split."""
+    from conftest import GENRE_TONES_HZ, write_tone
+
+    folder = tmp_path_factory.mktemp("music") / "genres"
+    for index, (genre, hz) in enumerate(GENRE_TONES_HZ.items()):
+        for track in range(10):
+            path = folder / genre / f"{genre}-{track}.wav"
+            write_tone(path, hz * (1 + 0.01 * track), 0.9 + 0.1 * (track % 3), seed=100 * index + track)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory) -> dict[str, Path]:
+    return {name: save(tmp_path_factory.mktemp("models") / name) for name, save in SAVERS.items()}
+
+
+@pytest.fixture(scope="module")
+def run(music, checkpoints, tmp_path_factory) -> Path:
+    """A finished run of the spectrogram CNN, started as a user does."""
+    output_dir = tmp_path_factory.mktemp("runs") / "convnext"
+    done = run_script(
+        *("--model_name_or_path", checkpoints["convnext"], "--dataset_name", music, "--output_dir", output_dir),
+        *("--num_train_epochs", 2, "--learning_rate", 1e-2, "--num_mel_bins", 32, "--n_fft", 512, "--hop_length", 256),
+        *TINY,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "validation" in done.stdout and "test" in done.stdout
+    return output_dir
+
+
+def test_a_run_leaves_what_the_report_and_the_reader_need(run):
+    results = read_results(run)
+    assert results["complete"] and results["genres"] == ["blues", "hiphop", "rock"] and not results["demo"]
+    assert results["protocol"]["name"] == "stratified"
+    assert results["model"]["parameters"]["trainable"] == results["model"]["parameters"]["total"] > 0
+    for name in ("validation", "test"):
+        rows = read_rows(run / f"predictions_{name}.csv")
+        assert len(rows) == len({row["track_id"] for row in rows}) == results["evaluations"][name]["num_tracks"] == 3
+        share = sum(row["label"] == row["prediction"] for row in rows) / len(rows)
+        assert results["evaluations"][name]["track"]["accuracy"] == pytest.approx(share)
+        assert (run / f"confusion_{name}.png").stat().st_size > 1000
+    assert yaml.safe_load((run / "config.yaml").read_text())["learning_rate"] == 1e-2
+    assert list((run / "tensorboard").rglob("events*"))
+    card = (run / "README.md").read_text()
+    assert "stratified" in card and "--learning_rate" in card
+    assert {"model.safetensors", "config.json", "preprocessor_config.json"} <= {p.name for p in run.iterdir()}
+
+
+def test_a_checkpoint_is_evaluated_on_the_split_it_was_trained_with(run, music, tmp_path, capsys):
+    again = tmp_path / "again"
+    run_classification.main(["--model_name_or_path", str(run), "--do_eval", "--output_dir", str(again), *TINY])
+    assert read_results(again)["evaluations"]["test"]["track"] == read_results(run)["evaluations"]["test"]["track"]
+    with pytest.raises(UserError, match="training tracks would be among the test tracks"):
+        run_classification.main(
+            ["--model_name_or_path", str(run), "--do_eval", "--split_seed", "3", "--output_dir", str(tmp_path / "x")]
+        )
+
+
+def test_two_processes_give_the_numbers_of_one_and_count_every_track_once(run, tmp_path):
+    """The test split has 3 tracks, and an odd number of windows over both sets."""
+    evaluations = []
+    launchers = {
+        "one": (sys.executable,),
+        "two": (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"),
+    }
+    for name, launcher in launchers.items():
+        arguments = ["--model_name_or_path", run, "--do_eval", "--output_dir", tmp_path / name, *TINY]
+        done = run_script(*arguments, "--per_device_eval_batch_size", 2, launcher=launcher)
+        assert done.returncode == 0, done.stderr
+        evaluations.append(read_results(tmp_path / name)["evaluations"])
+        rows = [read_rows(tmp_path / name / f"predictions_{split}.csv") for split in ("validation", "test")]
+        assert [len({row["track_id"] for row in part}) for part in rows] == [len(part) for part in rows] == [3, 3]
+    for split in ("validation", "test"):
+        for key, value in evaluations[0][split]["track"].items():
+            assert evaluations[1][split]["track"][key] == pytest.approx(value, abs=1e-6), key
+
+
+@pytest.mark.parametrize("family", ["ast", "hubert"])
+def test_audio_checkpoints_train_from_yaml_and_flags(family, music, checkpoints, tmp_path):
+    config = tmp_path / "options.yaml"
+    config.write_text(f"model_name_or_path: {checkpoints[family]}\nmax_steps: 2\nsave_strategy: 'no'\n")
+    output_dir = tmp_path / "run"
+    run_classification.main(
+        [str(config), "--dataset_name", str(music), "--output_dir", str(output_dir), "--eval_strategy", "no"]
+        + [
+            "--load_best_model_at_end",
+            "false",
+            "--class_weights",
+            "balanced",
+            "--label_smoothing_factor",
+            "0.1",
+            *TINY,
+        ]
+    )
+    assert read_results(output_dir)["evaluations"]["test"]["num_tracks"] == 3
+
+
+def test_files_of_any_kind_are_tagged_and_bad_ones_listed(run, music, tmp_path):
+    folder = tmp_path / "My Music"
+    (folder / "deep").mkdir(parents=True)
+    wav = next(music.rglob("*.wav"))
+    (folder / "deep" / "a, song.wav").write_bytes(wav.read_bytes())
+    (folder / "broken.mp3").write_bytes(b"no music")
+    done = run_script(
+        *("--model_name_or_path", run, "--do_predict", "--predict_path", folder, "--per_window"),
+        *("--output_dir", tmp_path / "tags"),
+    )
+    assert done.returncode == 1 and "broken.mp3" in done.stdout
+    (row,) = read_rows(tmp_path / "tags" / "predictions.csv")
+    probabilities = [float(row[genre]) for genre in ("blues", "hiphop", "rock")]
+    assert sum(probabilities) == pytest.approx(1, abs=1e-4)
+    assert list((tmp_path / "tags").rglob("timeline/**/*.csv"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--evaluation_strategy", "epoch"], ["evaluation_strategy", "eval_strategy"]),
+        (["--learning_rat", "0.1"], ["learning_rat", "learning_rate"]),
+        (["--dataset_name", "marsyas/gtzan"], ["sanchit-gandhi/gtzan"]),
+        (["--dataset_name", "./nowhere"], ["nowhere"]),
+    ],
+)
+def test_a_users_mistake_is_one_message(arguments, words, checkpoints, tmp_path):
+    with pytest.raises(UserError) as error:
+        model = ["--model_name_or_path", str(checkpoints["ast"]), "--output_dir", str(tmp_path / "run")]
+        run_classification.main([*model, *arguments])
+    assert all(word in str(error.value) for word in words)
+
+
+def test_a_mistake_prints_no_traceback():
+    done = run_script("--model_name_or_path", "runs/none", "--do_predict", "--predict_path", "nowhere")
+    assert done.returncode == 2 and "nowhere" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_an_earlier_run_is_not_overwritten_unasked(run, music, checkpoints):
+    arguments = ["--model_name_or_path", str(checkpoints["convnext"]), "--dataset_name", str(music)]
+    with pytest.raises(UserError, match="overwrite"):
+        run_classification.main([*arguments, "--output_dir", str(run)])
