@@ -33,8 +33,8 @@ def report_figure(rows: Sequence[Mapping], name: str):
             )
             spread = [row[f"{column}_sd"] for row in rows] if key == "mmd" else None
             values = [row[column] for row in rows]
-            if key == "rms_db":
-                # Levels below full scale: a dot at its height, for a bar from 0 dB down would show quiet as much.
+            if key.endswith("_db"):
+                # 0 dB is the top of a scale without a bottom: a bar would show how little there is.
                 axes.plot(places + offset, values, "o", color=colour, label=label)
             else:
                 axes.bar(places + offset, values, 0.38, yerr=spread, color=colour, label=label, capsize=2)
