@@ -20,12 +20,12 @@ def describe_costs(cells: Sequence[Cell], states: Sequence[str]) -> list[str]:
             continue
         seconds = [value for value in map(_run_seconds, finished) if value is not None]
         if seconds:
-            hours = missing * sum(seconds) / len(seconds) / 3600
-            sizes = [_folder_gigabytes(folder) for folder in finished]
-            disk = missing * sum(sizes) / len(sizes)
+            minutes = missing * sum(seconds) / len(seconds) / 60
+            time = f"{minutes / 60:.1f} h" if minutes >= 60 else f"{minutes:.1f} min"
+            megabytes = missing * sum(map(_folder_megabytes, finished)) / len(finished)
             lines.append(
-                f"{model}: {missing} to do, about {hours:.2f} h and {disk:.2f} GB, as its {len(finished)} finished "
-                "took on this or another machine"
+                f"{model}: {missing} to do, about {time} of work and {megabytes:,.0f} MB, as its {len(finished)} "
+                "finished took, wherever they ran; starting up comes on top"
             )
         else:
             lines.append(f"{model}: {missing} to do; time and disk unknown, for no run of it is finished yet")
@@ -37,5 +37,5 @@ def _run_seconds(folder: Path) -> float | None:
     return sum(seconds.values()) if seconds else None
 
 
-def _folder_gigabytes(folder: Path) -> float:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e9
+def _folder_megabytes(folder: Path) -> float:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6

@@ -163,7 +163,7 @@ def test_dry_run_shows_states_commands_and_only_known_costs(project, capsys):
     write_study(project)
     assert study.main(["study.yaml", "--dry_run"]) == 0
     # Two runs at half an hour each, as the finished ones took.
-    assert "2 to do, about 1.00 h" in capsys.readouterr().out
+    assert "2 to do, about 1.0 h of work" in capsys.readouterr().out
 
 
 def test_data_is_prepared_once_and_a_failure_is_told(project, capsys):
