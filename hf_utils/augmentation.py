@@ -19,6 +19,7 @@ import numpy as np
 
 from hf_utils.applied_transforms import watch_transforms
 from hf_utils.config_files import read_config
+from hf_utils.disclosure import show_source
 from hf_utils.errors import UserError
 from hf_utils.recordings import digest_recordings
 from hf_utils.seeding import derive_seed
@@ -60,7 +61,10 @@ class Augmentation:
         self._applied: list[dict[str, Any]] = []
         self._chain = Compose(build_transforms(spec, where, noise_folder), p=1.0)
         files = watch_transforms(self._chain, self._applied)
-        self.config = {"transforms": spec, **({"recordings": digest_recordings(files)} if files else {})}
+        self.config = {
+            "transforms": _hide_folders(spec),
+            **({"recordings": digest_recordings(files)} if files else {}),
+        }
 
     def __call__(self, samples: np.ndarray, sample_rate: int, seed: int) -> AugmentedClip:
         """Transform mono float32 samples (T,) at their real rate in Hz.
@@ -78,7 +82,7 @@ class Augmentation:
         with _seeded(seed), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".* had to be resampled")
             changed = self._chain(samples.copy(), sample_rate)
-        return _bring_to_full_scale(changed, [*self._applied])
+        return bring_to_full_scale(changed, [*self._applied])
 
     def for_windows(self, sample_rate: int) -> Callable[[np.ndarray, int], np.ndarray]:
         """Return `transform(samples, seed) -> samples` for the training windows of a model at `sample_rate` Hz."""
@@ -88,7 +92,8 @@ class Augmentation:
         return self(samples, sample_rate, derive_seed(seed, "augmentation")).samples
 
 
-def _bring_to_full_scale(samples: np.ndarray, applied: list[dict]) -> AugmentedClip:
+def bring_to_full_scale(samples: np.ndarray, applied: list[dict]) -> AugmentedClip:
+    """Return samples after the transforms `applied`, scaled as a whole where their peak is above full scale."""
     magnitude = np.abs(samples)
     peak = float(magnitude.max())
     if not math.isfinite(peak):
@@ -115,6 +120,15 @@ def _seeded(seed: int) -> Iterator[None]:
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)
+
+
+def _hide_folders(spec: Any) -> Any:
+    """Return a copy of `spec` with absolute folders reduced to their last part: it is published with the clips."""
+    if isinstance(spec, Mapping):
+        return {key: _hide_folders(value) for key, value in spec.items()}
+    if isinstance(spec, list):
+        return [_hide_folders(item) for item in spec]
+    return show_source(spec) if isinstance(spec, str) else spec
 
 
 def read_augmentation(path: str | Path, noise_folder: str | None = None) -> Augmentation:

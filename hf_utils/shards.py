@@ -41,6 +41,7 @@ class Shards:
     Attributes:
         folder: the dataset folder.
         paths: the file of each shard.
+        splits: the split of each shard.
     """
 
     def __init__(self, folder: Path, shards_per_split: Mapping[str, int]):
@@ -50,6 +51,7 @@ class Shards:
             for split, count in shards_per_split.items()
             for index in range(count)
         ]
+        self.splits = [split for split, count in shards_per_split.items() for _ in range(count)]
 
     @property
     def finished(self) -> bool:
@@ -85,14 +87,14 @@ class Shards:
             while group := list(islice(rows, ROWS_PER_GROUP)):
                 writer.write_table(pa.Table.from_pylist(group, schema=schema))
 
-    def read(self, columns: list[str]) -> pa.Table:
-        """Return some columns of all shards, in order, for counts and the card; `audio` is better left out.
+    def read(self, columns: list[str], split: str | None = None) -> pa.Table:
+        """Return columns of all shards, or those of one split, in order; `audio` is better left out.
 
         Raises:
             UserError: a shard is no whole Parquet file, as after a copy that broke off.
         """
         tables = []
-        for path in self.paths:
+        for path in (p for p, name in zip(self.paths, self.splits, strict=True) if split in (None, name)):
             try:
                 tables.append(pq.read_table(path, columns=columns))
             except pa.ArrowInvalid as error:

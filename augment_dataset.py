@@ -1,0 +1,154 @@
+"""Write noisy or otherwise altered copies of a dataset's clips, as a dataset to train or to test on.
+
+    python augment_dataset.py configs/augment/awgn_10db.yaml --output_dir data/gtzan-awgn10 --num_proc 4
+    python augment_dataset.py configs/augment/codec.yaml --dataset_name path/to/genres --preview 5
+    python augment_dataset.py configs/corruptions.yaml --splits test --output_dir data/gtzan-c --push_to_hub me/gtzan-c
+    python augment_dataset.py configs/augment/mild.yaml --num_shards 3 --shard_index 0      # one of three machines
+
+Only training clips are copied unless --splits says otherwise. A run that was stopped goes on when its command is given
+again, under any number of processes, and writes the same files.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from hf_utils.augment_arguments import AugmentationArguments, flag_augmentation
+from hf_utils.augmentation import read_augmentation
+from hf_utils.augmentation_card import describe_augmented
+from hf_utils.augmentation_preview import write_preview
+from hf_utils.config_files import read_config
+from hf_utils.copies import Copy, CopyPlan
+from hf_utils.corpus import load_split_clips
+from hf_utils.corruptions import Corruption, read_corruptions
+from hf_utils.disclosure import show_source
+from hf_utils.hub import create_dataset_repository, upload_dataset
+from hf_utils.launch import run_script, setup_logging
+from hf_utils.parsing import parse_arguments
+from hf_utils.shard_workers import write_shards
+from hf_utils.shards import Shards, open_shards
+from hf_utils.splits import describe_splits, read_protocol, select_split
+
+DEFAULT_SEED = 42
+# What changes samples or bytes.
+_PACKAGES = ("audiomentations", "fast-mp3-augment", "numpy", "pyarrow", "python-stretch", "scipy", "soundfile", "soxr")
+
+logger = logging.getLogger(__name__)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Do what the command line asks for; return the exit code."""
+    description, _, examples = __doc__.partition("\n\n")
+    argv = flag_augmentation(sys.argv[1:] if argv is None else argv)
+    (args,) = parse_arguments((AugmentationArguments,), argv, description=description, examples=examples)
+    setup_logging(is_main_process=True)
+    copies = read_copies(args)
+    clips = load_split_clips(args)
+    logger.info("%s", describe_splits(clips))
+    plan = plan_copies(args, clips, copies)
+    if args.preview is not None:
+        folder = Path(f"{args.output_dir}-preview")
+        pictures = write_preview(plan, folder, args.preview, args.sampling_rate)
+        print("\n".join(["Before and after, as FLAC files beside their pictures:", *map(str, pictures)]))
+        return 0
+    config = describe_config(args, plan)
+    shards = open_shards(args.output_dir, config, plan.shards_per_split)
+    if args.push_to_hub:
+        create_dataset_repository(args.push_to_hub, private=args.hub_private_repo)
+    if shards.finished or make_dataset(args, plan, shards, config):
+        publish(args, shards)
+    return 0
+
+
+def read_copies(args: AugmentationArguments) -> list[Copy]:
+    """Return the ways of copying that the augmentation file and the options ask for. Raises UserError for mistakes."""
+    originals = [Copy(None)] if args.include_original else []
+    if args.has_kinds():
+        corruptions = read_corruptions(args.augmentation, args.noise_folder)
+        return [*originals, *(Copy(corruption.name, corruption) for corruption in corruptions)]
+    augmentation = read_augmentation(args.augmentation, args.noise_folder)
+    seed = DEFAULT_SEED if args.seed is None else args.seed
+    name = Path(args.augmentation).stem
+    return [*originals, *(Copy(name, augmentation, seed, number) for number in range(args.copies))]
+
+
+def plan_copies(args: AugmentationArguments, clips: datasets.Dataset, copies: list[Copy]) -> CopyPlan:
+    """Return the plan of the new dataset. Raises UserError for a split without clips."""
+    for split in args.splits:
+        select_split(clips, split)
+    return CopyPlan(clips, args.splits, copies, shard_size=args.shard_size, sampling_rate=args.sampling_rate)
+
+
+def describe_config(args: AugmentationArguments, plan: CopyPlan) -> dict[str, Any]:
+    """Return everything that the clips depend on, and nothing that they do not, for config.json and the card."""
+    rows = sorted({row for shard in plan.shards for row, _ in shard})
+    chosen = plan.clips.select_columns(["track_id", "label", "split"]).select(rows)
+    tracks = sorted(zip(chosen["track_id"], chosen["label"], chosen["split"], strict=True))
+    seeds = {copy.seed for copy in plan.copies} - {None}
+    return {
+        "dataset": show_source(args.dataset_name),
+        "dataset_config_name": args.dataset_config_name,
+        "dataset_revision": args.dataset_revision,
+        "protocol": read_protocol(plan.clips),
+        "splits": args.splits,
+        "clips": len(rows),
+        "tracks_sha256": hashlib.sha256(json.dumps(tracks).encode()).hexdigest(),
+        "augmentation": Path(args.augmentation).stem,
+        "copies": args.copies,
+        "include_original": args.include_original,
+        "sampling_rate": args.sampling_rate,
+        "seed": seeds.pop() if seeds else None,
+        "shard_size": args.shard_size,
+        **_describe_transforms(plan.copies),
+        "versions": {name: _version(name) for name in _PACKAGES},
+    }
+
+
+def _describe_transforms(copies: list[Copy]) -> dict[str, Any]:
+    """Return `transforms`, and `recordings` where there are any; of corruptions, `kinds` with those of each."""
+    chains = {copy.name: copy.transform for copy in copies if copy.name}
+    if all(isinstance(chain, Corruption) for chain in chains.values()):
+        return {"kinds": {name: chain.augmentation.config for name, chain in chains.items()}}
+    return next(iter(chains.values())).config
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None  # one that only some transforms need
+
+
+def make_dataset(args: AugmentationArguments, plan: CopyPlan, shards: Shards, config: dict[str, Any]) -> bool:
+    """Make this machine's share of the missing shards; return whether all are there, and the card is written."""
+    total = len(shards.paths)
+    logger.info("%d of %d shards are there already.", total - len(shards.missing()), total)
+    mine = shards.missing(args.shard_index, args.num_shards)
+    write_shards(plan, shards, mine, num_proc=args.num_proc, skip_bad_audio=args.on_bad_audio == "skip")
+    if missing := shards.missing():
+        print(
+            f"{len(missing)} of {total} shards are not there yet: other machines make them, and the last one finishes "
+            "the folder. Without --num_shards this command makes them all."
+        )
+        return False
+    description = read_config(args.augmentation).get("description")
+    name = args.push_to_hub or show_source(str(shards.folder))
+    shards.finish(describe_augmented(plan, shards, config, description, name))
+    return True
+
+
+def publish(args: AugmentationArguments, shards: Shards) -> None:
+    """Say where the finished dataset is, and upload it if asked to."""
+    print(f"Finished: {shards.folder}, {sum(path.stat().st_size for path in shards.paths) / 1e6:.0f} MB")
+    if args.push_to_hub:
+        print(f"Uploaded: {upload_dataset(shards.folder, args.push_to_hub, 'Upload augmented clips')}")
+
+
+if __name__ == "__main__":
+    run_script(main)

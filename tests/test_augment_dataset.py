@@ -1,0 +1,286 @@
+"""The whole script: same bytes however it runs or dies, right columns, refusals, and what other parts make of it."""
+
+import csv
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+
+import datasets
+import numpy as np
+import pytest
+import soundfile
+
+import augment_dataset
+from hf_utils.audio import decode, from_pcm16, to_pcm16
+from hf_utils.copies import CopyPlan
+from hf_utils.corruptions import read_corruptions
+from hf_utils.data import load_clips
+from hf_utils.errors import UserError
+from hf_utils.leaks import check_leaks
+
+AWGN = "transforms:\n  - AddGaussianSNR: {min_snr_db: 10, max_snr_db: 10, p: 1.0}\n"
+MIX = """transforms:
+  - Shift: {p: 0.5}
+  - OneOf:
+      transforms:
+        - TimeStretch: {min_rate: 0.9, max_rate: 1.1, p: 1.0}
+        - PitchShift: {min_semitones: -1, max_semitones: 1, p: 1.0}
+        - Mp3Compression: {p: 1.0}
+  - AddColorNoise: {p: 0.5}
+"""
+KINDS = """kinds:
+  white_noise:
+    20_db: [AddGaussianSNR: {min_snr_db: 20, max_snr_db: 20, p: 1.0}]
+    0_db: [AddGaussianSNR: {min_snr_db: 0, max_snr_db: 0, p: 1.0}]
+  quieter:
+    6_db: [Gain: {min_gain_db: -6, max_gain_db: -6, p: 1.0}]
+"""
+
+
+@pytest.fixture
+def run(tmp_path, genre_folder):
+    """Run the script on the clips of `genre_folder` into `tmp_path / name`; return that folder."""
+
+    def run(name, text, *options, dataset=genre_folder):
+        path = tmp_path / "own.yaml"
+        path.write_text(text)
+        common = [str(path), "--dataset_name", str(dataset), "--output_dir", str(tmp_path / name), "--shard_size", "2"]
+        assert augment_dataset.main([*common, *map(str, options)]) == 0
+        return tmp_path / name
+
+    return run
+
+
+def contents(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def read_rows(folder, split="train"):
+    files = {split: [str(path) for path in sorted(folder.glob(f"data/{split}-*.parquet"))]}
+    loaded = datasets.load_dataset("parquet", data_files=files, split=split)
+    return loaded.cast_column("audio", datasets.Audio(decode=False)).to_list()
+
+
+def test_bytes_do_not_depend_on_the_number_of_processes(run):
+    one = contents(run("one", MIX, "--num_proc", 1, "--copies", 2))
+    assert len(one) > 5
+    for num_proc in (2, 4):
+        other = contents(run(f"with{num_proc}", MIX, "--num_proc", num_proc, "--copies", 2))
+        other["README.md"] = other["README.md"].replace(f"with{num_proc}".encode(), b"one")
+        assert other == one
+
+
+def test_clips_do_not_depend_on_the_order_of_the_source_nor_on_shards_and_copies(run, tmp_path, genre_folder):
+    rows = {row["track_id"]: row for row in read_rows(run("in_order", MIX))}
+    shuffled = tmp_path / "shuffled.csv"
+    paths = sorted(genre_folder.rglob("*.wav"))
+    random.Random(3).shuffle(paths)
+    with open(shuffled, "w", newline="") as file:
+        csv.writer(file).writerows([["path", "label"], *([path, path.parent.name] for path in paths)])
+    others = {
+        r["track_id"]: r for r in read_rows(run("other", MIX, "--shard_size", 3, "--copies", 2, dataset=shuffled))
+    }
+    assert set(rows) < set(others)
+    for track_id, row in rows.items():
+        assert others[track_id]["audio"] == row["audio"] and others[track_id]["transforms"] == row["transforms"]
+    other_seed = {row["track_id"]: row for row in read_rows(run("seed", MIX, "--seed", 7))}
+    assert all(other_seed[track_id]["audio"] != row["audio"] for track_id, row in rows.items())
+
+
+def test_columns_tell_what_was_done_and_the_audio_agrees(run, genre_folder):
+    rows = read_rows(run("noisy", AWGN, "--copies", 2))
+    clips = {clip["track_id"]: clip for clip in load_clips(str(genre_folder))}
+    assert len({row["track_id"] for row in rows}) == len(rows) == 12
+    for row in rows:
+        parent = clips[row["parent_id"]]
+        assert row["track_id"] == f"{row['parent_id']}+own-{row['copy']}"
+        assert (row["origin"], row["augmentation"], row["label"]) == ("noisy", "own", parent["label"])
+        [note] = json.loads(row["transforms"])
+        assert note["transform"] == "AddGaussianSNR" and note["noise_std"] > 0
+        music, rate = decode(parent["audio"]["path"])
+        noisy, noisy_rate = decode(row["audio"]["bytes"])
+        assert (noisy.size, noisy_rate) == (music.size, rate)
+        noise = noisy.astype(np.float64) / row["gain"] - music
+        by_hand_db = 10 * np.log10(np.mean(music.astype(np.float64) ** 2) / np.mean(noise**2))
+        assert row["snr_db"] == pytest.approx(10, abs=1e-3)
+        assert row["measured_snr_db"] == pytest.approx(by_hand_db, abs=0.02)
+        assert by_hand_db == pytest.approx(10, abs=0.1)
+    assert rows[0]["audio"] != rows[1]["audio"] and rows[0]["seed"] != rows[1]["seed"]
+
+
+def test_dataset_loads_and_can_be_trained_on(run, genre_folder, tmp_path):
+    folder = run("noisy", AWGN)
+    loaded = datasets.load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
+    assert set(loaded) == {"train"} and isinstance(loaded["train"].features["audio"], datasets.Audio)
+    assert loaded["train"].features["label"].names == ["blues", "hiphop", "rock"]
+    plan = [row["parent_id"] for row in read_rows(folder)]
+    noisy = load_clips(str(folder), genres=["blues", "hiphop", "rock"])
+    assert noisy["parent_id"] == plan and set(noisy["origin"]) == {"noisy"}
+    clips = load_clips(str(genre_folder))
+    held_out = clips.filter(lambda track_id: track_id not in plan, input_columns="track_id")
+    assert len(held_out) == 6  # only training clips were copied
+    check_leaks({"train": noisy, "test": held_out})
+    with pytest.raises(UserError, match="copy of the track"):
+        check_leaks({"train": noisy, "test": clips})
+    card = (folder / "README.md").read_text()
+    assert "| all genres | 6 |" in card and "AddGaussianSNR" in card and str(tmp_path) not in card
+
+
+def test_originals_and_another_rate(run):
+    rows = read_rows(run("both", AWGN, "--include_original", "--sampling_rate", 8000))
+    originals = [row for row in rows if row["origin"] == "real"]
+    assert len(originals) == len(rows) / 2
+    for row in originals:
+        assert (row["parent_id"], row["augmentation"], row["seed"], row["gain"]) == (None, None, None, 1.0)
+        assert decode(row["audio"]["bytes"])[1] == 8000
+
+
+def test_corruptions_are_splits_of_their_own_and_the_same_as_on_the_fly(run, genre_folder, tmp_path):
+    folder = run("c", KINDS, "--splits", "test", "--include_original")
+    names = ["white_noise_20_db", "white_noise_0_db", "quieter_6_db"]
+    clips = {clip["track_id"]: clip for clip in load_clips(str(genre_folder))}
+    for corruption in read_corruptions(tmp_path / "own.yaml"):
+        rows = read_rows(folder, f"test_{corruption.name}")
+        assert len(rows) == 3
+        for row in rows:
+            live = corruption(*decode(clips[row["parent_id"]]["audio"]["path"]), row["parent_id"])
+            assert np.array_equal(decode(row["audio"]["bytes"])[0], from_pcm16(to_pcm16(live.samples)))
+    for name in ("clean", *names):
+        loaded = datasets.load_dataset(str(folder), name, cache_dir=str(tmp_path / "cache"))
+        assert {split: len(part) for split, part in loaded.items()} == {"test": 3}
+    assert len(datasets.load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))["test"]) == 9
+
+
+def test_machines_share_the_work_and_the_last_one_finishes(run, capsys):
+    whole = contents(run("whole", AWGN))
+    folder = run("parts", AWGN, "--num_shards", 2, "--shard_index", 1)
+    assert not (folder / "README.md").exists()
+    assert "2 of 3 shards are not there yet" in capsys.readouterr().out
+    with pytest.raises(UserError, match="unfinished"):
+        load_clips(str(folder))
+    run("parts", AWGN, "--num_shards", 2, "--shard_index", 0)
+    parts = contents(folder)
+    parts["README.md"] = parts["README.md"].replace(b"parts", b"whole")
+    assert parts == whole
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    run("parts", AWGN)  # finished: nothing is written again
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_other_options_are_refused_with_the_difference(run):
+    before = contents(run("noisy", AWGN))
+    with pytest.raises(UserError, match="seed: 42 in the folder, 7 now"):
+        run("noisy", AWGN, "--seed", 7)
+    with pytest.raises(UserError, match='min_snr_db": 10.*min_snr_db": 5'):
+        run("noisy", AWGN.replace("min_snr_db: 10", "min_snr_db: 5"))
+    with pytest.raises(UserError, match="tracks_sha256"):
+        run("noisy", AWGN, "--split_seed", 1)
+    assert contents(run("noisy", AWGN, "--num_proc", 2)) == before
+
+
+@pytest.mark.parametrize("num_proc", [1, 2])
+def test_unusable_clips_are_all_named_and_the_other_shards_stay(run, genre_folder, caplog, num_proc):
+    kept = sorted({row["parent_id"] for row in read_rows(run("good", AWGN))})
+    bad = [kept[0], kept[3]]
+    (genre_folder / bad[0].split(".")[0] / f"{bad[0]}.wav").write_bytes(b"no audio")
+    soundfile.write(genre_folder / bad[1].split(".")[0] / f"{bad[1]}.wav", np.zeros(16000), 16000)
+    with pytest.raises(UserError) as caught:
+        run("bad", AWGN, "--num_proc", num_proc)
+    assert "2 clips cannot be used" in str(caught.value) and "The 2 shards" in str(caught.value)
+    assert f"{bad[0]}: undecodable" in str(caught.value) and f"{bad[1]}: silent" in str(caught.value)
+    folder = genre_folder.parent / "bad"
+    assert [path.name for path in (folder / "data").iterdir()] == ["train-00002-of-00003.parquet"]
+    run("bad", AWGN, "--num_proc", num_proc, "--on_bad_audio", "skip")
+    assert {row["parent_id"] for row in read_rows(folder)} == set(kept) - set(bad)
+    assert "Left out" in caplog.text and "cannot be used | 2 |" in (folder / "README.md").read_text()
+
+
+def test_death_of_a_worker_is_said(run, monkeypatch):
+    monkeypatch.setattr(CopyPlan, "make_rows", lambda *_: os._exit(1))
+    with pytest.raises(UserError, match="a process was killed, perhaps for lack of memory"):
+        run("dead", AWGN, "--num_proc", 2)
+
+
+def test_killed_run_goes_on_and_ends_with_the_same_files(run, tmp_path):
+    options = ("--copies", 3, "--shard_size", 1, "--num_proc")
+    whole = contents(run("whole", MIX, *options, 1))
+    context, moments = multiprocessing.get_context("fork"), random.Random(1)
+    for num_proc, shards_before_death in ((1, 2), (2, 6), (1, 10)):
+        process = context.Process(target=run, args=("killed", MIX, *options, num_proc))
+        process.start()
+        while process.is_alive() and len(list(tmp_path.glob("killed/data/train-*"))) < shards_before_death:
+            time.sleep(0.001)
+        time.sleep(moments.uniform(0, 0.02))  # in the middle of a shard
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL and not (tmp_path / "killed" / "README.md").exists()
+    killed = contents(run("killed", MIX, *options, 2))
+    killed["README.md"] = killed["README.md"].replace(b"killed", b"whole")
+    assert killed == whole
+
+
+def test_preview_writes_clips_and_pictures_and_no_dataset(run, tmp_path, capsys):
+    folder = run("looked", MIX, "--preview", 2)
+    assert not folder.exists()
+    files = sorted(path.name for path in (tmp_path / "looked-preview").iterdir())
+    assert [name.partition("-0.")[2] for name in files] == ["after.flac", "before.flac", "png"] * 2
+    assert (tmp_path / "looked-preview" / files[2]).read_bytes().startswith(b"\x89PNG")
+    assert "png" in capsys.readouterr().out
+
+
+def test_upload_is_prepared_before_the_work_and_done_after(run, monkeypatch):
+    import huggingface_hub
+
+    calls = []
+
+    class Api:
+        def create_repo(self, repo_id, **options):
+            calls.append(("create", repo_id, options["private"]))
+
+        def upload_folder(self, *, folder_path, repo_id, **options):
+            calls.append(("upload", repo_id, (folder_path / "README.md").is_file()))
+            return type("Commit", (), {"repo_url": "https://hub/me/noisy"})
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    folder = run("pushed", AWGN, "--push_to_hub", "me/noisy", "--hub_private_repo")
+    assert calls == [("create", "me/noisy", True), ("upload", "me/noisy", True)]
+    assert 'load_dataset("me/noisy")' in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        (AWGN, ["--splits", "dev"], "splits is dev, expected one or more of train validation test"),
+        (AWGN, ["--num_shards", "2", "--shard_index", "2"], "shard_index is 2, expected less than num_shards, 2"),
+        (AWGN, ["--hub_private_repo"], "hub_private_repo is given, but not push_to_hub"),
+        (AWGN.replace("p: 1.0", "q: 1.0"), [], "there is no parameter 'q'"),
+        (
+            KINDS,
+            ["--seed", "3"],
+            "seed is 3, but .*own.yaml has kinds of corruptions, which are the same for everybody",
+        ),
+        (KINDS, ["--copies", "3"], "leave copies out"),
+        ("seed: 3\n", [], "name a YAML file with transforms"),
+    ],
+)
+def test_mistake_in_the_options(run, text, options, message):
+    with pytest.raises(UserError, match=message):
+        run("x", text, *options)
+
+
+def test_two_files_of_transforms_are_refused_and_other_files_hold_options(run, tmp_path):
+    other = tmp_path / "other.yaml"
+    other.write_text(KINDS)
+    with pytest.raises(UserError, match="both describe transforms"):
+        run("x", AWGN, other)
+    other.write_text("copies: 2\n")
+    assert len(read_rows(run("y", AWGN, other))) == 12
+
+
+def test_target_that_cannot_be_written(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="choose another folder"):
+        run("file/x", AWGN)
