@@ -27,6 +27,7 @@ from hf_utils.past_runs import adopt_data_options
 from hf_utils.prediction import predict_files
 from hf_utils.results import EvaluatedSet, format_scores, write_results
 from hf_utils.splits import describe_splits, read_protocol
+from hf_utils.stages import expand_stages
 from hf_utils.training import GenreTrainer, balanced_class_weights, write_tensorboard_summary
 from hf_utils.windows import EvaluationWindows, TrainingWindows, hop_samples_for
 
@@ -50,17 +51,22 @@ def main(argv: list[str] | None = None) -> int:
     expect_processes(training_args.world_size)
     if not training_args.do_train:
         data_args = adopt_data_options(data_args, model_args.model_name_or_path)
+    arguments = model_args, data_args, training_args
     if training_args.do_train or training_args.do_eval:
-        run_experiment(model_args, data_args, training_args)
-    if training_args.do_predict:
+        for stage in expand_stages(arguments):
+            run_experiment(*stage, config=merged_config(arguments))
+    if training_args.do_predict and training_args.process_index == 0:
         return run_prediction(model_args, data_args, training_args)
     return 0
 
 
 def run_experiment(
-    model_args: ModelArguments, data_args: DataArguments, training_args: ClassificationTrainingArguments
+    model_args: ModelArguments, data_args: DataArguments, training_args: ClassificationTrainingArguments, config: dict
 ) -> None:
-    """Train if asked to, evaluate every set, and write what the run says of its model."""
+    """Train if asked to, evaluate every set, and write what the run says of its model.
+
+    `config` is the merged configuration of the whole run, saved for whoever repeats it.
+    """
     started = time.time()
     set_seed(training_args.seed)
     with training_args.main_process_first(desc="reading the dataset"):
@@ -107,7 +113,7 @@ def run_experiment(
         "seconds": {"data": decoded - started, "training": trained - decoded, "evaluation": time.time() - trained},
     }
     if trainer.is_world_process_zero():
-        write_run(corpus, evaluations, facts, (model_args, data_args, training_args))
+        write_run(corpus, evaluations, facts, model_args, training_args, config)
 
 
 def load_model(model_args: ModelArguments, data_args: DataArguments, training_args, genres: list[str] | None):
@@ -171,10 +177,11 @@ def train(trainer: GenreTrainer, training_args: ClassificationTrainingArguments)
     trainer.save_state()
 
 
-def write_run(corpus: Corpus, evaluations: list[EvaluatedSet], facts: dict, arguments) -> None:
+def write_run(
+    corpus: Corpus, evaluations: list[EvaluatedSet], facts: dict, model_args, training_args, config: dict
+) -> None:
     """Write results.json, predictions, pictures, TensorBoard summary, configuration and card; print the scores."""
-    model_args, data_args, training_args = arguments
-    output_dir, config = Path(training_args.output_dir), merged_config(arguments)
+    output_dir = Path(training_args.output_dir)
     results = write_results(
         output_dir,
         genres=corpus.genres,

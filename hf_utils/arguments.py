@@ -105,6 +105,12 @@ class DataArguments(SourceArguments):
         "What to train on; real is the training split of --dataset_name. A:0.5 takes half of A, drawn per genre.",
         metavar="SOURCE[:FRACTION]",
     )
+    train_filter: str | None = _mix(
+        None,
+        "Which clips of made datasets to train on, by their columns, such as 'clap_genre == label and "
+        "classifier_score > 0.2'. Real clips are kept. (default: all)",
+        metavar="EXPRESSION",
+    )
     eval_datasets: list[str] | None = _mix(
         None, "Further sets to evaluate, beside validation and test, by name. (default: none)", metavar="NAME=SOURCE"
     )

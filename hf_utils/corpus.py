@@ -7,6 +7,7 @@ from collections import Counter
 import datasets
 
 from hf_utils.arguments import DataArguments
+from hf_utils.clip_filter import filter_clips
 from hf_utils.data import genre_names, load_clips
 from hf_utils.demo_data import is_demo
 from hf_utils.errors import UserError
@@ -70,11 +71,12 @@ def decode_corpus(
         decoded = decode_clips(source, sample_rate, cache_dir=args.waveform_cache_dir, num_proc=args.num_proc)
         return drop_problems(decoded, args.on_bad_audio)
 
-    def load_and_decode(source: str) -> datasets.Dataset:
-        return decode(load_clips(source, genres=genres, token=token))
+    def load_and_decode(source: str, expression: str | None = None) -> datasets.Dataset:
+        clips = load_clips(source, genres=genres, token=token)
+        return decode(clips if expression is None else filter_clips(clips, expression, source))
 
     wanted = {"train", "validation", "test"} if train else {"validation", "test"}
-    tracks = decode(clips.filter(lambda split: split in wanted, input_columns="split"))
+    tracks = decode(clips.select([row for row, split in enumerate(clips["split"]) if split in wanted]))
     splits = {name: select_split(tracks, name) for name in ("validation", "test")}
     named = {name: load_and_decode(source) for name, source in parse_eval_datasets(args.eval_datasets).items()}
     facts = {
@@ -99,7 +101,9 @@ def _mix(real: datasets.Dataset, args: DataArguments, load_and_decode, seed: int
         if source in ("real", args.dataset_name):
             fraction_real = fraction
         else:
-            extras.append((source, load_and_decode(source), fraction))
+            extras.append((source, load_and_decode(source, args.train_filter), fraction))
+    if args.train_filter and not extras:
+        raise UserError("train_filter chooses among made clips, but train_datasets names only the real ones")
     return mix_training(real, extras, real_fraction=fraction_real, seed=seed)
 
 

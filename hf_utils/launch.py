@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils.logging import disable_progress_bar
 
 from hf_utils.errors import UserError
 from hf_utils.options import is_secret
@@ -43,6 +44,11 @@ def setup_logging(is_main_process: bool) -> None:
     level = logging.INFO if is_main_process else logging.ERROR
     for name in ("hf_utils", "__main__", "run_classification"):
         logging.getLogger(name).setLevel(level)
+    # Tables of every new head, checked more strictly by our own loading, and a remark on how checkpoints are sorted.
+    for name in ("transformers.modeling_utils", "transformers.trainer_utils"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # A bar for each file of weights that is read or written.
+    disable_progress_bar()
 
 
 def expect_processes(num_processes: int) -> None:

@@ -133,6 +133,9 @@ class EpochLine(ProgressCallback):
         super().__init__()
         self._loss = float("nan")
 
+    def on_epoch_end(self, args, state, control, **kwargs):
+        control.should_log = True  # so that every epoch has its loss, however few its steps
+
     def on_log(self, args, state, control, logs=None, **kwargs):
         self._loss = (logs or {}).get("loss", self._loss)
 

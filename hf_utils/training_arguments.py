@@ -67,6 +67,13 @@ class ClassificationTrainingArguments(TrainingArguments):
         0.1, "Steps of rising learning rate; below 1 it is a share of all steps.", metavar="STEPS"
     )
     weight_decay: float = _training(0.0, "Weight decay of AdamW, on all but biases and norms.")
+    stages: list[dict] | None = option(
+        None,
+        "In a YAML file: a list of options that differ from stage to stage; each stage starts from the model of the "
+        "one before. (default: one stage)",
+        group="training",
+        yaml_only=True,
+    )
     per_device_train_batch_size: int = _training(8, "Windows per step and device.", metavar="WINDOWS")
     gradient_accumulation_steps: int = _training(1, "Batches per optimiser step.", metavar="BATCHES")
     label_smoothing_factor: float = _training(0.0, "Share of the label that is spread over all genres, 0 to 1.")

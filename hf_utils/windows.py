@@ -32,9 +32,9 @@ def _read_window(clip: Mapping, start: int, window_samples: int) -> np.ndarray:
 class TrainingWindows(torch.utils.data.Dataset):
     """One random window of every clip: `[i]` is `{"samples": float32 (T,), "label": int, "seed": int}`.
 
-    `seed` is a function of the run's seed, the epoch and the track alone. The start of the window comes from it, and so
-    must every later random choice about the window (augmentation, SpecAugment): then the same windows come out under
-    any number of data-loader workers and processes, and after a resume.
+    `seed` is a function of the run's seed, the epoch and the track alone. The start of the window comes from it, and
+    so must every later random choice about the window (augmentation, SpecAugment): then the same windows come out
+    under any number of data-loader workers and processes, and after a resume.
 
     `transform(samples, seed) -> samples`, if given, changes the window before its features are computed.
     """

@@ -12,14 +12,16 @@ from hf_utils.parsing import parse_arguments
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 CLASSES = (ModelArguments, DataArguments, ClassificationTrainingArguments)
-# Folders whose YAML files are read by something else than the options of run_classification.py.
-OTHER_READERS = {"accelerate", "augment", "generate", "models", "study", "search"}
+# YAML files that are read by something else than the options of run_classification.py.
+OTHER_READERS = {"accelerate", "augment", "corruptions.yaml", "generate", "models", "study", "search"}
 TRAINING = sorted(
     path.relative_to(CONFIGS)
     for path in CONFIGS.rglob("*.y*ml")
     if path.relative_to(CONFIGS).parts[0] not in OTHER_READERS
 )
 OVERLAYS = [path for path in TRAINING if path.parts[0] == "train"]
+TWO_STAGE = Path("train/two_stage.yaml")
+MIXES = [path for path in OVERLAYS if path != TWO_STAGE]
 RECIPES = [path for path in TRAINING if len(path.parts) == 1]
 
 
@@ -33,7 +35,7 @@ def in_empty_folder(tmp_path, monkeypatch):
 
 
 def test_the_lists_below_are_of_all_files():
-    assert len(RECIPES) == 4 and len(OVERLAYS) == 5 and len(TRAINING) == 9
+    assert len(RECIPES) == 4 and len(OVERLAYS) == 6 and len(TRAINING) == 10
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=str)
@@ -48,7 +50,7 @@ def test_a_recipe_is_complete_and_a_lab_note(recipe):
     assert f"run_classification.py configs/{recipe}" in text and "Hardware:" in text[: sections[0]]
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS, ids=str)
+@pytest.mark.parametrize("overlay", MIXES, ids=str)
 def test_an_overlay_goes_on_every_recipe_and_changes_only_the_mix(overlay):
     for recipe in RECIPES:
         parse(recipe, overlay)
@@ -57,7 +59,9 @@ def test_an_overlay_goes_on_every_recipe_and_changes_only_the_mix(overlay):
 
 
 def test_all_arms_of_the_study_have_the_same_budget():
-    configs = [read_config(CONFIGS / overlay) for overlay in OVERLAYS]
+    configs = [read_config(CONFIGS / overlay) for overlay in MIXES]
+    stages = read_config(CONFIGS / TWO_STAGE)["stages"]
+    assert sum(stage["max_steps"] for stage in stages) == configs[0]["max_steps"]
     mixes = [tuple(config.pop("train_datasets")) for config in configs]
     assert len(set(mixes)) == len(mixes)
     assert all(config == configs[0] for config in configs)

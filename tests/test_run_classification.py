@@ -99,7 +99,7 @@ def test_two_processes_give_the_numbers_of_one_and_count_every_track_once(run, t
     evaluations = []
     launchers = {
         "one": (sys.executable,),
-        "two": (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"),
+        "two": (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
     }
     for name, launcher in launchers.items():
         arguments = ["--model_name_or_path", run, "--do_eval", "--output_dir", tmp_path / name, *TINY]
@@ -175,3 +175,30 @@ def test_an_earlier_run_is_not_overwritten_unasked(run, music, checkpoints):
     arguments = ["--model_name_or_path", str(checkpoints["convnext"]), "--dataset_name", str(music)]
     with pytest.raises(UserError, match="overwrite"):
         run_classification.main([*arguments, "--output_dir", str(run)])
+
+
+def test_stages_start_from_the_model_before_and_continue_where_they_were(music, checkpoints, tmp_path):
+    config, output_dir = tmp_path / "stages.yaml", tmp_path / "run"
+    config.write_text(
+        "stages:\n  - {max_steps: 1, learning_rate: 1.0e-12}\n  - {max_steps: 2, label_smoothing_factor: 0.1}\n"
+    )
+    arguments = [str(config), "--model_name_or_path", str(checkpoints["ast"]), "--dataset_name", str(music), *TINY]
+    options = ["--save_strategy", "no", "--eval_strategy", "no", "--load_best_model_at_end", "false"]
+    run_classification.main([*arguments, *options, "--output_dir", str(output_dir)])
+    first, last = read_results(output_dir / "stage-1"), read_results(output_dir)
+    assert first["evaluations"] == {} and last["evaluations"]["test"]["num_tracks"] == 3
+    assert last["model"]["name"] == str(output_dir / "stage-1")
+    # The saved configuration is that of the whole run.
+    assert yaml.safe_load((output_dir / "config.yaml").read_text())["stages"][1]["max_steps"] == 2
+    before = (output_dir / "stage-1" / "results.json").stat().st_mtime_ns
+    run_classification.main(
+        [*arguments, *options, "--output_dir", str(output_dir), "--resume_from_checkpoint", "auto"]
+    )
+    assert (output_dir / "stage-1" / "results.json").stat().st_mtime_ns == before
+
+
+def test_a_stage_may_not_change_the_run(checkpoints, tmp_path):
+    config = tmp_path / "stages.yaml"
+    config.write_text("stages: [{seed: 3}]\n")
+    with pytest.raises(UserError, match="seed"):
+        run_classification.main([str(config), "--model_name_or_path", str(checkpoints["ast"]), "--use_cpu"])
