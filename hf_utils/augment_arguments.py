@@ -30,7 +30,7 @@ class AugmentationArguments(SourceArguments):
 
     augmentation: str | None = _copies(
         None,
-        "YAML file with transforms, or with kinds of corruptions; the flag may be left out. (required)",
+        "YAML file with transforms, or with kinds of corruptions; needed, but the flag is not. (default: none)",
         metavar="FILE",
     )
     noise_folder: str | None = _copies(
