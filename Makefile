@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env demo test lint format tensorboard clean
+.PHONY: help env demo study-demo test lint format tensorboard clean
 
 PYTHON ?= python3
 # pip installs uv, and uv the rest: it resolves and unpacks these packages several times as fast as pip.
@@ -14,6 +14,7 @@ LOGDIR ?= runs
 
 help:
 	@echo "make demo         environment, demo data, and the main job on it: offline, on the CPU, a few minutes"
+	@echo "make study-demo   a whole study on demo data and tiny models, and its report: offline, some ten minutes"
 	@echo "make test         environment and the whole test suite"
 	@echo "make lint         ruff: lint, imports and format, without changing anything"
 	@echo "make format       mend what ruff can mend"
@@ -31,7 +32,7 @@ env: .venv/.installed
 	@test -x $(RUN) || $(PYTHON) -m venv .venv
 	@$(RUN) -m pip install --quiet --disable-pip-version-check "uv==$(UV_VERSION)"
 	@index="$${PIP_INDEX_URL:-$$($(RUN) -m pip config get global.index-url 2>/dev/null)}"; \
-		export UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$${index:-https://pypi.org/simple}}"; \
+		if test -n "$$index"; then export UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$$index}"; fi; \
 		$(RUN) -m uv pip install --python $(RUN) --requirement requirements.txt
 	@touch $@
 
@@ -50,6 +51,12 @@ demo: env
 	@echo "  real music   .venv/bin/accelerate launch run_classification.py configs/ast.yaml"
 	@echo "               .venv/bin/accelerate launch run_classification.py --dataset_name path/to/genre_folders"
 
+study-demo: export HF_HUB_OFFLINE := 1
+study-demo: env
+	@$(RUN) -m hf_utils.study configs/study/demo.yaml
+	@$(RUN) -m hf_utils.report runs/study-demo --output runs/study-demo/report
+	@echo "The page: runs/study-demo/report/report.html (demo data: no number in it is a result)"
+
 test: export HF_HUB_OFFLINE := 1
 test: env
 	@$(RUN) -m pytest
@@ -66,4 +73,4 @@ tensorboard: env
 	@$(RUN) -m tensorboard.main --logdir "$(LOGDIR)"
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache data/demo runs/demo
+	rm -rf .venv .pytest_cache .ruff_cache data/demo runs/demo runs/study-demo

@@ -44,9 +44,10 @@ def setup_logging(is_main_process: bool) -> None:
     level = logging.INFO if is_main_process else logging.ERROR
     for name in ("hf_utils", "__main__", "run_classification"):
         logging.getLogger(name).setLevel(level)
-    # Tables of every new head, checked more strictly by our own loading, and a remark on how checkpoints are sorted.
-    for name in ("transformers.modeling_utils", "transformers.trainer_utils"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    # Tables of every new head, checked more strictly by our own loading; remarks on the order of checkpoints and on
+    # tensor parallelism, which is not used.
+    for name in ("modeling_utils", "trainer_utils", "distributed.tensor_parallel"):
+        logging.getLogger(f"transformers.{name}").setLevel(logging.ERROR)
     # A bar for each file of weights that is read or written.
     disable_progress_bar()
 
