@@ -1,0 +1,134 @@
+"""Model inputs: exact keys, masks that depend on the window's seed, statistics of the training split by hand."""
+
+import numpy as np
+import pytest
+import tiny_models
+import torch
+
+from hf_utils.data import load_clips
+from hf_utils.errors import UserError
+from hf_utils.features import (
+    SpecAugment,
+    WindowCollator,
+    fit_feature_stats,
+    make_spec_augment,
+    wants_training_stats,
+)
+from hf_utils.models import load_classifier, window_samples_for
+from hf_utils.waveforms import decode_clips, read_samples
+
+GENRES = ["blues", "hiphop", "rock"]
+SMALL = {"n_fft": 512, "hop_length": 256, "num_mel_bins": 32}
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
+    """(model, extractor) by family, for windows of 1 s."""
+
+    def load(name, **options):
+        return load_classifier(str(tiny_models.saved(name, tmp_path_factory)), GENRES, window_seconds=1.0, **options)
+
+    return {
+        "ast": load("ast"),
+        "hubert": load("hubert"),
+        "wav2vec2": load("wav2vec2"),
+        "convnext": load("convnext", spectrogram=SMALL),
+    }
+
+
+def make_windows(num_samples: int, seeds=(1, 2)) -> list[dict]:
+    noise = np.random.default_rng(0).normal(0, 0.1, (len(seeds), num_samples)).astype(np.float32)
+    return [{"samples": row, "label": i, "seed": seed} for i, (row, seed) in enumerate(zip(noise, seeds, strict=True))]
+
+
+@pytest.mark.parametrize("family", ["ast", "hubert", "wav2vec2", "convnext"])
+def test_inputs_are_the_main_input_and_the_labels(loaded, family):
+    """No attention mask: windows have one length, and AST takes none."""
+    model, extractor = loaded[family]
+    if family == "convnext":
+        extractor.mean, extractor.std = 0.0, 1.0
+    windows = make_windows(window_samples_for(model.config, extractor, 1.0))
+    batch = WindowCollator(extractor)(windows)
+    assert batch.keys() == {"input_values", "labels"}
+    assert batch["labels"].tolist() == [0, 1] and len(batch["input_values"]) == 2
+    assert model(**batch).logits.shape == (2, 3)
+
+
+@pytest.mark.parametrize("family", ["ast", "convnext"])
+def test_training_windows_are_masked_by_their_seed_and_evaluated_ones_never(loaded, family):
+    model, extractor = loaded[family]
+    if family == "convnext":
+        extractor.mean, extractor.std = 0.0, 1.0
+    window_samples = window_samples_for(model.config, extractor, 1.0)
+    masks = make_spec_augment(model.config, extractor, window_samples, time_seconds=0.3, frequency_bins=8)
+    plain = WindowCollator(extractor)(make_windows(window_samples))["input_values"]
+    state = torch.random.get_rng_state()
+    masked = WindowCollator(extractor, spec_augment=masks)(make_windows(window_samples))["input_values"]
+    assert torch.equal(state, torch.random.get_rng_state()), "the model's own randomness was disturbed"
+    again = WindowCollator(extractor, spec_augment=masks)(make_windows(window_samples)[::-1])["input_values"]
+    assert torch.equal(masked[0], again[1]) and torch.equal(masked[1], again[0])
+    hidden = (masked == 0) & (plain != 0)
+    assert hidden.any() and torch.equal(masked[~hidden], plain[~hidden])
+    # A mask is a band over the whole other axis.
+    frames = hidden[0] if family == "ast" else hidden[0, 0].T
+    assert frames.all(dim=0).sum() <= 8 and frames.all(dim=1).sum() <= 0.3 * len(frames) + 1
+    unseeded = make_windows(window_samples, seeds=(None, None))
+    assert torch.equal(WindowCollator(extractor, spec_augment=masks)(unseeded)["input_values"], plain)
+
+
+def test_masks_reach_every_place_and_width(loaded):
+    mask = SpecAugment(time_axis=0, frequency_axis=1, time_frames=4, frequency_bins=0)
+    hits, widths = torch.zeros(20), set()
+    for seed in range(300):
+        hidden = (mask(torch.ones(20, 6), seed) == 0).all(dim=1)
+        hits += hidden
+        widths.add(int(hidden.sum()))
+    assert widths == {0, 1, 2, 3} and (hits[1:-1] > 0).all()
+
+
+def test_masks_are_refused_where_there_is_no_spectrogram_or_nothing_would_be_left(loaded):
+    model, extractor = loaded["hubert"]
+    with pytest.raises(UserError, match="mask_time_prob"):
+        make_spec_augment(model.config, extractor, 16000, time_seconds=0.1, frequency_bins=0)
+    model, extractor = loaded["ast"]
+    with pytest.raises(UserError, match="spec_augment_freq_bins would mask 32 of 32"):
+        make_spec_augment(model.config, extractor, 16240, time_seconds=0, frequency_bins=32)
+    assert make_spec_augment(model.config, extractor, 16240, time_seconds=0, frequency_bins=0) is None
+
+
+@pytest.mark.parametrize("family", ["ast", "convnext"])
+def test_feature_statistics_are_those_of_all_training_windows(loaded, family, genre_folder):
+    model, extractor = loaded[family]
+    clips = decode_clips(load_clips(str(genre_folder)), extractor.sampling_rate)
+    window_samples = window_samples_for(model.config, extractor, 1.0)
+    fit_feature_stats(extractor, clips, window_samples)
+    values = []
+    extractor.do_normalize = False
+    for clip in clips:
+        samples = read_samples(clip)
+        starts = [*range(0, len(samples) - window_samples, window_samples), max(0, len(samples) - window_samples)]
+        for start in sorted(set(starts)):
+            window = np.resize(samples[start : start + window_samples], window_samples)
+            features = extractor([window], sampling_rate=extractor.sampling_rate, return_tensors="pt")
+            values.append(features["input_values"].double())
+    extractor.do_normalize = True
+    values = torch.cat(values)
+    assert extractor.mean == pytest.approx(values.mean().item(), abs=1e-4)
+    assert extractor.std == pytest.approx(values.std(correction=0).item(), abs=1e-4)
+
+
+def test_which_statistics_are_used(loaded, tmp_path_factory):
+    checkpoint = str(tiny_models.saved("convnext", tmp_path_factory))
+    _, new_cnn = load_classifier(checkpoint, GENRES, window_seconds=1.0, spectrogram=SMALL)
+    ast, hubert = loaded["ast"][1], loaded["hubert"][1]
+    assert wants_training_stats(new_cnn, "auto", do_train=True)
+    assert not wants_training_stats(ast, "auto", do_train=True)
+    assert wants_training_stats(ast, "train", do_train=True)
+    assert not wants_training_stats(hubert, "auto", do_train=True)
+    for extractor, option, do_train in (
+        (hubert, "train", True),
+        (new_cnn, "checkpoint", True),
+        (new_cnn, "auto", False),
+    ):
+        with pytest.raises(UserError, match="feature_stats"):
+            wants_training_stats(extractor, option, do_train=do_train)
