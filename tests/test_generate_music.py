@@ -15,14 +15,15 @@ import pytest
 import soundfile
 import torch
 from accelerate import PartialState
+from tiny_models import save_ast
 from tiny_musicgen import save_tiny_musicgen, save_tiny_stable_audio
 
 import generate_music
+import run_classification
 from hf_utils import audio
 from hf_utils.continuation import load_training_clips, make_parents
 from hf_utils.data import load_clips
 from hf_utils.errors import UserError
-from hf_utils.mixing import mix_training
 from hf_utils.source_arguments import SourceArguments
 from hf_utils.splits import assign_splits
 from hf_utils.synthesis import BatchError
@@ -87,17 +88,16 @@ def test_the_dataset_is_what_was_asked_for(finished):
     assert "cc-by-nc-4.0" in (finished / "README.md").read_text()
 
 
-def test_it_joins_real_clips_in_a_training_mix(finished, gtzan_mini, tmp_path):
-    genres = ["blues", "jazz"]
-    real = load_clips(str(gtzan_mini))
-    names = real.features["label"].names
-    real = load_clips(str(gtzan_mini), genres=names)
-    real = real.select([row for row, label in enumerate(real["label"]) if names[label] in genres][:4])
-    extra = load_clips(str(finished), genres=names)
-    decoded = [decode_clips(clips, 16000, cache_dir=tmp_path) for clips in (real, extra)]
-    mix, report = mix_training(decoded[0], [("synthetic", decoded[1], 1.0)], seed=0)
-    assert Counter(mix["origin"]) == {"real": 4, "synthetic": 8}
-    assert not any(decoded[1]["problem"]) and set(decoded[1]["num_samples"]) == {16000}
+def test_a_classifier_trains_on_it_together_with_real_clips(finished, gtzan_mini, tmp_path):
+    model = save_ast(tmp_path / "ast")
+    options = ["--model_name_or_path", str(model), "--dataset_name", str(gtzan_mini), "--genres", "blues", "jazz"]
+    options += ["--split_protocol", "stratified", "--train_datasets", "real", str(finished), "--max_steps", "2"]
+    options += ["--use_cpu", "--dataloader_num_workers", "0", "--num_proc", "1", "--output_dir", str(tmp_path / "run")]
+    options += ["--eval_strategy", "no", "--save_strategy", "no", "--no_load_best_model_at_end", "--report_to", "none"]
+    assert run_classification.main([*options, "--waveform_cache_dir", str(tmp_path / "cache")]) == 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["data"]["train_mix"]["origins"] == {"real": 16, "synthetic": 8}
+    assert results["evaluations"]["test"]["num_tracks"] == 2
 
 
 def launch(folder: Path, checkpoint: str, *options: str, processes: int = 1) -> subprocess.Popen:
