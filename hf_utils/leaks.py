@@ -54,10 +54,10 @@ def check_leaks(sets: Mapping[str, datasets.Dataset]) -> None:
 def _list_keys(clips: datasets.Dataset) -> list[tuple[str, str | None, str | None, str | None]]:
     """Return (track_id, parent_id, group of known repetitions, sha256) per clip."""
     repetitions = repetition_groups()
-    digests = clips["sha256"] if "sha256" in clips.column_names else [None] * len(clips)
+    digests = clips["sha256"][:] if "sha256" in clips.column_names else [None] * len(clips)
     return [
         (own, parent, repetitions.get(parent or own), digest)
-        for own, parent, digest in zip(clips["track_id"], clips["parent_id"], digests, strict=True)
+        for own, parent, digest in zip(clips["track_id"][:], clips["parent_id"][:], digests, strict=True)
     ]
 
 

@@ -65,7 +65,7 @@ def mix_training(
         UserError: nothing of a dataset can be used.
     """
     parts, report = [], {}
-    known = set(train["track_id"])
+    known = set(train["track_id"][:])
     if real_fraction:
         parts.append(_draw(train, real_fraction, seed))
         report[REAL] = {"clips": len(parts[0]), "of": len(train), "fraction": real_fraction}
@@ -86,7 +86,7 @@ def mix_training(
             "parent_not_in_train": len(in_train) - len(usable),
         }
     mix = datasets.concatenate_datasets([_align(part, train.features) for part in parts])
-    return mix, {"sources": report, "origins": dict(Counter(mix["origin"]))}
+    return mix, {"sources": report, "origins": dict(Counter(mix["origin"][:]))}
 
 
 def _align(part: datasets.Dataset, like: datasets.Features) -> datasets.Dataset:
@@ -110,7 +110,7 @@ def _draw(clips: datasets.Dataset, fraction: float, seed: int) -> datasets.Datas
     if fraction == 1:
         return clips
     genres = defaultdict(list)
-    for row, (label, track_id) in enumerate(zip(clips["label"], clips["track_id"], strict=True)):
+    for row, (label, track_id) in enumerate(zip(clips["label"][:], clips["track_id"][:], strict=True)):
         # Ranked by a number of the track's own: the choice depends neither on the order nor on the other clips.
         genres[label].append((derive_seed(seed, "mix", track_id), row))
     drawn = [sorted(ranked)[: max(1, round(fraction * len(ranked)))] for ranked in genres.values()]

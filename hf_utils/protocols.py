@@ -46,14 +46,17 @@ def split_artist_folds(clips: datasets.Dataset, seed: int, num_folds: int, fold:
 
     if num_folds < len(SPLITS) or not 0 <= fold < num_folds:
         raise UserError(f"artist_folds needs num_folds >= 3 and 0 <= fold < num_folds, found {num_folds} and {fold}")
-    labels, groups = clips["label"][:], _group_clips(clips, by_artist=True)
-    most = min(len(set(groups)), max(Counter(labels).values()))
+    labels, joined = clips["label"][:], _group_clips(clips, by_artist=True)
+    order = sorted(range(len(clips)), key=clips["track_id"][:].__getitem__)
+    # Numbered as they come by name, since scikit-learn shuffles groups by their numbers.
+    numbers = {group: number for number, group in enumerate(dict.fromkeys(joined[row] for row in order))}
+    groups = [numbers[group] for group in joined]
+    most = min(len(numbers), max(Counter(labels).values()))
     if num_folds > most:
         raise UserError(
-            f"num_folds is {num_folds}, but these {len(clips)} clips of {len(set(groups))} artists can be cut into "
+            f"num_folds is {num_folds}, but these {len(clips)} clips of {len(numbers)} artists can be cut into "
             f"{most} at most. Lower --num_folds, or choose {name_alternatives('artist_folds')}."
         )
-    order = sorted(range(len(clips)), key=clips["track_id"][:].__getitem__)
     folds = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed % 2**32)
     with warnings.catch_warnings():  # small genres: `_check_contents` says what came of it
         warnings.filterwarnings("ignore", message="The least populated class")
@@ -78,7 +81,7 @@ def split_provided(clips: datasets.Dataset, seed: int) -> list[str | None]:
     Raises:
         UserError: there is no train or no test split.
     """
-    splits = list(clips["split"]) if "split" in clips.column_names else [None] * len(clips)
+    splits = clips["split"][:] if "split" in clips.column_names else [None] * len(clips)
     for name in ("train", "test"):
         if name not in splits:
             found = ", ".join(sorted({split for split in splits if split})) or "no splits"
@@ -135,7 +138,7 @@ def _take(candidates: list[list[int]], target: int, *, leave: int) -> list[int]:
 
 def original_names(clips: datasets.Dataset) -> list[str]:
     """Return per clip the track that it is, or that it was made from."""
-    return [parent or own for own, parent in zip(clips["track_id"], clips["parent_id"], strict=True)]
+    return [parent or own for own, parent in zip(clips["track_id"][:], clips["parent_id"][:], strict=True)]
 
 
 def _group_clips(clips: datasets.Dataset, *, by_artist: bool) -> list[int]:
@@ -144,10 +147,10 @@ def _group_clips(clips: datasets.Dataset, *, by_artist: bool) -> list[int]:
     names = original_names(clips)
     keys = [[("track", repetitions.get(name, name))] for name in names]
     if "sha256" in clips.column_names:
-        for row_keys, digest in zip(keys, clips["sha256"], strict=True):
+        for row_keys, digest in zip(keys, clips["sha256"][:], strict=True):
             row_keys.extend([("recording", digest)] if digest else [])
     if by_artist:
-        given = clips["artist"] if "artist" in clips.column_names else [None] * len(clips)
+        given = clips["artist"][:] if "artist" in clips.column_names else [None] * len(clips)
         for row_keys, name, artist in zip(keys, names, given, strict=True):
             artist = artist or facts.get(name, {}).get("artist")
             row_keys.extend([("artist", artist.strip().casefold())] if artist else [])

@@ -40,7 +40,7 @@ def default_protocol(clips: datasets.Dataset) -> str:
         genres = {facts[name]["genre"] for name in names}
         if len(set(names)) >= _WHOLE_GTZAN_SHARE * sum(track["genre"] in genres for track in facts.values()):
             return "filtered"
-    return "provided" if "split" in clips.column_names and any(clips["split"]) else "stratified"
+    return "provided" if "split" in clips.column_names and any(clips["split"][:]) else "stratified"
 
 
 def assign_splits(
@@ -87,7 +87,7 @@ def read_protocol(clips: datasets.Dataset) -> dict:
 
 def select_split(clips: datasets.Dataset, name: str) -> datasets.Dataset:
     """Return the clips of one split. Raises UserError if there are none."""
-    rows = [row for row, split in enumerate(clips["split"]) if split == name]
+    rows = [row for row, split in enumerate(clips["split"][:]) if split == name]
     if not rows:
         raise UserError(f"No clip is in the {name} split. Add tracks, or choose another --split_protocol.")
     return clips.select(rows)
@@ -103,7 +103,7 @@ def keep_genres(clips: datasets.Dataset, genres: Sequence[str]) -> datasets.Data
     if len(set(wanted)) < len(wanted):
         raise UserError(f"genres names one genre twice: {', '.join(genres)}.")
     numbers = {known.index(name): number for number, name in enumerate(wanted)}
-    labels = [numbers.get(label) for label in clips["label"]]
+    labels = [numbers.get(label) for label in clips["label"][:]]
     order = clips.column_names
     clips = clips.remove_columns("label").add_column("label", labels, feature=datasets.ClassLabel(names=wanted))
     return clips.select_columns(order).select([row for row, label in enumerate(labels) if label is not None])
@@ -111,8 +111,8 @@ def keep_genres(clips: datasets.Dataset, genres: Sequence[str]) -> datasets.Data
 
 def describe_splits(clips: datasets.Dataset) -> str:
     """Return a table of clips per genre and split, headed by the protocol, of clips from `assign_splits`."""
-    counts = Counter(zip(clips["label"], clips["split"], strict=True))
-    columns = [*SPLITS, None] if None in set(clips["split"]) else [*SPLITS]
+    counts = Counter(zip(clips["label"][:], clips["split"][:], strict=True))
+    columns = [*SPLITS, None] if None in set(clips["split"][:]) else [*SPLITS]
     rows = [["genre", *(split or "left out" for split in columns), "total"]]
     for label, genre in enumerate(genre_names(clips)):
         cells = [counts[label, split] for split in columns]
@@ -132,7 +132,7 @@ def describe_splits(clips: datasets.Dataset) -> str:
 
 def _check_contents(clips: datasets.Dataset, splits: list[str | None], protocol: str) -> None:
     """Raise UserError for an empty split or a genre without training tracks; log what is missing elsewhere."""
-    counts = Counter(zip(clips["label"], splits, strict=True))
+    counts = Counter(zip(clips["label"][:], splits, strict=True))
     genres = genre_names(clips)
     lacking = {name: [genre for label, genre in enumerate(genres) if not counts[label, name]] for name in SPLITS}
     sizes = ", ".join(f"{sum(split == name for split in splits)} {name}" for name in SPLITS)
