@@ -91,6 +91,9 @@ class CopyPlan:
         self.shards_per_split = {name: -(-len(entries) // shard_size) for name, entries in members.items()}
         own = {"audio", *_SPLIT_COLUMNS, *PROVENANCE}
         carried = {name: feature for name, feature in clips.features.items() if name not in own}
+        if any(isinstance(copy.transform, Corruption) for copy in copies):
+            # The names of its files say which corruption a clip has; of what split it is, this column says.
+            carried["split"] = datasets.Value("string")
         self.features = datasets.Features({"audio": datasets.Audio(), **carried, **PROVENANCE})
 
     def make_rows(self, index: int, problems: list[str]) -> Iterator[dict]:

@@ -19,6 +19,7 @@ from hf_utils.copies import CopyPlan
 from hf_utils.corruptions import read_corruptions
 from hf_utils.data import load_clips
 from hf_utils.errors import UserError
+from hf_utils.hub import Repository
 from hf_utils.leaks import check_leaks
 
 AWGN = "transforms:\n  - AddGaussianSNR: {min_snr_db: 10, max_snr_db: 10, p: 1.0}\n"
@@ -152,6 +153,8 @@ def test_corruptions_are_splits_of_their_own_and_the_same_as_on_the_fly(run, gen
         loaded = datasets.load_dataset(str(folder), name, cache_dir=str(tmp_path / "cache"))
         assert {split: len(part) for split, part in loaded.items()} == {"test": 3}
     assert len(datasets.load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))["test"]) == 9
+    benchmark = load_clips(str(folder))
+    assert len(benchmark) == 12 and set(benchmark["split"]) == {"test"}
 
 
 def test_machines_share_the_work_and_the_last_one_finishes(run, capsys):
@@ -231,22 +234,20 @@ def test_preview_writes_clips_and_pictures_and_no_dataset(run, tmp_path, capsys)
     assert "png" in capsys.readouterr().out
 
 
-def test_upload_is_prepared_before_the_work_and_done_after(run, monkeypatch):
-    import huggingface_hub
-
+def test_repository_is_opened_before_the_work_and_pushed_to_after(run, monkeypatch):
     calls = []
 
-    class Api:
-        def create_repo(self, repo_id, **options):
-            calls.append(("create", repo_id, options["private"]))
+    def open_repository(name, kind, *, private, token):
+        calls.append(("open", name, kind, private))
+        return Repository(f"me/{name}", kind)
 
-        def upload_folder(self, *, folder_path, repo_id, **options):
-            calls.append(("upload", repo_id, (folder_path / "README.md").is_file()))
-            return type("Commit", (), {"repo_url": "https://hub/me/noisy"})
+    def push_folder(folder, repository):
+        calls.append(("push", repository.name, (folder / "README.md").is_file()))
 
-    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
-    folder = run("pushed", AWGN, "--push_to_hub", "me/noisy", "--hub_private_repo")
-    assert calls == [("create", "me/noisy", True), ("upload", "me/noisy", True)]
+    monkeypatch.setattr(augment_dataset, "open_repository", open_repository)
+    monkeypatch.setattr(augment_dataset, "push_folder", push_folder)
+    folder = run("pushed", AWGN, "--push_to_hub", "noisy", "--hub_private_repo")
+    assert calls == [("open", "noisy", "dataset", True), ("push", "me/noisy", True)]
     assert 'load_dataset("me/noisy")' in (folder / "README.md").read_text()
 
 
