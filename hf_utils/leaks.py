@@ -42,13 +42,10 @@ def check_leaks(sets: Mapping[str, datasets.Dataset]) -> None:
     if not found:
         return
     lines = [f"  {kind}: {pair}" for kind, pairs in found.items() for pair in pairs]
+    title = f"{len(lines)} pairs of clips are" if len(lines) > 1 else "1 pair of clips is"
     more = [f"  and {len(lines) - _MAX_LISTED} more"] if len(lines) > _MAX_LISTED else []
     remedies = [f"For {kind} ({len(pairs)}): {_REMEDIES[kind]}." for kind, pairs in found.items()]
-    raise UserError(
-        "\n".join(
-            [f"{len(lines)} pairs of clips are on two sides of the split:", *lines[:_MAX_LISTED], *more, *remedies]
-        )
-    )
+    raise UserError("\n".join([f"{title} on two sides of the split:", *lines[:_MAX_LISTED], *more, *remedies]))
 
 
 def _list_keys(clips: datasets.Dataset) -> list[tuple[str, str | None, str | None, str | None]]:
