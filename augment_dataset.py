@@ -28,7 +28,7 @@ from hf_utils.copies import Copy, CopyPlan
 from hf_utils.corpus import load_split_clips
 from hf_utils.corruptions import Corruption, read_corruptions
 from hf_utils.disclosure import show_source
-from hf_utils.hub import create_dataset_repository, upload_dataset
+from hf_utils.hub import Repository, open_repository, push_folder
 from hf_utils.launch import run_script, setup_logging
 from hf_utils.parsing import parse_arguments
 from hf_utils.shard_workers import write_shards
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     (args,) = parse_arguments((AugmentationArguments,), argv, description=description, examples=examples)
     setup_logging(is_main_process=True)
     copies = read_copies(args)
-    clips = load_split_clips(args)
+    clips = load_split_clips(args, args.hub_token)
     logger.info("%s", describe_splits(clips))
     plan = plan_copies(args, clips, copies)
     if args.preview is not None:
@@ -59,10 +59,14 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     config = describe_config(args, plan)
     shards = open_shards(args.output_dir, config, plan.shards_per_split)
+    repository = None
     if args.push_to_hub:
-        create_dataset_repository(args.push_to_hub, private=args.hub_private_repo)
-    if shards.finished or make_dataset(args, plan, shards, config):
-        publish(args, shards)
+        repository = open_repository(
+            args.push_to_hub, "dataset", private=args.hub_private_repo or None, token=args.hub_token
+        )
+    name = repository.name if repository else show_source(str(shards.folder))
+    if shards.finished or make_dataset(args, plan, shards, config, name):
+        publish(shards, repository)
     return 0
 
 
@@ -125,8 +129,13 @@ def _version(package: str) -> str | None:
         return None  # one that only some transforms need
 
 
-def make_dataset(args: AugmentationArguments, plan: CopyPlan, shards: Shards, config: dict[str, Any]) -> bool:
-    """Make this machine's share of the missing shards; return whether all are there, and the card is written."""
+def make_dataset(
+    args: AugmentationArguments, plan: CopyPlan, shards: Shards, config: dict[str, Any], name: str
+) -> bool:
+    """Make this machine's share of the missing shards; return whether all are there, and the card is written.
+
+    `name` is what the card tells `load_dataset` to take.
+    """
     total = len(shards.paths)
     logger.info("%d of %d shards are there already.", total - len(shards.missing()), total)
     mine = shards.missing(args.shard_index, args.num_shards)
@@ -138,16 +147,15 @@ def make_dataset(args: AugmentationArguments, plan: CopyPlan, shards: Shards, co
         )
         return False
     description = read_config(args.augmentation).get("description")
-    name = args.push_to_hub or show_source(str(shards.folder))
     shards.finish(describe_augmented(plan, shards, config, description, name))
     return True
 
 
-def publish(args: AugmentationArguments, shards: Shards) -> None:
-    """Say where the finished dataset is, and upload it if asked to."""
+def publish(shards: Shards, repository: Repository | None) -> None:
+    """Say where the finished dataset is, and push it if asked to."""
     print(f"Finished: {shards.folder}, {sum(path.stat().st_size for path in shards.paths) / 1e6:.0f} MB")
-    if args.push_to_hub:
-        print(f"Uploaded: {upload_dataset(shards.folder, args.push_to_hub, 'Upload augmented clips')}")
+    if repository is not None:
+        print(f"Pushed: {push_folder(shards.folder, repository)}")
 
 
 if __name__ == "__main__":

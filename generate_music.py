@@ -19,12 +19,13 @@ from hf_utils.continuation import load_training_clips
 from hf_utils.generation_arguments import GenerationArguments
 from hf_utils.generation_plan import describe_cost, describe_prompts, folder_config, library_versions, make_recipe
 from hf_utils.generators import load_generator
+from hf_utils.hub import Repository, open_repository, push_folder
 from hf_utils.launch import expect_processes, run_script, setup_logging
 from hf_utils.parsing import parse_arguments
 from hf_utils.recipes import Recipe
 from hf_utils.shards import Shards, open_shards
 from hf_utils.synthesis import BatchError, BatchMaker
-from hf_utils.synthetic_dataset import create_repository, replace_duplicates, upload_folder, write_batches, write_card
+from hf_utils.synthetic_dataset import replace_duplicates, write_batches, write_card
 
 logger = logging.getLogger("generate_music")
 
@@ -44,22 +45,29 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{describe_prompts(recipe, args.preview)}\n\n{describe_cost(recipe)}")
         return 0
     shards = open_shards(args.output_dir, folder_config(recipe, args, state.device), {"train": recipe.num_batches})
-    if args.push_to_hub and state.is_main_process:
-        create_repository(args.push_to_hub)
+    repository = None
+    if args.push_to_hub:
+        repository = open_repository(
+            args.push_to_hub, "dataset", private=args.hub_private_repo or None, token=args.hub_token
+        )
     is_last = state.is_main_process
     if not shards.finished:
         try:
-            is_last = generate_dataset(args, recipe, shards, state)
+            is_last = generate_dataset(args, recipe, shards, state, repository and repository.name)
         except BatchError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
     if is_last:
-        publish(args, recipe, shards, state.device)
+        publish(args, recipe, shards, state.device, repository)
     return 0
 
 
-def generate_dataset(args: GenerationArguments, recipe: Recipe, shards: Shards, state: PartialState) -> bool:
+def generate_dataset(
+    args: GenerationArguments, recipe: Recipe, shards: Shards, state: PartialState, name: str | None
+) -> bool:
     """Make this process's share of the batches; return whether it was the last one, which finishes the folder.
+
+    `name` is what the card tells `load_dataset` to take; None for the folder.
 
     Nobody waits for anybody: a share follows from the numbers of the batches, and whoever sees all of them there
     finishes. Two that do so at the same moment write the same.
@@ -80,7 +88,7 @@ def generate_dataset(args: GenerationArguments, recipe: Recipe, shards: Shards, 
         return False
     if replaced := replace_duplicates(shards, recipe, maker):
         print(f"{replaced} clips repeated one of another batch and were made again.")
-    write_card(shards, recipe, args.push_to_hub)
+    write_card(shards, recipe, name)
     print(f"Finished: {shards.folder}")
     return True
 
@@ -101,16 +109,18 @@ def load_maker(args: GenerationArguments, recipe: Recipe, device: torch.device) 
     return BatchMaker(recipe, generator, library_versions(recipe), scorers)
 
 
-def publish(args: GenerationArguments, recipe: Recipe, shards: Shards, device: torch.device) -> None:
-    """Compare a finished dataset with real clips and upload it, as far as asked for."""
+def publish(
+    args: GenerationArguments, recipe: Recipe, shards: Shards, device: torch.device, repository: Repository | None
+) -> None:
+    """Compare a finished dataset with real clips and push it, as far as asked for."""
     if args.report is not None:
         from hf_utils.synthesis_report import write_report  # as above
 
         real = load_training_clips(args, recipe.sample_rate)
         rate, seed = recipe.sample_rate, args.seed
         print(write_report(shards.folder, recipe.genres, real, args.report, device, sample_rate=rate, seed=seed))
-    if args.push_to_hub:
-        print(f"Uploaded: {upload_folder(shards.folder, args.push_to_hub)}")
+    if repository is not None:
+        print(f"Pushed: {push_folder(shards.folder, repository)}")
 
 
 if __name__ == "__main__":

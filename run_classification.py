@@ -19,6 +19,8 @@ from hf_utils.corpus import Corpus, decode_corpus, load_split_clips
 from hf_utils.data import genre_names
 from hf_utils.features import WindowCollator, fit_feature_stats, make_spec_augment, wants_training_stats
 from hf_utils.freezing import freeze
+from hf_utils.hub import Repository, push_folder
+from hf_utils.hub_checkpoints import HubCheckpoints, fetch_checkpoint, open_model_repository
 from hf_utils.launch import expect_processes, find_checkpoint, launch_command, run_script, setup_logging
 from hf_utils.model_card import write_model_card
 from hf_utils.models import load_classifier, window_samples_for
@@ -52,18 +54,26 @@ def main(argv: list[str] | None = None) -> int:
     if not training_args.do_train:
         data_args = adopt_data_options(data_args, model_args.model_name_or_path)
     arguments = model_args, data_args, training_args
+    repository = open_model_repository(training_args)
     if training_args.do_train or training_args.do_eval:
+        config = merged_config(arguments)
+        if repository is not None:
+            config["hub_model_id"] = repository.name
         for stage in expand_stages(arguments):
-            run_experiment(*stage, config=merged_config(arguments))
+            run_experiment(*stage, config=config, repository=repository if stage[-1].push_to_hub else None)
     if training_args.do_predict and training_args.process_index == 0:
         return run_prediction(model_args, data_args, training_args)
     return 0
 
 
 def run_experiment(
-    model_args: ModelArguments, data_args: DataArguments, training_args: ClassificationTrainingArguments, config: dict
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    training_args: ClassificationTrainingArguments,
+    config: dict,
+    repository: Repository | None,
 ) -> None:
-    """Train if asked to, evaluate every set, and write what the run says of its model.
+    """Train if asked to, evaluate every set, write what the run says of its model, and push it if asked to.
 
     `config` is the merged configuration of the whole run, saved for whoever repeats it.
     """
@@ -96,7 +106,7 @@ def run_experiment(
     logger.info("%s: %s of %s parameters learn", type(model).__name__, f"{trainable:,}", f"{total:,}")
     trainer = make_trainer(model, feature_extractor, corpus, windows, window_samples, data_args, training_args)
     if training_args.do_train:
-        train(trainer, training_args)
+        train(trainer, training_args, repository)
     trained = time.time()
     evaluations = [trainer.evaluate_set(windows[name], name) for name in windows] if training_args.do_eval else []
     facts = {
@@ -114,6 +124,8 @@ def run_experiment(
     }
     if trainer.is_world_process_zero():
         write_run(corpus, evaluations, facts, model_args, training_args, config)
+        if repository is not None:
+            print(f"Pushed: {push_folder(training_args.output_dir, repository)}")
 
 
 def load_model(model_args: ModelArguments, data_args: DataArguments, training_args, genres: list[str] | None):
@@ -167,11 +179,17 @@ def make_trainer(
     )
 
 
-def train(trainer: GenreTrainer, training_args: ClassificationTrainingArguments) -> None:
+def train(
+    trainer: GenreTrainer, training_args: ClassificationTrainingArguments, repository: Repository | None
+) -> None:
     """Train from the start or from a checkpoint; afterwards the trainer holds the best weights, saved."""
-    checkpoint = find_checkpoint(
-        training_args.output_dir, training_args.resume_from_checkpoint, overwrite=training_args.overwrite
-    )
+    output_dir, resume = training_args.output_dir, training_args.resume_from_checkpoint
+    if repository is not None:
+        trainer.add_callback(HubCheckpoints(repository, training_args.hub_strategy))
+    if resume == "hub":
+        with training_args.main_process_first(desc="downloading the checkpoint"):
+            resume = fetch_checkpoint(repository, output_dir) if repository else "auto"
+    checkpoint = find_checkpoint(output_dir, resume, overwrite=training_args.overwrite)
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     trainer.save_state()

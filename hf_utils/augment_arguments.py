@@ -61,6 +61,9 @@ class AugmentationArguments(SourceArguments):
     shard_index: int = _job(0, "Which of them this is, counted from 0.", metavar="MACHINE", at_least=0)
     push_to_hub: str | None = _job(None, "Dataset on the Hub to upload to, such as me/gtzan-noisy.", metavar="ID")
     hub_private_repo: bool = _job(False, "Make a new repository private.")
+    hub_token: str | None = _job(
+        None, "Token with the right to write, saved nowhere. (default: HF_TOKEN or `hf auth login`)"
+    )
 
     # Nothing is decoded into the cache: every clip is read once.
     waveform_cache_dir: None = dataclasses.field(init=False, default=None)

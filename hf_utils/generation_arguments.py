@@ -113,11 +113,17 @@ class GenerationArguments(SourceArguments):
         metavar="NAME_OR_FOLDER",
     )
     push_to_hub: str | None = _job(None, "Dataset on the Hub to upload to, such as me/gtzan-synth.", metavar="ID")
+    hub_private_repo: bool = _job(False, "Make a new repository private.")
+    hub_token: str | None = _job(
+        None, "Token with the right to write, saved nowhere. (default: HF_TOKEN or `hf auth login`)"
+    )
 
     def __post_init__(self):
         super().__post_init__()
         if self.shard_index >= self.num_shards:
             raise UserError(f"shard_index is {self.shard_index}, expected less than num_shards, {self.num_shards}")
+        if self.hub_private_repo and self.push_to_hub is None:
+            raise UserError("hub_private_repo is given, but not push_to_hub, which would use it")
         if self.prompt_seconds is not None and self.continue_from is None:
             raise UserError("prompt_seconds is given, but not continue_from, which would use it")
         defaults = {field.name: field.default for field in dataclasses.fields(self)}

@@ -3,14 +3,12 @@
 import json
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from hf_utils.clip_gates import find_duplicates
 from hf_utils.disclosure import show_source
-from hf_utils.errors import UserError
 from hf_utils.recipes import Recipe, clip_features
 from hf_utils.shards import Shards
 from hf_utils.synthesis import BatchError, BatchMaker
@@ -86,31 +84,3 @@ def write_card(shards: Shards, recipe: Recipe, name: str | None) -> None:
     rows = shards.read(["label", "prompt", "rejected", "dtype"]).to_pylist()
     config = json.loads((shards.folder / "config.json").read_text(encoding="utf-8"))
     shards.finish(describe_dataset(recipe, rows, config, name or show_source(str(shards.folder))))
-
-
-def create_repository(repo_id: str) -> None:
-    """Create the dataset's repository if it is not there: a missing right shows now, and not after a night's work.
-
-    Raises:
-        UserError: the Hub refuses, or cannot be reached.
-    """
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        HfApi().create_repo(repo_id, repo_type="dataset", exist_ok=True)
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        raise UserError(
-            f"push_to_hub: cannot create or reach the dataset {repo_id}: {error}\nLog in by `hf auth login` with a "
-            "token that may write, or leave push_to_hub out; a finished folder can be pushed later."
-        ) from error
-
-
-def upload_folder(folder: Path, repo_id: str) -> str:
-    """Upload a finished dataset folder; return its address."""
-    from huggingface_hub import HfApi
-
-    info = HfApi().upload_folder(
-        folder_path=folder, repo_id=repo_id, repo_type="dataset", commit_message="Upload synthetic clips"
-    )
-    return str(info.repo_url)

@@ -3,6 +3,7 @@
 N tracks, W windows, K genres.
 """
 
+import copy
 import dataclasses
 import logging
 from pathlib import Path
@@ -57,6 +58,8 @@ class GenreTrainer(Trainer):
     """Trainer over `TrainingWindows` and `EvaluationWindows` whose evaluation metrics are those of whole tracks."""
 
     def __init__(self, *, model, args, genres: list[str], class_weights: torch.Tensor | None = None, **kwargs):
+        args = copy.copy(args)
+        args.push_to_hub = False  # hub_checkpoints.py pushes, and what is fit for others alone
         super().__init__(
             model=model,
             args=args,

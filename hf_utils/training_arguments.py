@@ -87,7 +87,7 @@ class ClassificationTrainingArguments(TrainingArguments):
         None, "Processes that make features. (default: the machine's cores, at most 4; 0 on one core)"
     )
     resume_from_checkpoint: str | None = _training(
-        None, "Continue from this checkpoint-N folder, or auto: the newest in --output_dir, if any.", metavar="FOLDER"
+        None, "Continue from a checkpoint-N folder, or the newest here (auto) or on the Hub (hub).", metavar="FOLDER"
     )
 
     eval_strategy: IntervalStrategy | str = _selection("epoch", "When to evaluate the validation set while training.")
