@@ -9,6 +9,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+import hf_utils.sample_cnn  # noqa: F401  makes its configurations known to the Auto classes
 from hf_utils.ast_positions import fit_ast_window
 from hf_utils.audio_encoders import wrap_encoder
 from hf_utils.backbones import find_backbone
@@ -185,4 +186,5 @@ def _fit_window(model: PreTrainedModel, feature_extractor, window_seconds: float
     window_samples = window_samples_for(model.config, feature_extractor, window_seconds)
     if family == "waveform":
         fit_masks(model, feature_extractor, window_samples)
+    if family != "spectrogram_transformer":  # whose own `max_length` says it
         model.config.window_seconds = window_samples / feature_extractor.sampling_rate

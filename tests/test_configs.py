@@ -23,6 +23,8 @@ OVERLAYS = [path for path in TRAINING if path.parts[0] == "train"]
 TWO_STAGE = Path("train/two_stage.yaml")
 MIXES = [path for path in OVERLAYS if path != TWO_STAGE]
 RECIPES = [path for path in TRAINING if len(path.parts) == 1]
+# Short recipes and overlays of the field's systems: tested in test_recipes.py.
+SYSTEMS = [path for path in TRAINING if path.parts[0] in ("recipes", "overlays")]
 
 
 def parse(*paths: Path, flags=("--use_cpu",)):
@@ -35,7 +37,7 @@ def in_empty_folder(tmp_path, monkeypatch):
 
 
 def test_the_lists_below_are_of_all_files():
-    assert len(RECIPES) == 4 and len(OVERLAYS) == 6 and len(TRAINING) == 10
+    assert len(RECIPES) == 4 and len(OVERLAYS) == 6 and len(SYSTEMS) == 24 and len(TRAINING) == 34
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=str)
@@ -83,8 +85,8 @@ def test_the_demo_needs_no_network_and_no_gpu():
 
 def test_config_only_folders_are_configurations_of_small_models():
     folders = sorted((CONFIGS / "models").iterdir())
-    assert [folder.name for folder in folders] == ["convnext_small"]
-    config = AutoConfig.from_pretrained(folders[0])
+    assert [folder.name for folder in folders] == ["cnn_2d", "convnext_small", "sample_cnn"]
+    config = AutoConfig.from_pretrained(folders[1])
     assert (config.model_type, config.num_channels, len(config.depths)) == ("convnext", 1, len(config.hidden_sizes))
 
 

@@ -100,19 +100,25 @@ def save_vit(folder: Path) -> Path:
 
 
 def save_timm_resnet(folder: Path) -> Path:
-    """A ResNet of timm with 1000 classes, laid out as timm's own uploads: its own names, and no `model_type`."""
+    """A ResNet of timm with 1000 classes."""
+    return save_timm(folder, "resnet18", {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]})
+
+
+def save_timm(folder: Path, architecture: str, model_args: dict) -> Path:
+    """Any model of timm, laid out as timm's own uploads: its own names, and no `model_type`."""
     import timm
 
-    model_args = {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}
-    model = timm.create_model("resnet18", pretrained=False, **model_args)
+    model = timm.create_model(architecture, pretrained=False, **model_args)
     folder.mkdir(parents=True)
-    save_file({name: _spread(tensor) for name, tensor in model.state_dict().items()}, folder / "model.safetensors")
+    # Larger matrices with a mean above 0 would blow the outputs up.
+    tensors = {name: _spread(t) if t.ndim < 2 else t.clone() for name, t in model.state_dict().items()}
+    save_file(tensors, folder / "model.safetensors")
     config = {
-        "architecture": "resnet18",
+        "architecture": architecture,
         "num_classes": 1000,
-        "num_features": 16,
+        "num_features": model.num_features,
         "model_args": model_args,
-        "pretrained_cfg": {"input_size": [3, 224, 224], "first_conv": "conv1", "classifier": "fc"},
+        "pretrained_cfg": {key: model.pretrained_cfg[key] for key in ("input_size", "first_conv", "classifier")},
     }
     (folder / "config.json").write_text(json.dumps(config))
     return folder

@@ -1,0 +1,131 @@
+"""Every recipe and overlay of the field's systems: the command in its comment loads, trains a step and comes back.
+
+Weights cannot be downloaded here, so a tiny or randomly filled model of the recipe's architecture takes their place;
+everything else comes from the YAML files.
+"""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import tiny_models
+import torch
+
+import run_classification
+from hf_utils.config_files import read_config
+from hf_utils.features import WindowCollator
+from hf_utils.freezing import freeze
+from hf_utils.models import load_classifier, needs_feature_stats, set_feature_stats, window_samples_for
+from hf_utils.parsing import parse_arguments
+
+ROOT = Path(__file__).parents[1]
+GENRES = "blues classical country disco hiphop jazz metal pop reggae rock".split()
+FILES = sorted(ROOT.glob("configs/recipes/*.yaml")) + sorted(ROOT.glob("configs/overlays/*.yaml"))
+# What makes an architecture of timm small, by the start of its name; the others are small enough.
+TIMM_SIZES = {
+    "resnetv2": {"layers": [1, 1, 1, 1], "channels": [16, 16, 32, 32], "stem_chs": 8},
+    "resnet": {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]},
+    "convnext": {"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16]},
+    "vgg": {"mlp_ratio": 0.01},
+}
+
+
+def command_in(path: Path) -> list[str]:
+    """Return the words after run_classification.py in the file's comment."""
+    (line,) = re.findall(r"^#   accelerate launch run_classification.py (.*)$", path.read_text(), re.MULTILINE)
+    assert str(path.relative_to(ROOT)) in line
+    return shlex.split(line)
+
+
+def stand_in(name: str, folder: Path) -> Path:
+    """Return a folder with a model of the same architecture as the checkpoint `name`; config-only folders stay."""
+    if name.startswith("configs/"):
+        return ROOT / name
+    if name.startswith("timm/"):
+        architecture, tag = name.removeprefix("timm/").split(".")
+        assert timm.is_model_pretrained(f"{architecture}.{tag}"), "no weights of this name"
+        sizes = next((sizes for start, sizes in TIMM_SIZES.items() if architecture.startswith(start)), {})
+        return tiny_models.save_timm(folder, architecture, sizes)
+    (saver,) = (save for start, save in SAVERS.items() if name.startswith(start))
+    return saver(folder)
+
+
+SAVERS = {
+    "MIT/ast": tiny_models.save_ast,
+    "facebook/hubert": tiny_models.save_hubert,
+    "facebook/convnext": tiny_models.save_convnext,
+}
+
+
+def load(arguments, genres):
+    model, extractor = run_classification.load_model(*arguments, genres)
+    if needs_feature_stats(extractor):
+        set_feature_stats(extractor, -8.0, 4.0)
+    return model, extractor
+
+
+def make_batch(model, extractor, window_seconds) -> dict:
+    samples = window_samples_for(model.config, extractor, window_seconds)
+    noise = np.random.default_rng(0).normal(0, 0.1, (2, samples)).astype(np.float32)
+    return WindowCollator(extractor)([{"samples": x, "label": i, "seed": None} for i, x in enumerate(noise)])
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_the_command_of_a_recipe_loads_trains_a_step_and_comes_back(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    torch.manual_seed(0)
+    words = command_in(path)
+    configs = [read_config(word) for word in words if word.endswith(".yaml")]
+    name = [config["model_name_or_path"] for config in configs if "model_name_or_path" in config][-1]
+    # Recipes that leave the window at 10 s are tested with a short one; models of the full size take long otherwise.
+    short = [] if any("window_seconds" in config for config in configs) else ["--window_seconds", "1.0"]
+    flags = ["--model_name_or_path", str(stand_in(name, tmp_path / "model")), "--use_cpu", *short]
+    classes = (
+        run_classification.ModelArguments,
+        run_classification.DataArguments,
+        run_classification.ClassificationTrainingArguments,
+    )
+    model_args, data_args, training_args = parse_arguments(classes, words + flags)
+    genres = data_args.genres or GENRES
+    model, extractor = load((model_args, data_args, training_args), genres)
+    trainable, total = freeze(model, model_args.freeze, model_args.unfrozen_layers)
+    assert (trainable < total) == (model_args.freeze == "backbone")
+
+    batch = make_batch(model, extractor, data_args.window_seconds)
+    before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=training_args.learning_rate)
+    model.train()
+    loss = torch.nn.functional.cross_entropy(model(**batch).logits, batch["labels"])
+    loss.backward()
+    optimizer.step()
+    assert torch.isfinite(loss)
+    unmoved = [name for name, p in model.named_parameters() if name in before and torch.equal(p, before[name])]
+    assert len(unmoved) <= 0.1 * len(before), unmoved  # a layer of few units may be dead by chance
+
+    model.eval().save_pretrained(tmp_path / "out")
+    extractor.save_pretrained(tmp_path / "out")
+    again, extractor_again = load_classifier(str(tmp_path / "out"), None)
+    assert list(again.config.id2label.values()) == genres
+    batch_again = make_batch(again, extractor_again, None)
+    with torch.no_grad():
+        torch.testing.assert_close(again(**batch_again).logits, model(**batch).logits, rtol=1e-6, atol=1e-6)
+
+
+def test_sample_cnn_sees_three_to_the_tenth_samples_and_takes_any_length():
+    config = read_config(ROOT / "configs/models/sample_cnn/config.json")
+    assert round(config["window_seconds"] * 22050) == pytest.approx(3 ** (len(config["hidden_sizes"]) + 1), abs=1)
+    model, _ = load_classifier(str(ROOT / "configs/models/sample_cnn"), GENRES)
+    lengths = []
+    model.backbone.blocks[-1].register_forward_hook(lambda module, inputs, output: lengths.append(output.shape[2]))
+    for num_samples in (3**10, 2 * 3**10, 1000):
+        assert model(input_values=torch.randn(1, num_samples)).logits.shape == (1, 10)
+    assert lengths == [1, 2, 1]
+
+
+def test_table_has_every_recipe():
+    table = (ROOT / "configs/README.md").read_text(encoding="utf-8")
+    missing = [path.stem for path in FILES if f"`{path.relative_to(ROOT / 'configs')}`" not in table]
+    assert missing == []
