@@ -9,7 +9,6 @@ without the feature extractor (log-mel of the spectrogram CNN), which costs the 
 
 import argparse
 import multiprocessing
-import os
 import resource
 import sys
 import tempfile
@@ -18,7 +17,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import datasets
 import numpy as np
+import torch
 
 from hf_utils import audio
 from hf_utils.data import load_clips
@@ -55,7 +56,7 @@ def compare_speed(folder: Path, sample_rate: int, seconds: float, cache_dir: str
     )
     paths = [clip["path"] for clip in clips["audio"]]
     generator = np.random.default_rng(0)
-    collate = WindowCollator(SpectrogramCNNFeatureExtractor(sampling_rate=sample_rate))
+    collate = WindowCollator(SpectrogramCNNFeatureExtractor(sampling_rate=sample_rate, mean=0.0, std=1.0))
 
     def extract(samples):
         return collate([{"samples": samples, "label": 0}])
@@ -126,7 +127,8 @@ if __name__ == "__main__":
     parser.add_argument("--sample_rate", type=int, default=16_000, help="Hz (default: 16000)")
     parser.add_argument("--seconds", type=float, default=5.0, help="seconds per measurement (default: 5)")
     arguments = parser.parse_args()
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    datasets.disable_progress_bars()
+    torch.set_num_threads(1)  # as in a data-loader worker
     with tempfile.TemporaryDirectory() as cache:
         compare_speed(arguments.folder, arguments.sample_rate, arguments.seconds, cache)
         compare_memory(arguments.folder, arguments.sample_rate, cache)

@@ -124,7 +124,7 @@ class SpectrogramCNNFeatureExtractor(SequenceFeatureExtractor):
             logger.warning_once("No sampling_rate was passed, so it cannot be checked.")
         elif sampling_rate != self.sampling_rate:
             raise ValueError(f"sampling_rate is {sampling_rate} Hz, expected {self.sampling_rate} Hz: resample first")
-        if len({np.shape(waveform) for waveform in raw_speech}) > 1:
+        if isinstance(raw_speech, (list, tuple)) and len({np.shape(waveform) for waveform in raw_speech}) > 1:
             raise ValueError("the waveforms have several lengths, expected equal ones: cut windows first")
         waveforms = np.atleast_2d(np.asarray(raw_speech, dtype=np.float32))
         if waveforms.ndim > 2 or waveforms.size == 0:
