@@ -13,6 +13,7 @@ import logging
 import sys
 
 import torch
+import transformers
 from accelerate import PartialState
 
 from hf_utils.continuation import load_training_clips
@@ -39,6 +40,8 @@ def main(argv: list[str] | None = None) -> int:
     setup_logging(state.is_main_process)
     logger.setLevel(logging.INFO if state.is_main_process else logging.ERROR)
     expect_processes(state.num_processes)
+    if not state.is_main_process:
+        transformers.logging.disable_progress_bar()
     recipe = make_recipe(args, state.device)
     if args.preview is not None:
         if state.is_main_process:

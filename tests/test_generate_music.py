@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 import soundfile
 import torch
 from accelerate import PartialState
+from tiny_clap import save_clap
 from tiny_models import save_ast
 from tiny_musicgen import save_tiny_musicgen, save_tiny_stable_audio
 
@@ -24,6 +26,8 @@ from hf_utils import audio
 from hf_utils.continuation import load_training_clips, make_parents
 from hf_utils.data import load_clips
 from hf_utils.errors import UserError
+from hf_utils.generation_arguments import GenerationArguments
+from hf_utils.parsing import parse_arguments
 from hf_utils.source_arguments import SourceArguments
 from hf_utils.splits import assign_splits
 from hf_utils.synthesis import BatchError
@@ -257,3 +261,28 @@ def test_contradictions_stop_before_anything_is_loaded(options, message, checkpo
     with pytest.raises(UserError, match=message):
         generate(tmp_path / "d", checkpoint, *options)
     assert not (tmp_path / "d").exists()
+
+
+def test_a_report_compares_a_finished_folder_with_real_clips(finished, checkpoint, gtzan_mini, tmp_path, capsys):
+    folder = Path(shutil.copytree(finished, tmp_path / "synthetic"))
+    options = ["--report", save_clap(tmp_path / "clap"), "--dataset_name", str(gtzan_mini)]
+    options += ["--split_protocol", "stratified", "--waveform_cache_dir", str(tmp_path / "cache")]
+    assert generate(folder, checkpoint, *options) == 0
+    shown = capsys.readouterr().out
+    assert "| blues | 8 | 4 | 4 |" in shown and "| jazz | 8 | 4 | 4 |" in shown
+    assert (folder / "report" / "quality.png").is_file()
+    assert len(datasets.load_dataset(str(folder), split="train")) == 8
+
+
+@pytest.mark.parametrize("files", [["musicgen_small"], ["musicgen_small", "musicgen_continuation"], ["ace_step"]])
+def test_shipped_configs_are_complete(files):
+    paths = [str(ROOT / "configs" / "generate" / f"{name}.yaml") for name in files]
+    (args,) = parse_arguments((GenerationArguments,), paths)
+    assert len(args.genres) == 10 and args.clips_per_genre == 80
+    prompt_seconds = 5.0 if args.continue_from else 0.0
+    assert args.clip_seconds + prompt_seconds == 30.0 and (args.prompt_seconds or 0.0) == prompt_seconds
+
+
+def test_every_shipped_config_is_tested():
+    names = {path.stem for path in (ROOT / "configs" / "generate").iterdir()}
+    assert names == {"musicgen_small", "musicgen_continuation", "ace_step", "prompts"}
