@@ -8,36 +8,23 @@
 Options come from any number of YAML files, left to right, and then from the command line.
 """
 
-import logging
 import time
 from pathlib import Path
 
-from transformers import EarlyStoppingCallback, set_seed
-
 from hf_utils.arguments import ClassificationTrainingArguments, DataArguments, ModelArguments
-from hf_utils.corpus import Corpus, decode_corpus, load_split_clips
-from hf_utils.data import genre_names
-from hf_utils.features import WindowCollator, fit_feature_stats, make_spec_augment, wants_training_stats
-from hf_utils.freezing import freeze
+from hf_utils.experiment import Experiment, load_model, prepare_experiment
 from hf_utils.hub import Repository, push_folder
 from hf_utils.hub_checkpoints import HubCheckpoints, fetch_checkpoint, open_model_repository
 from hf_utils.launch import expect_processes, find_checkpoint, launch_command, run_script, setup_logging
 from hf_utils.model_card import write_model_card
-from hf_utils.models import load_classifier, window_samples_for
+from hf_utils.models import window_samples_for
 from hf_utils.parsing import merged_config, parse_arguments, write_config
 from hf_utils.past_runs import adopt_data_options
 from hf_utils.prediction import predict_files
 from hf_utils.results import EvaluatedSet, format_scores, write_results
-from hf_utils.splits import describe_splits, read_protocol
 from hf_utils.stages import expand_stages
-from hf_utils.training import GenreTrainer, balanced_class_weights, write_tensorboard_summary
-from hf_utils.windows import EvaluationWindows, TrainingWindows, hop_samples_for
-
-logger = logging.getLogger(__name__)
-
-SPECTROGRAM_OPTIONS = (
-    "spectrogram sampling_rate num_mel_bins n_fft hop_length min_frequency_hz max_frequency_hz".split()
-)
+from hf_utils.training import GenreTrainer, write_tensorboard_summary
+from hf_utils.windows import hop_samples_for
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -77,106 +64,17 @@ def run_experiment(
 
     `config` is the merged configuration of the whole run, saved for whoever repeats it.
     """
-    started = time.time()
-    set_seed(training_args.seed)
-    with training_args.main_process_first(desc="reading the dataset"):
-        clips = load_split_clips(data_args, training_args.hub_token)
-    logger.info("%s", describe_splits(clips))
-    model, feature_extractor = load_model(model_args, data_args, training_args, genre_names(clips))
-    window_samples = window_samples_for(model.config, feature_extractor, data_args.window_seconds)
-    hop_samples = hop_samples_for(window_samples, data_args.eval_hop_seconds, feature_extractor.sampling_rate)
-    fit_stats = wants_training_stats(feature_extractor, model_args.feature_stats, do_train=training_args.do_train)
-    with training_args.main_process_first(desc="decoding"):
-        corpus = decode_corpus(
-            clips,
-            data_args,
-            feature_extractor.sampling_rate,
-            train=training_args.do_train,
-            seed=training_args.seed,
-            token=training_args.hub_token,
-        )
-    decoded = time.time()
-    if fit_stats:
-        num_workers = training_args.dataloader_num_workers
-        fit_feature_stats(feature_extractor, corpus.train, window_samples, num_workers=num_workers)
-    windows = {
-        name: EvaluationWindows(tracks, window_samples, hop_samples) for name, tracks in corpus.evaluations.items()
-    }
-    trainable, total = freeze(model, model_args.freeze, model_args.unfrozen_layers)
-    logger.info("%s: %s of %s parameters learn", type(model).__name__, f"{trainable:,}", f"{total:,}")
-    trainer = make_trainer(model, feature_extractor, corpus, windows, window_samples, data_args, training_args)
+    experiment = prepare_experiment(model_args, data_args, training_args)
+    trainer, windows, started = experiment.trainer, experiment.windows, time.time()
     if training_args.do_train:
         train(trainer, training_args, repository)
     trained = time.time()
     evaluations = [trainer.evaluate_set(windows[name], name) for name in windows] if training_args.do_eval else []
-    facts = {
-        "protocol": read_protocol(clips),
-        "model": {
-            "name": model_args.model_name_or_path,
-            "revision": model_args.model_revision,
-            "class": type(model).__name__,
-            "parameters": {"trainable": trainable, "total": total},
-            "sample_rate": feature_extractor.sampling_rate,
-            "window_samples": window_samples,
-            "hop_samples": hop_samples,
-        },
-        "seconds": {"data": decoded - started, "training": trained - decoded, "evaluation": time.time() - trained},
-    }
+    experiment.facts["seconds"] |= {"training": trained - started, "evaluation": time.time() - trained}
     if trainer.is_world_process_zero():
-        write_run(corpus, evaluations, facts, model_args, training_args, config)
+        write_run(experiment, evaluations, model_args, training_args, config)
         if repository is not None:
             print(f"Pushed: {push_folder(training_args.output_dir, repository)}")
-
-
-def load_model(model_args: ModelArguments, data_args: DataArguments, training_args, genres: list[str] | None):
-    """Return the classifier and its feature extractor; `genres` None keeps the checkpoint's own."""
-    spectrogram = {name: getattr(model_args, name) for name in SPECTROGRAM_OPTIONS}
-    return load_classifier(
-        model_args.model_name_or_path,
-        genres,
-        window_seconds=data_args.window_seconds,
-        revision=model_args.model_revision,
-        trust_remote_code=model_args.trust_remote_code,
-        allow_pickle=model_args.allow_pickle,
-        token=training_args.hub_token,
-        cache_dir=model_args.cache_dir,
-        head=model_args.head,
-        head_hidden_size=model_args.head_hidden_size,
-        head_dropout=model_args.head_dropout,
-        spectrogram={name: value for name, value in spectrogram.items() if value is not None},
-    )
-
-
-def make_trainer(
-    model,
-    feature_extractor,
-    corpus: Corpus,
-    windows: dict[str, EvaluationWindows],
-    window_samples: int,
-    data_args: DataArguments,
-    training_args: ClassificationTrainingArguments,
-) -> GenreTrainer:
-    """Return the Trainer over the corpus: selection is on validation alone."""
-    spec_augment = make_spec_augment(
-        model.config,
-        feature_extractor,
-        window_samples,
-        time_seconds=data_args.spec_augment_time_seconds,
-        frequency_bins=data_args.spec_augment_freq_bins,
-    )
-    balanced = training_args.class_weights == "balanced" and corpus.train is not None
-    patience = training_args.early_stopping_patience
-    return GenreTrainer(
-        model=model,
-        args=training_args,
-        genres=corpus.genres,
-        class_weights=balanced_class_weights(corpus.train["label"], len(corpus.genres)) if balanced else None,
-        train_dataset=corpus.train and TrainingWindows(corpus.train, window_samples, seed=training_args.seed),
-        eval_dataset=windows["validation"],
-        data_collator=WindowCollator(feature_extractor, spec_augment=spec_augment),
-        processing_class=feature_extractor,
-        callbacks=[EarlyStoppingCallback(early_stopping_patience=patience)] if patience else None,
-    )
 
 
 def train(
@@ -196,10 +94,10 @@ def train(
 
 
 def write_run(
-    corpus: Corpus, evaluations: list[EvaluatedSet], facts: dict, model_args, training_args, config: dict
+    experiment: Experiment, evaluations: list[EvaluatedSet], model_args, training_args, config: dict
 ) -> None:
     """Write results.json, predictions, pictures, TensorBoard summary, configuration and card; print the scores."""
-    output_dir = Path(training_args.output_dir)
+    output_dir, corpus = Path(training_args.output_dir), experiment.corpus
     results = write_results(
         output_dir,
         genres=corpus.genres,
@@ -208,7 +106,7 @@ def write_run(
         seed=training_args.seed,
         evaluations=evaluations,
         demo=corpus.facts["demo"],
-        **facts,
+        **experiment.facts,
     )
     write_config(output_dir / "config.yaml", config)
     write_tensorboard_summary(output_dir, evaluations, corpus.genres, config)

@@ -14,8 +14,9 @@ import timm
 import tiny_models
 import torch
 
-import run_classification
+from hf_utils.arguments import ClassificationTrainingArguments, DataArguments, ModelArguments
 from hf_utils.config_files import read_config
+from hf_utils.experiment import load_model
 from hf_utils.features import WindowCollator
 from hf_utils.freezing import freeze
 from hf_utils.models import load_classifier, needs_feature_stats, set_feature_stats, window_samples_for
@@ -61,7 +62,7 @@ SAVERS = {
 
 
 def load(arguments, genres):
-    model, extractor = run_classification.load_model(*arguments, genres)
+    model, extractor = load_model(*arguments, genres)
     if needs_feature_stats(extractor):
         set_feature_stats(extractor, -8.0, 4.0)
     return model, extractor
@@ -83,11 +84,7 @@ def test_the_command_of_a_recipe_loads_trains_a_step_and_comes_back(path, tmp_pa
     # Recipes that leave the window at 10 s are tested with a short one; models of the full size take long otherwise.
     short = [] if any("window_seconds" in config for config in configs) else ["--window_seconds", "1.0"]
     flags = ["--model_name_or_path", str(stand_in(name, tmp_path / "model")), "--use_cpu", *short]
-    classes = (
-        run_classification.ModelArguments,
-        run_classification.DataArguments,
-        run_classification.ClassificationTrainingArguments,
-    )
+    classes = (ModelArguments, DataArguments, ClassificationTrainingArguments)
     model_args, data_args, training_args = parse_arguments(classes, words + flags)
     genres = data_args.genres or GENRES
     model, extractor = load((model_args, data_args, training_args), genres)
