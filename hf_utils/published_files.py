@@ -59,10 +59,19 @@ def select_files(folder: str | os.PathLike, kind: str) -> dict[str, Path | bytes
     return contents
 
 
-def find_files(folder: Path, patterns: tuple[str, ...] = LOADED_FILES) -> dict[str, Path]:
-    """Return {relative path: file} of those files of a folder that match, in the order of the patterns."""
+def find_files(folder: Path, patterns: tuple[str, ...] = LOADED_FILES) -> dict[str, Path | bytes]:
+    """Return {relative path: file} of those files of a folder that match, in the order of the patterns.
+
+    Of a config.json that names a folder of this machine, bytes that do not.
+    """
     found = (path for pattern in patterns for path in sorted(folder.glob(pattern)) if path.is_file())
-    return {path.relative_to(folder).as_posix(): path for path in found}
+    contents: dict[str, Path | bytes] = {path.relative_to(folder).as_posix(): path for path in found}
+    if "config.json" in contents:
+        text = (folder / "config.json").read_text(encoding="utf-8")
+        config = json.loads(text, object_hook=_without_origin)
+        if config != json.loads(text):
+            contents["config.json"] = json.dumps(config, indent=2, sort_keys=True).encode() + b"\n"
+    return contents
 
 
 def to_public_json(value: Any) -> bytes:
@@ -79,6 +88,12 @@ def _without_paths(value: Any) -> Any:
         return value
     name, equals, source = value.partition("=")  # as eval_datasets has them
     return show_value(f"{name}={show_source(source)}" if equals else value)
+
+
+def _without_origin(config: dict) -> dict:
+    """transformers notes in the configurations of parts of a model from where they were loaded."""
+    name = config.get("_name_or_path")
+    return {**config, "_name_or_path": show_source(name)} if isinstance(name, str) else config
 
 
 def _matches(name: str, pattern: str) -> bool:
