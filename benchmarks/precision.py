@@ -50,7 +50,8 @@ def main(batch_size: int, repeats: int) -> None:
     fp32, fast = (statistics.median(seconds[name]) for name in ("fp32", "auto"))
     print(f"AST base, 86 M parameters, batch {batch_size} x 10.24 s, {device}, {torch.get_num_threads()} threads")
     print(
-        f"fp32: {fp32:.2f} s a step    auto ({str(auto).removeprefix('torch.')}): {fast:.2f} s    ratio {fp32 / fast:.2f}"
+        f"fp32: {fp32:.2f} s a step    auto ({str(auto).removeprefix('torch.')}): {fast:.2f} s    "
+        f"ratio {fp32 / fast:.2f}"
     )
     if auto is torch.float32:
         print("This machine has no bf16 units, so auto is fp32.")

@@ -208,7 +208,7 @@ def test_every_track_is_scored_once(checkpoint, genre_folder, tmp_path):
 
 
 def test_windows_are_told_the_epoch_by_the_trainer_itself(checkpoint, genre_folder, tmp_path):
-    """accelerate's loader does not pass it on to the dataset once its batch sampler is wrapped, as in two processes."""
+    """accelerate's loader keeps it from the dataset once its batch sampler is wrapped, as under two processes."""
     trainer = make_trainer(checkpoint, genre_folder, tmp_path)
     first = trainer.train_dataset[0]["seed"]
     trainer.state.epoch = 2.25
