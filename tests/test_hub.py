@@ -16,17 +16,22 @@ import pytest
 import tiny_models
 import torch
 import yaml
+from accelerate import PartialState
 from conftest import write_tone
 from hub_server import OWNER, STRANGER, TOKEN, HubServer
 from tiny_musicgen import save_tiny_musicgen
+from transformers.trainer_utils import HubStrategy
 
 from hf_utils import hub as pushes
 from hf_utils.checkpoints import Checkpoint
 from hf_utils.data import load_clips
 from hf_utils.errors import UserError
 from hf_utils.hub import open_repository, push_folder
+from hf_utils.hub_checkpoints import HubCheckpoints, fetch_checkpoint, open_model_repository
 from hf_utils.models import load_classifier
+from hf_utils.parsing import build_arguments
 from hf_utils.published_files import select_files
+from hf_utils.training_arguments import ClassificationTrainingArguments
 
 ROOT = Path(__file__).resolve().parents[1]
 # What may not break a card, a page or a table; "/" cannot be in the name of a folder.
@@ -41,6 +46,7 @@ def hub(monkeypatch, tmp_path):
         constants = {"ENDPOINT": server.url, "HUGGINGFACE_CO_URL_TEMPLATE": template}
         for name, value in {**constants, "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}.items():
             monkeypatch.setattr(huggingface_hub.constants, name, value)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         monkeypatch.setattr(time, "sleep", lambda seconds: None)
@@ -163,8 +169,6 @@ def test_a_push_that_breaks_off_is_finished_by_its_command(hub, made, request_, 
     first = "data/train-00000-of-00002.parquet"
     assert (f"not sent again: {first}" in message) == (SECOND_SHARD in request_ or "commit" in request_)
     hub.recover()
-    if request_.startswith("PUT"):
-        assert f"Not sent: {'README.md' if 'commit' in request_ else 'data'}" in message
     assert pushes.main(command[3:]) == 0
     assert capsys.readouterr().out == f"Pushed: {hub.url}/datasets/me/made\n"
     assert {path: path.read_bytes() for path in made.rglob("*") if path.is_file()} == before
@@ -227,6 +231,70 @@ def test_pickles_and_foreign_code_of_the_hub_need_to_be_asked_for(hub, tmp_path)
     open_repository("me/foreign", "model").commit({"config.json": json.dumps(config).encode()}, "x")
     with pytest.raises(UserError, match=r"configuration_own\.py, modeling_own\.py.*--trust_remote_code"):
         Checkpoint("me/foreign", cache_dir=str(tmp_path / "cache")).read_config()
+
+
+@pytest.mark.parametrize(
+    ("strategy", "places"),
+    [
+        ("end", set()),
+        ("every_save", {"model.safetensors"}),
+        ("checkpoint", {"model.safetensors", "last-checkpoint/optimizer.pt", "best-checkpoint/model.safetensors"}),
+        ("all_checkpoints", {"checkpoint-2/optimizer.pt", "checkpoint-4/optimizer.pt"}),
+    ],
+)
+def test_checkpoints_come_back_with_the_best_one(hub, tmp_path, strategy, places, caplog):
+    repository = open_repository("me/run", "model")
+    push = HubCheckpoints(repository, HubStrategy(strategy))
+    args = SimpleNamespace(output_dir=str(tmp_path / "there"), distributed_state=PartialState())
+    for step in (2, 4):
+        best = str(tmp_path / "there" / "checkpoint-2")
+        facts = {"global_step": step, "best_model_checkpoint": best, "log_history": [{"loss": 0.1 + 0.2}]}
+        write_files(
+            tmp_path / "there" / f"checkpoint-{step}",
+            {
+                "config.json": "{}",
+                "model.safetensors": f"weights {step}",
+                "optimizer.pt": f"optimizer {step}",
+                "training_args.bin": "pickle",
+                "trainer_state.json": json.dumps(facts),
+            },
+        )
+        state = SimpleNamespace(is_world_process_zero=True, **facts)
+        if step == 4 and strategy == "all_checkpoints":
+            hub.fail("POST .*/commit/", 500)
+            push.on_save(args, state, None)
+            assert "The training goes on" in caplog.text
+        push.on_save(args, state, None)
+    uploaded = files_of(hub, "models/me/run")
+    assert places <= set(uploaded) and not [name for name in uploaded if "training_args" in name]
+    assert not [name for name, content in uploaded.items() if str(tmp_path).encode() in content]
+    here = tmp_path / "here"
+    with_state = strategy in ("checkpoint", "all_checkpoints")
+    for _ in range(2):  # the second time, as another process does
+        assert fetch_checkpoint(repository, str(here)) == (str(here / "checkpoint-4") if with_state else None)
+    if with_state:
+        facts["best_model_checkpoint"] = str(here / "checkpoint-2")
+        assert json.loads((here / "checkpoint-4" / "trainer_state.json").read_text()) == facts
+        for step in (2, 4):
+            weights = here / f"checkpoint-{step}" / "model.safetensors"
+            assert weights.read_text() == f"weights {step}" and not weights.is_symlink()
+        assert (here / "checkpoint-4" / "optimizer.pt").read_text() == "optimizer 4"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"hub_model_id": "me/x"}, "hub_model_id is given, but not push_to_hub"),
+        ({"hub_strategy": "checkpoint"}, "hub_strategy is given, but not push_to_hub"),
+        ({"resume_from_checkpoint": "hub"}, "push_to_hub is needed"),
+        ({"push_to_hub": True, "do_eval": True}, "needs do_train.*python -m hf_utils.hub"),
+        ({"push_to_hub": True, "hub_revision": "x"}, "hub_revision"),
+    ],
+)
+def test_options_of_the_hub_that_contradict_each_other(tmp_path, options, words):
+    (args,) = build_arguments([ClassificationTrainingArguments], {"output_dir": str(tmp_path), **options})
+    with pytest.raises(UserError, match=words):
+        open_model_repository(args)
 
 
 FRESH_PROCESS = r"""
