@@ -1,4 +1,4 @@
-# make demo, make test: all that a machine with Python >= 3.10 and make needs. Everything stays in this folder: the
+# make demo, make test: all that a machine with Python >= 3.11 and make needs. Everything stays in this folder: the
 # environment in .venv, data in data, results in runs.
 
 .DEFAULT_GOAL := help
@@ -27,8 +27,8 @@ env: .venv/.installed
 # The stamp, so that nothing is resolved again until the requirements change.
 # uv does not read pip's configuration: an index named only there is handed on.
 .venv/.installed: requirements.txt
-	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10))" || \
-		{ echo "Python >= 3.10 is needed; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
+		{ echo "Python >= 3.11 is needed (by transformers); $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12"; exit 1; }
 	@test -x $(RUN) || $(PYTHON) -m venv .venv
 	@$(RUN) -m pip install --quiet --disable-pip-version-check "uv==$(UV_VERSION)"
 	@index="$${PIP_INDEX_URL:-$$($(RUN) -m pip config get global.index-url 2>/dev/null)}"; \
@@ -59,7 +59,7 @@ study-demo: env
 
 test: export HF_HUB_OFFLINE := 1
 test: env
-	@$(RUN) -m pytest
+	@$(RUN) -m pytest --numprocesses auto --dist loadfile
 
 lint: env
 	@$(RUN) -m ruff check .
