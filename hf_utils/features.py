@@ -85,6 +85,11 @@ class WindowCollator:
         self._spec_augment = spec_augment
         self._input_name = feature_extractor.model_input_names[0]
 
+    @property
+    def obstacle(self) -> str | None:
+        """Why a window has not always the same features, in the words of the options; None if it has."""
+        return None if self._spec_augment is None else "spec_augment_time_seconds and spec_augment_freq_bins"
+
     def __call__(self, windows: Sequence[Mapping]) -> dict[str, torch.Tensor]:
         extractor = self._feature_extractor
         batch = extractor([w["samples"] for w in windows], sampling_rate=extractor.sampling_rate, return_tensors="pt")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from sklearn.utils.class_weight import compute_class_weight
 from torch.utils.tensorboard import SummaryWriter
-from transformers import EvalPrediction, ProgressCallback, Trainer, TrainerCallback
+from transformers import EarlyStoppingCallback, EvalPrediction, ProgressCallback, Trainer, TrainerCallback
 from transformers.integrations import TensorBoardCallback
 
 from hf_utils.freezing import keep_frozen_in_eval
@@ -69,11 +69,13 @@ class GenreTrainer(Trainer):
         )
         # Our loss does the scaling (see CrossEntropy); no model shall.
         self.model_accepts_loss_kwargs = False
-        self._genres = genres
+        self.genres, self.class_weights = genres, class_weights
         self._evaluated: EvaluatedSet | None = None
         self.pop_callback(ProgressCallback)
         self.add_callback(EpochLine())
         self.add_callback(TellEpoch())
+        if args.early_stopping_patience:
+            self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
         tensorboard = self.pop_callback(TensorBoardCallback)
         if tensorboard is not None:
             # The stock folder is named after the machine.
@@ -91,7 +93,7 @@ class GenreTrainer(Trainer):
         return super().evaluation_loop(dataloader, *args, **kwargs)
 
     def _score(self, prediction: EvalPrediction) -> dict[str, float]:
-        self._evaluated = score_windows(prediction.predictions, self._windows, self._genres, "evaluation")
+        self._evaluated = score_windows(prediction.predictions, self._windows, self.genres, "evaluation")
         scores = {key: value for key, value in self._evaluated.scores["track"].items() if key in TRACKED_SCORES}
         return scores | {"window_accuracy": self._evaluated.scores["window"]["accuracy"]}
 

@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+from safetensors.torch import load_file
+from torch import nn
 from transformers import PreTrainedModel
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from hf_utils.backbones import find_backbone
 from hf_utils.errors import UserError
@@ -11,8 +14,10 @@ from hf_utils.errors import UserError
 MASK_EMBEDDING = "masked_spec_embed"
 
 
-def reload_weights(model: PreTrainedModel, folder: str | Path) -> None:
+def reload_weights(model: nn.Module, folder: str | Path) -> None:
     """Copy the weights that `save_pretrained` wrote to `folder` into `model`, all of them.
+
+    What is no model of transformers, such as a head alone, is read as the Trainer saved it.
 
     The stock Trainer reads the file as it is. transformers saves some families (AST, ViT) under older parameter names
     and converts them in `from_pretrained` alone, so the stock way silently skips those tensors.
@@ -20,6 +25,14 @@ def reload_weights(model: PreTrainedModel, folder: str | Path) -> None:
     Raises:
         UserError: the folder's weights do not fill the model exactly.
     """
+    if not isinstance(model, PreTrainedModel):
+        try:
+            model.load_state_dict(load_file(Path(folder, SAFE_WEIGHTS_NAME)), strict=True)
+        except RuntimeError as error:
+            raise UserError(
+                f"the weights in {folder} are not those of this model. Was it trained otherwise?"
+            ) from error
+        return
     loaded, info = type(model).from_pretrained(
         folder, use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True
     )

@@ -4,7 +4,9 @@ A clip table is a set of tracks; models see windows. Training draws one window p
 every track from start to end and knows which window belongs to which track.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -36,6 +38,7 @@ class TrainingWindows(torch.utils.data.Dataset):
     so must every later random choice about the window (augmentation, SpecAugment): then the same windows come out
     under any number of data-loader workers and processes, and after a resume.
 
+    `grid` draws from the back-to-back windows that cover the clip, of which the last ends with it, and not from all.
     `transform(samples, seed) -> samples`, if given, changes the window before its features are computed.
     """
 
@@ -45,13 +48,22 @@ class TrainingWindows(torch.utils.data.Dataset):
         window_samples: int,
         *,
         seed: int,
+        grid: bool = False,
         transform: Callable[[np.ndarray, int], np.ndarray] | None = None,
     ):
         self._clips = _rows(clips)
         self._window_samples = window_samples
         self._seed = seed
+        self._grid = grid
         self._transform = transform
         self._epoch = 0
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why these are not the same few windows in every epoch, in the words of the options; None if they are."""
+        if not self._grid:
+            return "train_windows: random"
+        return None if self._transform is None else "augmentation of training windows"
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the Trainer's data loader before each epoch, in the main process, before workers are started."""
@@ -60,11 +72,19 @@ class TrainingWindows(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self._clips)
 
-    def __getitem__(self, index: int) -> dict:
+    def draw(self, index: int) -> tuple[int, int]:
+        """Return the seed and the first sample of the window of clip `index` in this epoch."""
         clip = self._clips[index]
         seed = derive_seed(self._seed, self._epoch, clip["track_id"])
-        slack_samples = max(clip["num_samples"] - self._window_samples, 0)
-        samples = _read_window(clip, derive_seed(seed, "start") % (slack_samples + 1), self._window_samples)
+        number = derive_seed(seed, "start")
+        if self._grid:
+            starts = window_starts(clip["num_samples"], self._window_samples, self._window_samples)
+            return seed, starts[number % len(starts)]
+        return seed, number % (max(clip["num_samples"] - self._window_samples, 0) + 1)
+
+    def __getitem__(self, index: int) -> dict:
+        clip, (seed, start) = self._clips[index], self.draw(index)
+        samples = _read_window(clip, start, self._window_samples)
         if self._transform is not None:
             samples = self._transform(samples, seed)
         return {"samples": samples, "label": clip["label"], "seed": seed}
@@ -90,6 +110,13 @@ class EvaluationWindows(torch.utils.data.Dataset):
         starts = [window_starts(clip["num_samples"], window_samples, hop_samples) for clip in self._clips]
         self.track_index = np.repeat(np.arange(len(starts)), [len(s) for s in starts]).astype(np.int64)
         self.start_samples = np.concatenate([np.array(s, dtype=np.int64) for s in starts])
+
+    def fingerprint(self) -> str:
+        """Return a digest of the samples of all windows in their order."""
+        # The folder of a file of samples is named by what it holds.
+        clips = [(Path(c["pcm_path"]).parent.name, c["pcm_offset"], c["num_samples"]) for c in self._clips]
+        windows = self.track_index.tolist(), self.start_samples.tolist(), self._window_samples
+        return hashlib.sha256(repr((clips, windows)).encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self.track_index)

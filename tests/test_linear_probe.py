@@ -1,0 +1,176 @@
+"""Training on cached embeddings is training on the windows: same losses, same weights, whatever the family."""
+
+import numpy as np
+import pytest
+import tiny_models
+import torch
+from transformers import set_seed
+
+from hf_utils.arguments import ClassificationTrainingArguments
+from hf_utils.audio import window_starts
+from hf_utils.data import genre_names, load_clips
+from hf_utils.errors import UserError
+from hf_utils.features import SpecAugment, WindowCollator, fit_feature_stats, wants_training_stats
+from hf_utils.freezing import freeze
+from hf_utils.linear_probe import Head, choose_learner, compute_embeddings, load_embeddings
+from hf_utils.models import load_classifier, window_samples_for
+from hf_utils.training import GenreTrainer
+from hf_utils.waveforms import decode_clips
+from hf_utils.windows import EvaluationWindows, TrainingWindows
+
+WINDOW_SECONDS = 0.5
+KINDS = {
+    "ast": (tiny_models.save_ast, {}),
+    "hubert": (tiny_models.save_hubert, {}),
+    "wavlm-mlp": (tiny_models.save_wavlm, {"head": "mlp"}),
+    "resnet-mlp": (
+        tiny_models.save_timm_resnet,
+        {"head": "mlp", "spectrogram": {"n_fft": 512, "hop_length": 256, "num_mel_bins": 32}},
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request, tmp_path_factory):
+    save, options = KINDS[request.param]
+    return save(tmp_path_factory.mktemp(request.param) / "model"), options
+
+
+def make_trainer(kind, folder, output_dir, *, mode="backbone", grid=True, spec_augment=None, **options):
+    """Return a trainer of windows of 0.5 s, the decoded clips and the length of a window in samples."""
+    checkpoint, model_options = kind
+    options = {"num_train_epochs": 3, "per_device_train_batch_size": 5, "learning_rate": 1e-2, "seed": 5} | options
+    args = ClassificationTrainingArguments(
+        output_dir=str(output_dir),
+        use_cpu=True,
+        precision="fp32",
+        report_to="none",
+        dataloader_num_workers=0,
+        **options,
+    )
+    set_seed(args.seed)
+    clips = load_clips(str(folder))
+    model, extractor = load_classifier(
+        str(checkpoint), genre_names(clips), window_seconds=WINDOW_SECONDS, **model_options
+    )
+    freeze(model, mode)
+    decoded = decode_clips(clips, extractor.sampling_rate)
+    window_samples = window_samples_for(model.config, extractor, WINDOW_SECONDS)
+    if wants_training_stats(extractor, "auto", do_train=True):
+        fit_feature_stats(extractor, decoded, window_samples)
+    trainer = GenreTrainer(
+        model=model,
+        args=args,
+        genres=genre_names(clips),
+        train_dataset=TrainingWindows(decoded, window_samples, seed=args.seed, grid=grid),
+        eval_dataset=EvaluationWindows(decoded, window_samples, window_samples // 2),
+        data_collator=WindowCollator(extractor, spec_augment=spec_augment),
+        processing_class=extractor,
+    )
+    return trainer, decoded, window_samples
+
+
+def losses(trainer) -> list[float]:
+    return [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
+
+
+def learner_of(made, cache_dir, option="auto"):
+    return choose_learner(*made, option=option, cache_dir=str(cache_dir))
+
+
+def test_cached_training_gives_the_losses_and_the_model_of_the_slow_path(kind, genre_folder, tmp_path):
+    slow, *_ = make_trainer(kind, genre_folder, tmp_path / "slow")
+    slow.train()
+    made = make_trainer(kind, genre_folder, tmp_path / "fast")
+    fast = made[0]
+    learner = learner_of(made, tmp_path / "cache")
+    assert isinstance(learner.model, Head)
+    before = {name: tensor.clone() for name, tensor in fast.model.state_dict().items()}
+    learner.train()
+    assert len(losses(slow)) == 3 and losses(learner) == pytest.approx(losses(slow), abs=1e-5)
+    assert learner.state.best_metric == slow.state.best_metric
+    for name, tensor in slow.model.state_dict().items():
+        torch.testing.assert_close(fast.model.state_dict()[name], tensor, rtol=0, atol=1e-5)
+    moved = [name for name, tensor in fast.model.state_dict().items() if not torch.equal(tensor, before[name])]
+    assert moved and not any(name.startswith(fast.model.base_model_prefix + ".") for name in moved)
+    # The whole model, evaluated on its windows, is what the head alone was on its embeddings.
+    whole, alone = (t.evaluate_set(t.eval_dataset, "validation") for t in (fast, learner))
+    np.testing.assert_allclose(whole.probabilities, alone.probabilities, atol=1e-5)
+    fast.save_model(str(tmp_path / "saved"))
+    again, _ = load_classifier(str(tmp_path / "saved"), None)
+    for name, tensor in again.state_dict().items():
+        assert torch.equal(tensor, fast.model.state_dict()[name])
+
+
+@pytest.fixture
+def hubert(tmp_path):
+    return tiny_models.save_hubert(tmp_path / "hubert"), {}
+
+
+def test_embeddings_are_computed_once_per_backbone_data_and_windows(hubert, genre_folder, tmp_path, monkeypatch):
+    trainer, decoded, window_samples = make_trainer(hubert, genre_folder, tmp_path / "run")
+    cache = tmp_path / "cache"
+    computed = []
+    monkeypatch.setattr(
+        "hf_utils.linear_probe.compute_embeddings",
+        lambda *arguments: computed.append(1) or compute_embeddings(*arguments),
+    )
+
+    def load(hop=1.0, tracks=None, trainer=trainer):
+        clips = decoded if tracks is None else decoded.select(tracks)
+        windows = EvaluationWindows(clips, window_samples, int(hop * window_samples))
+        return load_embeddings(trainer, windows, str(cache))
+
+    first = load()
+    assert np.array_equal(load(), first) and len(computed) == 1
+    with torch.no_grad():
+        trainer.model.classifier.weight.add_(1)
+    assert np.array_equal(load(), first) and len(computed) == 1, "the head is not part of what embeddings depend on"
+    load(hop=0.5)
+    reversed_rows = load(tracks=range(len(decoded))[::-1])
+    assert len(computed) == 3
+    np.testing.assert_allclose(np.sort(reversed_rows, axis=0), np.sort(first, axis=0), atol=1e-5)
+    with torch.no_grad():
+        trainer.model.hubert.encoder.layer_norm.bias.add_(1)
+    assert not np.array_equal(load(), first) and len(computed) == 4
+
+
+def test_auto_keeps_to_the_windows_where_embeddings_would_change(hubert, genre_folder, tmp_path):
+    masks = SpecAugment(0, 1, 2, 2)
+    for changes, words in (
+        ({"mode": "none"}, "freeze"),
+        ({"grid": False}, "train_windows: random"),
+        ({"spec_augment": masks}, "spec_augment"),
+    ):
+        made = make_trainer(hubert, genre_folder, tmp_path / "run", **changes)
+        assert learner_of(made, tmp_path) is made[0]
+        with pytest.raises(UserError, match=words):
+            learner_of(made, tmp_path, "always")
+    made = make_trainer(hubert, genre_folder, tmp_path / "run")
+    assert learner_of(made, tmp_path, "never") is made[0]
+
+
+def test_grid_windows_are_drawn_back_to_back_from_the_whole_track(genre_folder):
+    decoded = decode_clips(load_clips(str(genre_folder)), 16000)
+    windows = TrainingWindows(decoded, 6000, seed=1, grid=True)
+    seen = [set() for _ in range(len(windows))]
+    for epoch in range(40):
+        windows.set_epoch(epoch)
+        for index, starts in enumerate(seen):
+            starts.add(windows.draw(index)[1])
+    # 1, 1.3, 1.6 and 1.9 s: 16,000 to 30,400 samples.
+    assert seen == [set(window_starts(n, 6000, 6000)) for n in decoded["num_samples"]]
+    assert seen[0] == {0, 6000, 10000}
+
+
+def test_a_probe_resumes_from_its_own_checkpoint_alone(hubert, genre_folder, tmp_path):
+    whole = learner_of(make_trainer(hubert, genre_folder, tmp_path / "whole", save_total_limit=3), tmp_path / "cache")
+    whole.train()
+    part = learner_of(make_trainer(hubert, genre_folder, tmp_path / "part"), tmp_path / "cache")
+    resumed_from = str(tmp_path / "whole" / "checkpoint-6")
+    part.train(resume_from_checkpoint=resumed_from)
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(part.model.state_dict()[name], tensor)
+    slow, *_ = make_trainer(hubert, genre_folder, tmp_path / "slow")
+    with pytest.raises(UserError, match="Was it trained otherwise"):
+        slow.train(resume_from_checkpoint=resumed_from)
