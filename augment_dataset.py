@@ -10,7 +10,6 @@ again, under any number of processes, and writes the same files.
 """
 
 import hashlib
-import importlib.metadata
 import json
 import logging
 import sys
@@ -20,7 +19,7 @@ from typing import Any
 import datasets
 
 from hf_utils.augment_arguments import AugmentationArguments, flag_augmentation
-from hf_utils.augmentation import read_augmentation
+from hf_utils.augmentation import TRANSFORM_PACKAGES, package_version, read_augmentation
 from hf_utils.augmentation_card import describe_augmented
 from hf_utils.augmentation_preview import write_preview
 from hf_utils.config_files import read_config
@@ -36,8 +35,8 @@ from hf_utils.shards import Shards, open_shards
 from hf_utils.splits import describe_splits, read_protocol, select_split
 
 DEFAULT_SEED = 42
-# What changes samples or bytes.
-_PACKAGES = ("audiomentations", "fast-mp3-augment", "numpy", "pyarrow", "python-stretch", "scipy", "soundfile", "soxr")
+# What changes bytes.
+_PACKAGES = sorted({*TRANSFORM_PACKAGES, "pyarrow", "soundfile", "soxr"})
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +109,7 @@ def describe_config(args: AugmentationArguments, plan: CopyPlan) -> dict[str, An
         "seed": seeds.pop() if seeds else None,
         "shard_size": args.shard_size,
         **_describe_transforms(plan.copies),
-        "versions": {name: _version(name) for name in _PACKAGES},
+        "versions": {name: package_version(name) for name in _PACKAGES},
     }
 
 
@@ -120,13 +119,6 @@ def _describe_transforms(copies: list[Copy]) -> dict[str, Any]:
     if all(isinstance(chain, Corruption) for chain in chains.values()):
         return {"kinds": {name: chain.augmentation.config for name, chain in chains.items()}}
     return next(iter(chains.values())).config
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None  # one that only some transforms need
 
 
 def make_dataset(

@@ -3,6 +3,7 @@
     accelerate launch run_classification.py configs/ast.yaml
     accelerate launch run_classification.py --model_name_or_path ntu-spml/distilhubert --dataset_name path/to/genres
     accelerate launch run_classification.py configs/convnext.yaml configs/train/noisy.yaml --seed 1
+    python run_classification.py --model_name_or_path runs/ast --do_eval --corruptions configs/corruptions.yaml
     python run_classification.py --model_name_or_path runs/ast --do_predict --predict_path ~/Music
 
 Options come from any number of YAML files, left to right, and then from the command line.
@@ -12,7 +13,8 @@ import time
 from pathlib import Path
 
 from hf_utils.arguments import ClassificationTrainingArguments, DataArguments, ModelArguments
-from hf_utils.experiment import Experiment, load_model, prepare_experiment
+from hf_utils.corruptions import Corruption
+from hf_utils.experiment import Experiment, load_model, make_learner, prepare_experiment
 from hf_utils.hub import Repository, push_folder
 from hf_utils.hub_checkpoints import HubCheckpoints, fetch_checkpoint, open_model_repository
 from hf_utils.launch import expect_processes, find_checkpoint, launch_command, run_script, setup_logging
@@ -22,8 +24,10 @@ from hf_utils.parsing import merged_config, parse_arguments, write_config
 from hf_utils.past_runs import adopt_data_options
 from hf_utils.prediction import predict_files
 from hf_utils.results import EvaluatedSet, format_scores, write_results
+from hf_utils.robustness import CorruptedSet, check_transforms, evaluate_corruptions
+from hf_utils.robustness_report import RobustnessReport
 from hf_utils.stages import expand_stages
-from hf_utils.training import GenreTrainer, write_tensorboard_summary
+from hf_utils.training import write_tensorboard_summary
 from hf_utils.windows import hop_samples_for
 
 
@@ -41,13 +45,15 @@ def main(argv: list[str] | None = None) -> int:
     if not training_args.do_train:
         data_args = adopt_data_options(data_args, model_args.model_name_or_path)
     arguments = model_args, data_args, training_args
+    corruptions = check_transforms(data_args, training_args)
     repository = open_model_repository(training_args)
     if training_args.do_train or training_args.do_eval:
         config = merged_config(arguments)
         if repository is not None:
             config["hub_model_id"] = repository.name
         for stage in expand_stages(arguments):
-            run_experiment(*stage, config=config, repository=repository if stage[-1].push_to_hub else None)
+            stage_repository = repository if stage[-1].push_to_hub else None
+            run_experiment(*stage, corruptions=corruptions, config=config, repository=stage_repository)
     if training_args.do_predict and training_args.process_index == 0:
         return run_prediction(model_args, data_args, training_args)
     return 0
@@ -57,6 +63,7 @@ def run_experiment(
     model_args: ModelArguments,
     data_args: DataArguments,
     training_args: ClassificationTrainingArguments,
+    corruptions: list[Corruption],
     config: dict,
     repository: Repository | None,
 ) -> None:
@@ -67,37 +74,49 @@ def run_experiment(
     experiment = prepare_experiment(model_args, data_args, training_args)
     trainer, windows, started = experiment.trainer, experiment.windows, time.time()
     if training_args.do_train:
-        train(trainer, training_args, repository)
+        train(experiment, data_args, training_args, repository)
     trained = time.time()
     evaluations = [trainer.evaluate_set(windows[name], name) for name in windows] if training_args.do_eval else []
+    corrupted = evaluate_corruptions(experiment, corruptions, data_args) if training_args.do_eval else []
     experiment.facts["seconds"] |= {"training": trained - started, "evaluation": time.time() - trained}
     if trainer.is_world_process_zero():
-        write_run(experiment, evaluations, model_args, training_args, config)
+        write_run(experiment, evaluations, corrupted, model_args, training_args, config)
         if repository is not None:
             print(f"Pushed: {push_folder(training_args.output_dir, repository)}")
 
 
 def train(
-    trainer: GenreTrainer, training_args: ClassificationTrainingArguments, repository: Repository | None
+    experiment: Experiment,
+    data_args: DataArguments,
+    training_args: ClassificationTrainingArguments,
+    repository: Repository | None,
 ) -> None:
     """Train from the start or from a checkpoint; afterwards the trainer holds the best weights, saved."""
     output_dir, resume = training_args.output_dir, training_args.resume_from_checkpoint
+    trainer, learner = experiment.trainer, make_learner(experiment, data_args)
     if repository is not None:
-        trainer.add_callback(HubCheckpoints(repository, training_args.hub_strategy))
+        learner.add_callback(HubCheckpoints(repository, training_args.hub_strategy))
     if resume == "hub":
         with training_args.main_process_first(desc="downloading the checkpoint"):
             resume = fetch_checkpoint(repository, output_dir) if repository else "auto"
     checkpoint = find_checkpoint(output_dir, resume, overwrite=training_args.overwrite)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    learner.train(resume_from_checkpoint=checkpoint)
+    trainer.state = learner.state
     trainer.save_model()
     trainer.save_state()
 
 
 def write_run(
-    experiment: Experiment, evaluations: list[EvaluatedSet], model_args, training_args, config: dict
+    experiment: Experiment,
+    evaluations: list[EvaluatedSet],
+    corrupted: list[CorruptedSet],
+    model_args: ModelArguments,
+    training_args: ClassificationTrainingArguments,
+    config: dict,
 ) -> None:
     """Write results.json, predictions, pictures, TensorBoard summary, configuration and card; print the scores."""
     output_dir, corpus = Path(training_args.output_dir), experiment.corpus
+    robustness = RobustnessReport(evaluations, corrupted, corpus.genres) if corrupted else None
     results = write_results(
         output_dir,
         genres=corpus.genres,
@@ -106,13 +125,19 @@ def write_run(
         seed=training_args.seed,
         evaluations=evaluations,
         demo=corpus.facts["demo"],
+        robustness=robustness and robustness.rows,
+        robustness_means=robustness and robustness.means,
         **experiment.facts,
     )
     write_config(output_dir / "config.yaml", config)
     write_tensorboard_summary(output_dir, evaluations, corpus.genres, config)
     if training_args.do_train:
-        write_model_card(output_dir, results, base_model=model_args.model_name_or_path, command=launch_command())
+        shown = results if robustness is None else {**results, "robustness": robustness.describe()}
+        write_model_card(output_dir, shown, base_model=model_args.model_name_or_path, command=launch_command())
     print(format_scores(evaluations))
+    if robustness is not None:
+        robustness.write(output_dir, results, page=not training_args.do_train, command=launch_command())
+        print(f"\n{robustness.format_table()}")
     print(f"\nEverything is in {output_dir}: results.json, predictions, confusion matrices, TensorBoard events.")
 
 

@@ -8,6 +8,7 @@ and then put back as they were.
 import contextlib
 import dataclasses
 import functools
+import importlib.metadata
 import math
 import random
 import warnings
@@ -24,6 +25,9 @@ from hf_utils.errors import UserError
 from hf_utils.recordings import digest_recordings
 from hf_utils.seeding import derive_seed
 from hf_utils.transform_spec import build_transforms
+
+# What changes samples.
+TRANSFORM_PACKAGES = ("audiomentations", "fast-mp3-augment", "numpy", "python-stretch", "scipy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +124,14 @@ def _seeded(seed: int) -> Iterator[None]:
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)
+
+
+def package_version(package: str) -> str | None:
+    """Return the version of a package, None where it is not installed: some transforms need packages of their own."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _hide_folders(spec: Any) -> Any:

@@ -9,6 +9,7 @@ The seed of a clip is made of the kind, the severity and the track, and of nothi
 """
 
 import dataclasses
+import json
 import logging
 import re
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_utils.augmentation import Augmentation, AugmentedClip
+from hf_utils.augmentation import TRANSFORM_PACKAGES, Augmentation, AugmentedClip, package_version
 from hf_utils.config_files import read_config
 from hf_utils.errors import UserError
 from hf_utils.seeding import derive_seed
@@ -47,6 +48,13 @@ class Corruption:
     def name(self) -> str:
         """Kind and severity, such as white_noise_20_db; unique within a file."""
         return f"{self.kind}_{self.severity}"
+
+    @property
+    def fingerprint(self) -> str:
+        """All that its result depends on but the track; of two corruptions with one fingerprint, one may stand in."""
+        versions = {package: package_version(package) for package in TRANSFORM_PACKAGES}
+        facts = [self.kind, self.severity, self.augmentation.config, versions]
+        return json.dumps(facts, sort_keys=True)
 
     def seed_of(self, track_id: str) -> int:
         """Return the seed of a track's corruption."""

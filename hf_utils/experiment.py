@@ -3,14 +3,18 @@
 import dataclasses
 import logging
 import time
+from pathlib import Path
 
-from transformers import EarlyStoppingCallback, set_seed
+import datasets
+from transformers import set_seed
 
 from hf_utils.arguments import ClassificationTrainingArguments, DataArguments, ModelArguments
+from hf_utils.augmentation import Augmentation
 from hf_utils.corpus import Corpus, decode_corpus, load_split_clips
 from hf_utils.data import genre_names
 from hf_utils.features import WindowCollator, fit_feature_stats, make_spec_augment, wants_training_stats
 from hf_utils.freezing import freeze
+from hf_utils.linear_probe import choose_learner
 from hf_utils.models import load_classifier, window_samples_for
 from hf_utils.splits import describe_splits, read_protocol
 from hf_utils.training import GenreTrainer, balanced_class_weights
@@ -28,10 +32,12 @@ class Experiment:
     """A model, the data it is to learn from, and the Trainer over both.
 
     Attributes:
+        clips: the clip table of `--dataset_name`, with audio files and splits.
         windows: of every evaluated set, by name: validation, test and those the user named.
         facts: what results.json says of the split, the model and the time that the data took.
     """
 
+    clips: datasets.Dataset
     corpus: Corpus
     windows: dict[str, EvaluationWindows]
     trainer: GenreTrainer
@@ -44,10 +50,11 @@ def prepare_experiment(
     """Load the model, decode and check the data, and freeze what shall not learn.
 
     Raises:
-        UserError: as `load_classifier`, `load_split_clips`, `decode_corpus` and `freeze`.
+        UserError: as `load_augmentation`, `load_classifier`, `load_split_clips`, `decode_corpus` and `freeze`.
     """
     started = time.time()
     set_seed(training_args.seed)
+    augmentation = data_args.load_augmentation() if training_args.do_train else None
     with training_args.main_process_first(desc="reading the dataset"):
         clips = load_split_clips(data_args, training_args.hub_token)
     logger.info("%s", describe_splits(clips))
@@ -65,6 +72,8 @@ def prepare_experiment(
             seed=training_args.seed,
             token=training_args.hub_token,
         )
+    if augmentation is not None:
+        corpus.facts["augmentation"] = augmentation.config
     seconds = time.time() - started
     if fit_stats:
         num_workers = training_args.dataloader_num_workers
@@ -83,9 +92,23 @@ def prepare_experiment(
         "window_samples": window_samples,
         "hop_samples": hop_samples,
     }
-    trainer = make_trainer(model, feature_extractor, corpus, windows, window_samples, data_args, training_args)
+    trainer = make_trainer(
+        model, feature_extractor, corpus, augmentation, windows, window_samples, data_args, training_args
+    )
     facts = {"protocol": read_protocol(clips), "model": model_facts, "seconds": {"data": seconds}}
-    return Experiment(corpus, windows, trainer, facts)
+    return Experiment(clips, corpus, windows, trainer, facts)
+
+
+def make_learner(experiment: Experiment, data_args: DataArguments) -> GenreTrainer:
+    """Return what trains the experiment's model: its Trainer, or one of the head alone (`--cache_embeddings`)."""
+    window_samples, folder = experiment.facts["model"]["window_samples"], data_args.waveform_cache_dir
+    return choose_learner(
+        experiment.trainer,
+        experiment.corpus.train,
+        window_samples,
+        option=data_args.cache_embeddings,
+        cache_dir=folder and str(Path(folder, "embeddings")),
+    )
 
 
 def load_model(model_args: ModelArguments, data_args: DataArguments, training_args, genres: list[str] | None):
@@ -111,12 +134,13 @@ def make_trainer(
     model,
     feature_extractor,
     corpus: Corpus,
+    augmentation: Augmentation | None,
     windows: dict[str, EvaluationWindows],
     window_samples: int,
     data_args: DataArguments,
     training_args: ClassificationTrainingArguments,
 ) -> GenreTrainer:
-    """Return the Trainer over the corpus: selection is on validation alone."""
+    """Return the Trainer over the corpus: selection is on validation alone, and only training windows are changed."""
     spec_augment = make_spec_augment(
         model.config,
         feature_extractor,
@@ -125,15 +149,20 @@ def make_trainer(
         frequency_bins=data_args.spec_augment_freq_bins,
     )
     balanced = training_args.class_weights == "balanced" and corpus.train is not None
-    patience = training_args.early_stopping_patience
     return GenreTrainer(
         model=model,
         args=training_args,
         genres=corpus.genres,
         class_weights=balanced_class_weights(corpus.train["label"], len(corpus.genres)) if balanced else None,
-        train_dataset=corpus.train and TrainingWindows(corpus.train, window_samples, seed=training_args.seed),
+        train_dataset=corpus.train
+        and TrainingWindows(
+            corpus.train,
+            window_samples,
+            seed=training_args.seed,
+            grid=data_args.train_windows == "grid",
+            transform=augmentation and augmentation.for_windows(feature_extractor.sampling_rate),
+        ),
         eval_dataset=windows["validation"],
         data_collator=WindowCollator(feature_extractor, spec_augment=spec_augment),
         processing_class=feature_extractor,
-        callbacks=[EarlyStoppingCallback(early_stopping_patience=patience)] if patience else None,
     )

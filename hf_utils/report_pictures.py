@@ -95,8 +95,9 @@ def draw_robustness(scored: ScoredTable) -> bytes | None:
     columns = min(len(kinds), 2)
     rows = -(-len(kinds) // columns)
     figure, grid = _figure(4.2 * columns, 3.2 * rows + 0.5, rows, columns)
-    for axes, kind in zip(grid.flat, kinds, strict=False):
-        _draw_kind(axes, kind, any(row.get("snr_db") is not None for row in kinds[kind]), lines)
+    for axes, (kind, rows_of_kind) in zip(grid.flat, kinds.items(), strict=False):
+        severities = list(dict.fromkeys(row["severity"] for row in rows_of_kind))
+        _draw_kind(axes, kind, any(row.get("snr_db") is not None for row in rows_of_kind), severities, lines)
     for axes in grid.flat[len(kinds) :]:
         axes.remove()
     drawn = [axes.get_legend_handles_labels() for axes in figure.axes]
@@ -107,11 +108,14 @@ def draw_robustness(scored: ScoredTable) -> bytes | None:
     return encode_png(figure)
 
 
-def _draw_kind(axes, kind: str, by_snr: bool, lines: dict) -> None:
+def _draw_kind(axes, kind: str, by_snr: bool, severities: list, lines: dict) -> None:
+    # Severities with names stand side by side, in the order in which they were measured.
+    named = not by_snr and not all(isinstance(severity, (int, float)) for severity in severities)
     for index, (name, runs) in enumerate(lines.items()):
         points: dict[float, list[float]] = {}
         for row in (row for run in runs for row in run if row["kind"] == kind):
             x = row.get("snr_db") if by_snr else row["severity"]
+            x = severities.index(x) if named else x
             if isinstance(x, (int, float)) and isinstance(row["accuracy"], (int, float)):
                 points.setdefault(float(x), []).append(100 * row["accuracy"])
         if points:
@@ -119,6 +123,9 @@ def _draw_kind(axes, kind: str, by_snr: bool, lines: dict) -> None:
             style = {"color": f"C{index % 10}", "linestyle": ("-", "--", ":")[index // 10 % 3]}
             axes.plot(xs, [np.mean(y) for y in ys], marker="o", markersize=3, label=name, **style)
             axes.fill_between(xs, [min(y) for y in ys], [max(y) for y in ys], color=style["color"], alpha=0.15)
+    if named:
+        names = [shorten(str(severity).replace("_", " ")) for severity in severities]
+        axes.set_xticks(range(len(names)), names, parse_math=False)
     if by_snr:
         axes.invert_xaxis()  # from little noise to much
     axes.set_title(shorten(str(kind)), parse_math=False)

@@ -98,18 +98,8 @@ def warn_near_chance(evaluated: EvaluatedSet) -> bool:
 
 def format_scores(evaluations: Sequence[EvaluatedSet]) -> str:
     """Return a table for the terminal, one row per set. Soft vote unless the column says otherwise."""
-    header = [
-        "set",
-        "tracks",
-        "windows",
-        "accuracy",
-        "hard vote",
-        "per window",
-        "macro F1",
-        "ROC-AUC",
-        "log-loss",
-        "ECE",
-    ]
+    header = ["set", "tracks", "windows", "accuracy", "hard vote", "per window"]
+    header += ["macro F1", "ROC-AUC", "log-loss", "ECE"]
     rows = [header]
     for evaluated in evaluations:
         track, hard, window = (evaluated.scores[level] for level in ("track", "track_hard", "window"))
@@ -117,7 +107,12 @@ def format_scores(evaluations: Sequence[EvaluatedSet]) -> str:
         numbers += [track[score] for score in ("f1", "roc_auc", "log_loss", "ece")]
         counts = [str(len(evaluated.labels)), str(evaluated.num_windows)]
         rows.append([evaluated.name, *counts, *(f"{number:.3f}" for number in numbers)])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    return align_columns(rows)
+
+
+def align_columns(rows: Sequence[Sequence[str]]) -> str:
+    """Return a table for the terminal: the first row is its header, the first column is on the left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows]
     lines.insert(1, ["-" * width for width in widths])
     return "\n".join("  ".join(line) for line in lines)
@@ -137,6 +132,7 @@ def write_results(
     demo: bool,
     asked_sets: Sequence[str] | None = None,
     robustness: Sequence[Mapping] | Mapping | None = None,
+    robustness_means: Mapping | None = None,
 ) -> dict:
     """Write predictions, confusion pictures and, last, `results.json`; return what that file holds.
 
@@ -161,6 +157,8 @@ def write_results(
     }
     if robustness is not None:
         results["robustness"] = robustness
+    if robustness_means is not None:
+        results["robustness_means"] = robustness_means
     results = to_json(results)
     text = json.dumps(results, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
     write_atomically(output_dir / RESULTS_FILE, text + "\n")

@@ -9,6 +9,7 @@ Samples beyond full scale, which float files and resampling produce, are clipped
 import errno
 import functools
 import hashlib
+import json
 import os
 import pickle
 import shutil
@@ -25,6 +26,7 @@ import xxhash
 from tqdm import tqdm
 
 from hf_utils import audio
+from hf_utils.corruptions import Corruption
 
 # Part of the key: raise it when the samples, or what counts as a problem, come out differently.
 FORMAT_VERSION = 1
@@ -36,6 +38,7 @@ INDEX_FEATURES = datasets.Features(
 )
 _READ_BYTES = 1 << 20
 _BLOCK_ROWS = 32
+BUILDING_PREFIX = ".building-"
 # A build writes all the time; one that has not written for this long was killed.
 _ABANDONED_SECONDS = 24 * 3600
 
@@ -55,10 +58,17 @@ def _read_source(pickled: bytes, row: int) -> bytes | str:
     return file["bytes"] if file["bytes"] is not None else file["path"] or ""
 
 
-def make_key(files: datasets.Dataset, sample_rate: int) -> str:
-    """Return the name of what these files decode to: a hash of their bytes, their order, the rate and the decoders."""
+def select_files(clips: datasets.Dataset) -> datasets.Dataset:
+    """Return the undecoded audio files of a clip table, with the names that corruptions take their seeds from."""
+    return clips.select_columns(["audio", "track_id"]).cast_column("audio", datasets.Audio(decode=False))
+
+
+def make_key(files: datasets.Dataset, sample_rate: int, corruption: Corruption | None = None) -> str:
+    """Return the name of what these files decode to: a hash of their bytes, order, rate, decoders and corruption."""
     versions = f"{FORMAT_VERSION} {soxr.__version__} {soundfile.__libsndfile_version__}"
     key = hashlib.sha256(f"{versions} {sample_rate}".encode())
+    if corruption is not None:
+        key.update(json.dumps([corruption.fingerprint, files["track_id"][:]]).encode())
     pickled = pickle.dumps(files)
     for row in tqdm(range(len(files)), desc="Checking audio files", unit=" files", leave=False):
         key.update(f"\n{_digest(_read_source(pickled, row))}".encode())
@@ -99,13 +109,15 @@ def estimate_bytes(files: datasets.Dataset, sample_rate: int, num_proc: int) -> 
     return num_bytes + (num_bytes // num_proc if num_proc > 1 else 0)
 
 
-def build_index(files: datasets.Dataset, sample_rate: int, folder: Path, num_proc: int) -> dict[str, list]:
+def build_index(
+    files: datasets.Dataset, sample_rate: int, folder: Path, num_proc: int, corruption: Corruption | None = None
+) -> dict[str, list]:
     """Decode `files` into `folder` and return its index. Of several processes that do this the first one wins."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(folder.parent)
     if estimate_bytes(files, sample_rate, num_proc) > shutil.disk_usage(folder.parent).free:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    building = folder.parent / f".building-{folder.name[:16]}-{uuid.uuid4().hex}"
+    building = folder.parent / f"{BUILDING_PREFIX}{folder.name[:16]}-{uuid.uuid4().hex}"
     building.mkdir()
     try:
         decoded = datasets.Dataset.from_dict(
@@ -114,7 +126,9 @@ def build_index(files: datasets.Dataset, sample_rate: int, folder: Path, num_pro
             _decode_row,
             input_columns="row",
             with_rank=True,
-            fn_kwargs={"pickled": pickle.dumps(files), "sample_rate": sample_rate, "folder": str(building)},
+            fn_kwargs=dict(
+                pickled=pickle.dumps(files), sample_rate=sample_rate, folder=str(building), corruption=corruption
+            ),
             remove_columns="row",
             features=INDEX_FEATURES,
             num_proc=min(num_proc, len(files)) if num_proc > 1 else None,
@@ -134,12 +148,17 @@ def build_index(files: datasets.Dataset, sample_rate: int, folder: Path, num_pro
     return index.to_pydict()
 
 
-def _decode_row(row: int, rank: int | None, *, pickled: bytes, sample_rate: int, folder: str) -> dict:
+def _decode_row(
+    row: int, rank: int | None, *, pickled: bytes, sample_rate: int, folder: str, corruption: Corruption | None
+) -> dict:
     """Append a file's samples to its process's part, and return its row of the index."""
     try:
         samples, native_rate = audio.decode(_read_source(pickled, row))
     except audio.AudioError as error:
         return {"sha256": None, "num_samples": 0, "problem": str(error)}
+    if corruption is not None:
+        made = corruption(samples, native_rate, _open_block(pickled, row // _BLOCK_ROWS)[row]["track_id"]).samples
+        samples = audio.from_pcm16(audio.to_pcm16(made))  # what a file of it would hold
     pcm = audio.to_pcm16(audio.resample(samples, native_rate, sample_rate)).astype("<i2")
     with open(Path(folder, f"part-{rank or 0:05d}"), "ab") as part:
         part.write(pcm.tobytes())
@@ -170,7 +189,7 @@ def _publish(building: Path, folder: Path) -> None:
 
 
 def _remove_abandoned(cache_dir: Path) -> None:
-    for building in cache_dir.glob(".building-*"):
+    for building in cache_dir.glob(f"{BUILDING_PREFIX}*"):
         try:
             last_written = max(path.stat().st_mtime for path in (building, *building.iterdir()))
         except FileNotFoundError:  # finished meanwhile by the process that builds it

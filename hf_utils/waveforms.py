@@ -13,6 +13,7 @@ import huggingface_hub.constants
 import numpy as np
 
 from hf_utils.audio import from_pcm16
+from hf_utils.corruptions import Corruption
 from hf_utils.errors import UserError
 from hf_utils.waveform_cache import (
     BYTES_PER_SAMPLE,
@@ -22,6 +23,7 @@ from hf_utils.waveform_cache import (
     estimate_bytes,
     make_key,
     read_index,
+    select_files,
 )
 
 logger = logging.getLogger(__name__)
@@ -29,8 +31,18 @@ logger = logging.getLogger(__name__)
 _PLACE_FEATURES = datasets.Features({"pcm_path": datasets.Value("string"), "pcm_offset": datasets.Value("int64")})
 
 
+def find_cache(cache_dir: str | os.PathLike | None = None) -> Path:
+    """Return the folder of decoded audio: `cache_dir`, or `genre_waveforms` in the Hugging Face cache."""
+    return Path(cache_dir or Path(huggingface_hub.constants.HF_HOME, "genre_waveforms")).expanduser().absolute()
+
+
 def decode_clips(
-    clips: datasets.Dataset, sample_rate: int, *, cache_dir: str | os.PathLike | None = None, num_proc: int = 1
+    clips: datasets.Dataset,
+    sample_rate: int,
+    *,
+    cache_dir: str | os.PathLike | None = None,
+    num_proc: int = 1,
+    corruption: Corruption | None = None,
 ) -> datasets.Dataset:
     """Return the clip table without `audio`, with where each clip's samples lie; decodes only what is not cached.
 
@@ -43,19 +55,21 @@ def decode_clips(
     Args:
         clips: from `load_clips`.
         sample_rate: Hz.
-        cache_dir: default: `genre_waveforms` in the Hugging Face cache folder.
+        cache_dir: default: that of `find_cache`.
         num_proc: processes that decode. The result does not depend on it.
+        corruption: applied to every clip at its own rate, as augment_dataset.py does: then the samples are those of
+            its files.
 
     Raises:
         UserError: there are no clips, or the cache folder cannot be written, or its disk is too small.
     """
     if not len(clips):
         raise UserError("There are no clips to decode.")
-    files = clips.select_columns("audio").cast_column("audio", datasets.Audio(decode=False))
-    cache_dir = Path(cache_dir or Path(huggingface_hub.constants.HF_HOME, "genre_waveforms")).expanduser().absolute()
-    folder = cache_dir / make_key(files, sample_rate)
+    files = select_files(clips)
+    cache_dir = find_cache(cache_dir)
+    folder = cache_dir / make_key(files, sample_rate, corruption)
     try:
-        index = read_index(folder) or build_index(files, sample_rate, folder, num_proc)
+        index = read_index(folder) or build_index(files, sample_rate, folder, num_proc, corruption)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise _explain_full_disk(files, sample_rate, cache_dir, num_proc) from error

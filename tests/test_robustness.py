@@ -1,0 +1,242 @@
+"""Robustness: scores under corruptions against hand arithmetic, the same noise for all, and the script end to end."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_models
+import yaml
+
+import augment_dataset
+import run_classification
+from hf_utils import waveforms
+from hf_utils.corruptions import read_corruptions
+from hf_utils.data import load_clips
+from hf_utils.errors import UserError
+from hf_utils.metrics import GenreMetrics
+from hf_utils.report import write_report
+from hf_utils.report_runs import read_runs
+from hf_utils.results import EvaluatedSet
+from hf_utils.robustness import CorruptedSet
+from hf_utils.robustness_report import OVERALL, RobustnessReport
+from hf_utils.waveforms import decode_clips, read_samples
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = ["--window_seconds", "0.5", "--dataloader_num_workers", "0", "--num_proc", "1", "--use_cpu"]
+KINDS = {
+    "white_noise": {
+        f"{snr}_db": [{"AddGaussianSNR": {"min_snr_db": snr, "max_snr_db": snr, "p": 1.0}}] for snr in (20.0, -30.0)
+    },
+    "polarity": {"turned": [{"PolarityInversion": {"p": 1.0}}]},
+}
+KINDS["white_noise"] = {name.replace("-", "minus_"): spec for name, spec in KINDS["white_noise"].items()}
+GENRES = ["blues", "rock"]
+
+
+@pytest.fixture(scope="module")
+def music(tmp_path_factory) -> Path:
+    """Three genres of ten tones each, enough for a stratified split."""
+    from conftest import GENRE_TONES_HZ, write_tone
+
+    folder = tmp_path_factory.mktemp("music") / "genres"
+    for index, (genre, hz) in enumerate(GENRE_TONES_HZ.items()):
+        for track in range(10):
+            write_tone(folder / genre / f"{genre}-{track}.wav", hz * (1 + 0.01 * track), 0.7, seed=100 * index + track)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def corruptions_file(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("corruptions") / "corruptions.yaml"
+    path.write_text(yaml.safe_dump({"kinds": KINDS}, sort_keys=False))
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(music, corruptions_file, tmp_path_factory) -> Path:
+    """A run of the spectrogram CNN that measures its robustness after training."""
+    folder = tmp_path_factory.mktemp("run")
+    model = tiny_models.save_convnext(folder / "model")
+    arguments = ["--model_name_or_path", model, "--dataset_name", music, "--output_dir", folder / "run"]
+    arguments += ["--corruptions", corruptions_file, "--max_steps", 30, "--learning_rate", 1e-2, *TINY]
+    arguments += ["--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false"]
+    arguments += ["--num_mel_bins", 32, "--n_fft", 512, "--hop_length", 256, "--waveform_cache_dir", folder / "cache"]
+    assert run_classification.main(list(map(str, arguments))) == 0
+    return folder / "run"
+
+
+def read_results(folder: Path) -> dict:
+    return json.loads((folder / "results.json").read_text())
+
+
+def read_rows(path: Path) -> list[dict]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def evaluated(name: str, chosen: list[int]) -> EvaluatedSet:
+    labels, probabilities = np.array([0, 0, 1, 1]), np.eye(2)[chosen] * 0.8 + 0.1
+    scores = {"track": GenreMetrics(GENRES).compute(predictions=probabilities, references=labels)}
+    return EvaluatedSet(name, list("abcd"), labels, probabilities, scores, 4)
+
+
+def test_changes_and_means_by_hand(corruptions_file, tmp_path):
+    corruptions = read_corruptions(corruptions_file)
+    chosen = [[0, 0, 1, 0], [0, 0, 0, 0], [0, 0, 1, 1]]  # accuracy 0.75, 0.5, 1
+    corrupted = [CorruptedSet(c, evaluated(c.name, choice)) for c, choice in zip(corruptions, chosen, strict=True)]
+    clean = evaluated("test", [0, 0, 1, 1])
+    report = RobustnessReport([evaluated("validation", [1, 1, 1, 1]), clean], corrupted, GENRES)
+    assert [(row["kind"], row["severity"], row["snr_db"]) for row in report.rows] == [
+        ("white_noise", "20.0_db", 20.0),
+        ("white_noise", "minus_30.0_db", -30.0),
+        ("polarity", "turned", None),
+    ]
+    assert [row["accuracy"] for row in report.rows] == [0.75, 0.5, 1.0]
+    assert [row["accuracy_change"] for row in report.rows] == [-0.25, -0.5, 0.0]
+    # Predictions with one confidence: the AUC of blues is right pairs plus half of the ties, 3/4 of the first row.
+    assert [row["roc_auc"] for row in report.rows] == pytest.approx([0.75, 0.5, 1.0])
+    assert report.means["white_noise"]["accuracy"] == 0.625
+    assert report.means[OVERALL]["accuracy"] == (0.625 + 1) / 2  # of kinds, not of the three severities
+    assert report.means[OVERALL]["accuracy_change"] == pytest.approx(-0.1875)
+    # Of 4 tracks with one wrong, 2.5 % of resamples have 3 or 4 times the wrong one, and a third never.
+    low, high = report.rows[0]["accuracy_low"], report.rows[0]["accuracy_high"]
+    assert low in (0.25, 0.5) and high == 1 and report.rows[2]["accuracy_low"] == report.rows[2]["accuracy_high"] == 1
+    lines = report.format_table().splitlines()
+    assert len(lines) == 2 + 1 + 3 + 1 + 1  # header, clean, severities, mean of the kind that has two, mean of all
+    assert lines[-1].split()[:5] == ["mean", "over", "kinds", "0.812", "-0.188"]
+
+
+def test_corrupted_audio_is_that_of_the_dataset_script(music, corruptions_file, tmp_path):
+    """Both at the files' own rate, byte for byte, and at another one."""
+    folder = tmp_path / "dataset"
+    arguments = [corruptions_file, "--dataset_name", music, "--splits", "test", "--output_dir", folder]
+    assert augment_dataset.main(list(map(str, [*arguments, "--num_proc", 1]))) == 0
+    written = load_clips(str(folder))
+    clips = load_clips(str(music))
+    for corruption in read_corruptions(corruptions_file):
+        copies = written.select([i for i, name in enumerate(written["augmentation"]) if name == corruption.name])
+        assert len(copies) == 3
+        tracks = clips.select([clips["track_id"][:].index(parent) for parent in copies["parent_id"]])
+        for rate, num_proc in ((16000, 1), (11025, 2)):
+            ours = decode_clips(tracks, rate, cache_dir=tmp_path, num_proc=num_proc, corruption=corruption)
+            theirs = decode_clips(copies, rate, cache_dir=tmp_path)
+            plain = decode_clips(tracks, rate, cache_dir=tmp_path)
+            for our, their, clean in zip(ours, theirs, plain, strict=True):
+                assert np.array_equal(read_samples(our), read_samples(their)), (corruption.name, rate)
+                assert our["sha256"] == their["sha256"] != clean["sha256"]
+
+
+def test_noise_is_keyed_by_what_it_is_and_what_it_falls_on(music, corruptions_file, tmp_path):
+    clips = load_clips(str(music)).select(range(2))
+    noise, louder, _ = read_corruptions(corruptions_file)
+    renamed = clips.map(lambda clip: {"track_id": f"{clip['track_id']}x"})
+    files = {
+        decode_clips(table, 16000, cache_dir=tmp_path, corruption=corruption)["pcm_path"][0]
+        for table in (clips, renamed)
+        for corruption in (None, noise, louder)
+    }
+    # The names of the tracks are the seeds of the noise, and nothing to clean audio.
+    assert len(files) == 5
+
+
+def test_a_run_says_how_robust_its_model_is(run):
+    results, rows = read_results(run), read_rows(run / "robustness.csv")
+    assert [row["kind"] for row in rows] == ["clean", "white_noise", "white_noise", "polarity"]
+    clean = results["evaluations"]["test"]["track"]
+    noise, loud_noise, turned = results["robustness"]
+    assert float(rows[0]["accuracy"]) == clean["accuracy"] > 0.9  # tones: so that there is something to lose
+    # Magnitudes of a spectrogram do not know the sign; noise of thirty times the music's level leaves nothing.
+    assert turned["accuracy"] == clean["accuracy"] and turned["roc_auc"] == clean["roc_auc"]
+    assert loud_noise["accuracy"] < 0.7 and loud_noise["accuracy_change"] == loud_noise["accuracy"] - clean["accuracy"]
+    predictions = read_rows(run / "robustness_predictions.csv")
+    for row, name in ((noise, "white_noise_20.0_db"), (loud_noise, "white_noise_minus_30.0_db")):
+        right = [p["label"] == p["prediction"] for p in predictions if p["corruption"] == name]
+        assert len(right) == 3 and row["accuracy"] == pytest.approx(np.mean(right))
+    assert results["robustness_means"][OVERALL]["accuracy"] == pytest.approx(
+        ((noise["accuracy"] + loud_noise["accuracy"]) / 2 + turned["accuracy"]) / 2
+    )
+    assert (run / "robustness.png").stat().st_size > 5000
+    card = (run / "README.md").read_text()
+    assert "## Robustness" in card and "(robustness.png)" in card and "| polarity | turned | 1.000 |" in card
+
+
+def test_the_report_shows_it(run, tmp_path):
+    (read,), left_out = read_runs([run])
+    assert not left_out and list(read.robustness) == read_results(run)["robustness"]
+    write_report([run], tmp_path / "report", num_resamples=50)
+    assert "under corruptions" in (tmp_path / "report" / "report.html").read_text()
+
+
+def evaluate(run: Path, output_dir: Path, corruptions_file: Path, cache: Path, *more) -> list[dict]:
+    arguments = ["--model_name_or_path", run, "--do_eval", "--corruptions", corruptions_file, *TINY, *more]
+    arguments += ["--output_dir", output_dir, "--waveform_cache_dir", cache]
+    assert run_classification.main(list(map(str, arguments))) == 0
+    return read_results(output_dir)["robustness"]
+
+
+def test_the_next_checkpoint_finds_the_corrupted_audio(run, corruptions_file, tmp_path, monkeypatch):
+    build = waveforms.build_index
+
+    def build_clean(*args):
+        assert args[-1] is None, "corrupted again"
+        return build(*args)
+
+    monkeypatch.setattr(waveforms, "build_index", build_clean)
+    rows = evaluate(run, tmp_path / "again", corruptions_file, run.parent / "cache")
+    assert rows == read_results(run)["robustness"]
+    page = (tmp_path / "again" / "README.md").read_text()
+    assert "Robustness of" in page and "(robustness.png)" in page and "stratified" in page
+
+
+def test_nothing_is_kept_that_shall_not_be_or_has_no_room(run, corruptions_file, tmp_path, monkeypatch, caplog):
+    expected = read_results(run)["robustness"]
+    cache = tmp_path / "cache"
+    assert evaluate(run, tmp_path / "a", corruptions_file, cache, "--cache_corruptions", "false") == expected
+    clean = sorted(path.name for path in cache.iterdir())
+    assert len(clean) == 1 and not clean[0].startswith(".")
+    monkeypatch.setattr("hf_utils.robustness._DISK_SHARE", 1e-12)
+    assert evaluate(run, tmp_path / "b", corruptions_file, cache) == expected
+    assert sorted(path.name for path in cache.iterdir()) == clean
+    assert "are not kept" in caplog.text
+
+
+def test_two_processes_find_the_same(run, corruptions_file, tmp_path):
+    arguments = ["--model_name_or_path", run, "--do_eval", "--corruptions", corruptions_file, *TINY]
+    arguments += ["--output_dir", tmp_path / "two", "--waveform_cache_dir", tmp_path / "cache"]
+    arguments += ["--cache_corruptions", "false", "--per_device_eval_batch_size", 2]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*launcher, str(ROOT / "run_classification.py"), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    for row, expected in zip(
+        read_results(tmp_path / "two")["robustness"], read_results(run)["robustness"], strict=True
+    ):
+        assert row == pytest.approx(expected, abs=1e-6)
+    assert len(list((tmp_path / "cache").iterdir())) == 1  # the clean tracks
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--corruptions", "missing.yaml"], "missing.yaml"),
+        (["--corruptions", "configs/corruptions.yaml", "--do_train"], "not do_eval"),
+        (["--noise_folder", "."], "neither augmentation nor corruptions"),
+        (["--cache_corruptions", "false"], "no corruptions"),
+    ],
+)
+def test_mistake_is_found_before_any_work(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(UserError, match=message):
+        run_classification.main(
+            ["--model_name_or_path", "nowhere/model", "--output_dir", str(tmp_path), "--use_cpu", *arguments]
+        )
