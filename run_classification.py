@@ -3,6 +3,7 @@
     accelerate launch run_classification.py configs/ast.yaml
     accelerate launch run_classification.py --model_name_or_path ntu-spml/distilhubert --dataset_name path/to/genres
     accelerate launch run_classification.py configs/convnext.yaml configs/train/noisy.yaml --seed 1
+    python run_classification.py configs/convnext.yaml --search configs/search/optuna.yaml --num_trials 30
     python run_classification.py --model_name_or_path runs/ast --do_eval --corruptions configs/corruptions.yaml
     python run_classification.py --model_name_or_path runs/ast --do_predict --predict_path ~/Music
 
@@ -26,6 +27,7 @@ from hf_utils.prediction import predict_files
 from hf_utils.results import EvaluatedSet, format_scores, write_results
 from hf_utils.robustness import CorruptedSet, check_transforms, evaluate_corruptions
 from hf_utils.robustness_report import RobustnessReport
+from hf_utils.search_arguments import SearchArguments
 from hf_utils.stages import expand_stages
 from hf_utils.training import write_tensorboard_summary
 from hf_utils.windows import hop_samples_for
@@ -34,8 +36,8 @@ from hf_utils.windows import hop_samples_for
 def main(argv: list[str] | None = None) -> int:
     """Do what the command line asks for; return the exit code."""
     description, _, examples = __doc__.partition("\n\n")
-    model_args, data_args, training_args = parse_arguments(
-        (ModelArguments, DataArguments, ClassificationTrainingArguments),
+    model_args, data_args, search_args, training_args = parse_arguments(
+        (ModelArguments, DataArguments, SearchArguments, ClassificationTrainingArguments),
         argv,
         description=description,
         examples=examples,
@@ -45,6 +47,11 @@ def main(argv: list[str] | None = None) -> int:
     if not training_args.do_train:
         data_args = adopt_data_options(data_args, model_args.model_name_or_path)
     arguments = model_args, data_args, training_args
+    if search_args.search is not None:
+        from hf_utils.search import run_search  # here, because Optuna takes its time to import
+
+        print(f"The best options: {run_search(arguments, search_args.search, search_args.num_trials)}")
+        return 0
     corruptions = check_transforms(data_args, training_args)
     repository = open_model_repository(training_args)
     if training_args.do_train or training_args.do_eval:
