@@ -29,7 +29,8 @@ class _Style:
     """Rhythms are one bar, or a part that repeats: `x` is a note, `.` none.
 
     `partials` are (multiple of the note's frequency, amplitude); `decay_seconds` is the time to a third of the level.
-    `harmony` are the steps of the scale, above a chord's root, that sound; `drive` is the gain into saturation.
+    `harmony` are the steps of the scale, above a chord's root, that sound; `octave` shifts chords and melody; `drums`
+    is their level; `drive` is the gain into saturation.
     """
 
     bpm: tuple[int, int]
@@ -38,8 +39,10 @@ class _Style:
     decay_seconds: float
     scale: tuple = _MAJOR
     harmony: tuple = (0, 2, 4)
-    steps_per_beat: int = 4
+    octave: int = 0
     beats: int = 4
+    steps_per_beat: int = 4
+    drums: float = 1.0
     kick: str = "."
     snare: str = "."
     hat: str = "."
@@ -51,34 +54,32 @@ class _Style:
 
 
 STYLES = {
-    "demo_ambient": _Style((60, 80), _saw(2.2, 5), 1.2, 2.0, harmony=(0, 4, 8), chord="x" + "." * 15, echo=0.5),
-    "demo_ballad": _Style((60, 76), _saw(1.8), 0.01, 0.7, bass="x.......", lead="x...x.x.", chord="x...x...x...x..."),
-    "demo_bells": _Style((90, 120), _BELL, 0.002, 0.9, _PENTATONIC, (0,), lead="x.x.xxx.", chord="x......."),
-    "demo_chiptune": _Style(
-        (140, 165), _SQUARE, 0.002, 0.12, hat="..x.", bass="x.x.", lead="xxxxxxx.", chord="x.xxx.xx"
-    ),
+    "demo_ambient": _Style((60, 80), _saw(2.2, 5), 1.2, 2.0, harmony=(0, 4, 8), echo=0.5),
+    "demo_ballad": _Style((60, 76), _saw(1.8), 0.01, 0.7, bass="x.......", chord="x...", lead="x...x.x."),
+    "demo_bells": _Style((90, 120), _BELL, 0.002, 0.9, _PENTATONIC, (0,), octave=1, chord="x.......", lead="x.x.xxx."),
+    "demo_chiptune": _Style((140, 165), _SQUARE, 0.002, 0.12, octave=1, bass="x.x.", chord="x.xxx.x.", lead="xxx."),
     "demo_dub": _Style(
-        (66, 78), _saw(1.5), 0.005, 0.15, _MINOR, kick="........x.......", snare="........x.......", hat="..x.",
-        bass="x..x..x.x.......", chord="..x...x...x...x.", echo=0.6,
+        (66, 78), _saw(0.9), 0.005, 0.15, _MINOR, drums=0.6, kick="........x.......", snare="........x.......",
+        bass="xx.xx.xxx.......", chord="..x...x...x...x.", echo=0.6,
     ),
     "demo_march": _Style(
-        (104, 124), _saw(0.8), 0.04, 0.5, kick="x.......", snare="x...xxx.x.xxx.xx", bass="x...", lead="x..xx...",
-        chord="x...x...",
+        (104, 124), _saw(0.6), 0.04, 0.5, harmony=(0, 4), octave=1, drums=2.0, kick="x.......",
+        snare="x...xxx.x.xxxxxx", bass="x...", chord="x...x...", lead="x..xx...",
     ),
     "demo_punk": _Style(
-        (170, 200), _saw(1.0), 0.003, 0.4, _MINOR, (0, 4, 7), kick="x...x.x.", snare="....x...", hat="x.x.",
-        bass="x.x.", chord="x.x.", drive=9.0,
+        (170, 200), _saw(1.0), 0.003, 0.6, _MINOR, (0, 4, 7), octave=-1, kick="x...x.x.", snare="....x...", hat="x.x.",
+        bass="x.x.", chord="x.x.", drive=25.0,
     ),
     "demo_swing": _Style(
-        (120, 165), _HOLLOW, 0.03, 0.3, harmony=(0, 2, 4, 6), steps_per_beat=3, kick="...", hat="x..x.x",
-        bass="x..", lead="x.xx..x.x..x", chord="....." + "x" + "......",
+        (120, 165), _HOLLOW, 0.03, 0.3, harmony=(0, 2, 4, 6), steps_per_beat=3, drums=1.5, hat="x..x.x", bass="x..",
+        chord=".....x......", lead="x.xx..x.x..x",
     ),
     "demo_techno": _Style(
-        (124, 138), _saw(1.1), 0.005, 0.1, _MINOR, kick="x...", hat="..x.", bass=".xxx", chord="...x..x.", drive=2.5
+        (124, 138), _saw(1.1), 0.005, 0.1, _MINOR, drums=2.0, kick="x...", hat="..x.", bass=".xxx", chord="...x..x.",
     ),
     "demo_waltz": _Style(
-        (150, 190), _saw(1.6), 0.08, 0.5, beats=3, steps_per_beat=2, kick="x.....", hat="..x.x.", bass="x.....",
-        chord="..x.x.", lead="x.x.xx",
+        (150, 190), _saw(1.0), 0.08, 0.25, octave=1, beats=3, steps_per_beat=2, bass="x.....", chord="..x.x.",
+        lead="x.x.xx",
     ),
 }  # fmt: skip
 
@@ -93,7 +94,7 @@ def synthesise(style_name: str, number: int, seconds: float, seed: int) -> np.nd
         _play_drums(style, step_samples, num_samples, rng),
         _play_tones(style, step_samples, num_samples, rng),
     )
-    music = rng.uniform(0.7, 1.4) * drums + tones
+    music = style.drums * rng.uniform(0.8, 1.25) * drums + tones
     if style.echo:
         delay = round(3 * step_samples)
         for turn in range(1, 5):
@@ -134,9 +135,9 @@ def _play_drums(style: _Style, step_samples: float, num_samples: int, rng: np.ra
 
 
 def _play_tones(style: _Style, step_samples: float, num_samples: int, rng: np.random.Generator) -> np.ndarray:
-    amplitudes = rng.uniform(0.7, 1.4, len(style.partials))
+    amplitudes = rng.uniform(0.8, 1.25, len(style.partials))
     partials = [(ratio, level * jitter) for (ratio, level), jitter in zip(style.partials, amplitudes, strict=True)]
-    key, decay_seconds = rng.integers(-5, 7), style.decay_seconds * rng.uniform(0.8, 1.25)
+    key, decay_seconds = rng.integers(-3, 4), style.decay_seconds * rng.uniform(0.8, 1.25)
     roots = [0, *rng.permutation([2, 3, 4, 5]) % len(style.scale)]
     bar_steps = style.beats * style.steps_per_beat
     notes: dict[int, np.ndarray] = {}
@@ -149,15 +150,16 @@ def _play_tones(style: _Style, step_samples: float, num_samples: int, rng: np.ra
         _add(track, start, notes[degree], gain)
 
     octave, degree, track = len(style.scale), 0, np.zeros(num_samples)
+    shift = style.octave * octave
     for step, start in _onsets(style.chord, step_samples, num_samples):
         for above in style.harmony:
-            play(track, start, roots[step // bar_steps % len(roots)] + above + octave, 0.3)
+            play(track, start, roots[step // bar_steps % len(roots)] + above + octave + shift, 0.3)
     for step, start in _onsets(style.bass, step_samples, num_samples):
         play(track, start, roots[step // bar_steps % len(roots)] - octave, 0.5)
     for _, start in _onsets(style.lead, step_samples, num_samples):
         degree = int(np.clip(degree + rng.integers(-2, 3), -3, 7))
         if rng.random() < 0.9:
-            play(track, start, degree + 2 * octave, 0.4)
+            play(track, start, degree + 2 * octave + shift, 0.4)
     return track
 
 
