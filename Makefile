@@ -40,7 +40,7 @@ env: .venv/.installed
 # (on a busy machine two took ten times as long), and since the number of threads changes sums in the last digit.
 demo: export HF_HUB_OFFLINE := 1
 demo: env
-	@$(RUN) -m hf_utils.demo_data --output_dir data/demo
+	@$(RUN) -m hf_utils.data.demo_data --output_dir data/demo
 	@$(RUN) -m accelerate.commands.launch --cpu --num_processes 1 --num_machines 1 --mixed_precision no \
 		--dynamo_backend no --num_cpu_threads_per_process 1 run_classification.py configs/demo.yaml
 	@echo

@@ -16,17 +16,17 @@ import torch
 import transformers
 from accelerate import PartialState
 
-from hf_utils.continuation import load_training_clips
-from hf_utils.generation_arguments import GenerationArguments
-from hf_utils.generation_plan import describe_cost, describe_prompts, folder_config, library_versions, make_recipe
-from hf_utils.generators import load_generator
-from hf_utils.hub import Repository, open_repository, push_folder
-from hf_utils.launch import expect_processes, run_script, setup_logging
-from hf_utils.parsing import parse_arguments
-from hf_utils.recipes import Recipe
-from hf_utils.shards import Shards, open_shards
-from hf_utils.synthesis import BatchError, BatchMaker
-from hf_utils.synthetic_dataset import replace_duplicates, write_batches, write_card
+from hf_utils.arguments.generation import GenerationArguments
+from hf_utils.arguments.parsing import parse_arguments
+from hf_utils.data.shards import Shards, open_shards
+from hf_utils.generation.continuation import load_training_clips
+from hf_utils.generation.generators import load_generator
+from hf_utils.generation.plan import describe_cost, describe_prompts, folder_config, library_versions, make_recipe
+from hf_utils.generation.recipes import Recipe
+from hf_utils.generation.synthesis import BatchError, BatchMaker
+from hf_utils.generation.synthetic_dataset import replace_duplicates, write_batches, write_card
+from hf_utils.hub.repository import Repository, open_repository, push_folder
+from hf_utils.training.launch import expect_processes, run_script, setup_logging
 
 logger = logging.getLogger("generate_music")
 
@@ -102,8 +102,8 @@ def load_maker(args: GenerationArguments, recipe: Recipe, device: torch.device) 
     scorers = []
     if args.clap_model is not None or args.score_with is not None:
         # Classifiers and their metrics take seconds to import, and most runs score nothing.
-        from hf_utils.clap import ClapEmbedder
-        from hf_utils.clip_scores import ClapScorer, ClassifierScorer
+        from hf_utils.generation.clap import ClapEmbedder
+        from hf_utils.generation.clip_scores import ClapScorer, ClassifierScorer
     if args.clap_model is not None:
         spoken = [recipe.prompts[genre].spoken for genre in recipe.genres]
         scorers.append(ClapScorer(ClapEmbedder(args.clap_model, None, device), recipe.genres, spoken))
@@ -117,7 +117,7 @@ def publish(
 ) -> None:
     """Compare a finished dataset with real clips and push it, as far as asked for."""
     if args.report is not None:
-        from hf_utils.synthesis_report import write_report  # as above
+        from hf_utils.generation.quality_report import write_report  # as above
 
         real = load_training_clips(args, recipe.sample_rate)
         rate, seed = recipe.sample_rate, args.seed

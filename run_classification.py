@@ -13,24 +13,24 @@ Options come from any number of YAML files, left to right, and then from the com
 import time
 from pathlib import Path
 
-from hf_utils.arguments import ClassificationTrainingArguments, DataArguments, ModelArguments
-from hf_utils.corruptions import Corruption
-from hf_utils.experiment import Experiment, load_model, make_learner, prepare_experiment
-from hf_utils.hub import Repository, push_folder
-from hf_utils.hub_checkpoints import HubCheckpoints, fetch_checkpoint, open_model_repository
-from hf_utils.launch import expect_processes, find_checkpoint, launch_command, run_script, setup_logging
-from hf_utils.model_card import write_model_card
-from hf_utils.models import window_samples_for
-from hf_utils.parsing import merged_config, parse_arguments, write_config
-from hf_utils.past_runs import adopt_data_options
-from hf_utils.prediction import predict_files
-from hf_utils.results import EvaluatedSet, format_scores, write_results
-from hf_utils.robustness import CorruptedSet, check_transforms, evaluate_corruptions
-from hf_utils.robustness_report import RobustnessReport
-from hf_utils.search_arguments import SearchArguments
-from hf_utils.stages import expand_stages
-from hf_utils.training import write_tensorboard_summary
-from hf_utils.windows import hop_samples_for
+from hf_utils.arguments.classification import ClassificationTrainingArguments, DataArguments, ModelArguments
+from hf_utils.arguments.parsing import merged_config, parse_arguments, write_config
+from hf_utils.arguments.search import SearchArguments
+from hf_utils.augmentation.corruptions import Corruption
+from hf_utils.cards.model_card import write_model_card
+from hf_utils.data.windows import hop_samples_for
+from hf_utils.hub.checkpoints import HubCheckpoints, fetch_checkpoint, open_model_repository
+from hf_utils.hub.repository import Repository, push_folder
+from hf_utils.models.loading import window_samples_for
+from hf_utils.results.robustness_report import RobustnessReport
+from hf_utils.results.run_results import EvaluatedSet, format_scores, write_results
+from hf_utils.training.experiment import Experiment, load_model, make_learner, prepare_experiment
+from hf_utils.training.launch import expect_processes, find_checkpoint, launch_command, run_script, setup_logging
+from hf_utils.training.past_runs import adopt_data_options
+from hf_utils.training.prediction import predict_files
+from hf_utils.training.robustness import CorruptedSet, check_transforms, evaluate_corruptions
+from hf_utils.training.stages import expand_stages
+from hf_utils.training.trainer import write_tensorboard_summary
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         data_args = adopt_data_options(data_args, model_args.model_name_or_path)
     arguments = model_args, data_args, training_args
     if search_args.search is not None:
-        from hf_utils.search import run_search  # here, because Optuna takes its time to import
+        from hf_utils.training.search import run_search  # here, because Optuna takes its time to import
 
         print(f"The best options: {run_search(arguments, search_args.search, search_args.num_trials)}")
         return 0

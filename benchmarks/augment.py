@@ -22,12 +22,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import datasets
 
-from hf_utils.augmentation import Augmentation
-from hf_utils.copies import Copy, CopyPlan
-from hf_utils.data import load_clips
-from hf_utils.demo_data import write_demo_data
-from hf_utils.shard_workers import write_shards
-from hf_utils.shards import open_shards
+from hf_utils.augmentation.copies import Copy, CopyPlan
+from hf_utils.augmentation.pipeline import Augmentation
+from hf_utils.data.clips import load_clips
+from hf_utils.data.demo_data import write_demo_data
+from hf_utils.data.shard_workers import write_shards
+from hf_utils.data.shards import open_shards
 
 CHAINS = {
     "white noise": [{"AddGaussianSNR": {"min_snr_db": 10.0, "max_snr_db": 10.0, "p": 1.0}}],

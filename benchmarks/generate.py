@@ -27,12 +27,12 @@ import numpy as np
 import torch
 import transformers
 
-from hf_utils.generators import DTYPES, Checkpoint
-from hf_utils.musicgen import GUIDANCE_SCALE, TEMPERATURE, TOP_K
-from hf_utils.prompts import load_prompts
-from hf_utils.recipes import Recipe
-from hf_utils.sampling import Sampling
-from hf_utils.synthesis import BatchMaker
+from hf_utils.generation.generators import DTYPES, Checkpoint
+from hf_utils.generation.musicgen import GUIDANCE_SCALE, TEMPERATURE, TOP_K
+from hf_utils.generation.prompts import load_prompts
+from hf_utils.generation.recipes import Recipe
+from hf_utils.generation.sampling import Sampling
+from hf_utils.generation.synthesis import BatchMaker
 
 # hidden size, layers, heads of the decoder
 SIZES = {"small": (1024, 24, 16), "medium": (1536, 48, 24), "large": (2048, 48, 32)}

@@ -22,11 +22,11 @@ import numpy as np
 import torch
 
 from hf_utils import audio
-from hf_utils.data import load_clips
-from hf_utils.features import WindowCollator
-from hf_utils.spectrogram_cnn import SpectrogramCNNFeatureExtractor
-from hf_utils.waveforms import decode_clips
-from hf_utils.windows import TrainingWindows
+from hf_utils.data.clips import load_clips
+from hf_utils.data.waveforms import decode_clips
+from hf_utils.data.windows import TrainingWindows
+from hf_utils.models.features import WindowCollator
+from hf_utils.models.spectrogram_cnn import SpectrogramCNNFeatureExtractor
 
 WINDOW_SECONDS = 10.0
 

@@ -20,10 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import yaml
 from transformers.utils.logging import disable_progress_bar
 
-from hf_utils.arguments import ClassificationTrainingArguments, DataArguments, ModelArguments
-from hf_utils.experiment import prepare_experiment
-from hf_utils.parsing import parse_arguments
-from hf_utils.training import GenreTrainer
+from hf_utils.arguments.classification import ClassificationTrainingArguments, DataArguments, ModelArguments
+from hf_utils.arguments.parsing import parse_arguments
+from hf_utils.training.experiment import prepare_experiment
+from hf_utils.training.trainer import GenreTrainer
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAIN = "none"

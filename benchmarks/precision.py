@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from transformers import ASTConfig, ASTForAudioClassification
 
-from hf_utils.training_arguments import has_bf16_hardware
+from hf_utils.arguments.training import has_bf16_hardware
 
 
 def seconds_per_step(model, batch: dict, optimizer, dtype: torch.dtype) -> float:

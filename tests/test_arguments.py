@@ -9,12 +9,12 @@ import torch
 from transformers import TrainerControl, TrainerState
 from transformers.integrations import TensorBoardCallback
 
-from hf_utils.arguments import ClassificationTrainingArguments, DataArguments, ModelArguments
+from hf_utils.arguments.classification import ClassificationTrainingArguments, DataArguments, ModelArguments
+from hf_utils.arguments.options import collect_options, default_of
+from hf_utils.arguments.parsing import merged_config, parse_arguments, write_config
+from hf_utils.arguments.source import SourceArguments
+from hf_utils.arguments.training import has_bf16_hardware
 from hf_utils.errors import UserError
-from hf_utils.options import collect_options, default_of
-from hf_utils.parsing import merged_config, parse_arguments, write_config
-from hf_utils.source_arguments import SourceArguments
-from hf_utils.training_arguments import has_bf16_hardware
 
 CLASSES = (ModelArguments, DataArguments, ClassificationTrainingArguments)
 TOKEN = "hf_ThisMustNotBeSeen"

@@ -15,12 +15,12 @@ import soundfile
 
 import augment_dataset
 from hf_utils.audio import decode, from_pcm16, to_pcm16
-from hf_utils.copies import CopyPlan
-from hf_utils.corruptions import read_corruptions
-from hf_utils.data import load_clips
+from hf_utils.augmentation.copies import CopyPlan
+from hf_utils.augmentation.corruptions import read_corruptions
+from hf_utils.data.clips import load_clips
+from hf_utils.data.leaks import check_leaks
 from hf_utils.errors import UserError
-from hf_utils.hub import Repository
-from hf_utils.leaks import check_leaks
+from hf_utils.hub.repository import Repository
 
 AWGN = "transforms:\n  - AddGaussianSNR: {min_snr_db: 10, max_snr_db: 10, p: 1.0}\n"
 MIX = """transforms:

@@ -12,7 +12,7 @@ import soundfile
 import torch
 
 from hf_utils.audio import decode
-from hf_utils.augmentation import Augmentation, read_augmentation
+from hf_utils.augmentation.pipeline import Augmentation, read_augmentation
 from hf_utils.errors import UserError
 
 RATE = 22050

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from hf_utils.audio import decode
-from hf_utils.corruptions import read_corruptions
+from hf_utils.augmentation.corruptions import read_corruptions
 from hf_utils.errors import UserError
 
 SHIPPED = Path(__file__).parents[1] / "configs" / "corruptions.yaml"

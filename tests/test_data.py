@@ -9,9 +9,9 @@ import datasets
 import pytest
 from datasets.exceptions import DatasetNotFoundError
 
-from hf_utils.data import CLIP_COLUMNS, fold_genre, genre_names, load_clips
+from hf_utils.data.clips import CLIP_COLUMNS, fold_genre, genre_names, load_clips
+from hf_utils.data.shards import open_shards
 from hf_utils.errors import UserError
-from hf_utils.shards import open_shards
 
 GENRES = ["blues", "hiphop", "rock"]
 TRACKS = [f"{genre}.{track:05d}" for genre in GENRES for track in range(4)]

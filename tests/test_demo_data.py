@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from hf_utils.audio import load, rms_db
-from hf_utils.data import genre_names, load_clips
-from hf_utils.demo_data import MARKER_NAME, is_demo, main, write_demo_data
-from hf_utils.demo_music import SAMPLE_RATE, STYLES, synthesise
+from hf_utils.data.clips import genre_names, load_clips
+from hf_utils.data.demo_data import MARKER_NAME, is_demo, main, write_demo_data
+from hf_utils.data.demo_music import SAMPLE_RATE, STYLES, synthesise
 
 SMALL = {"genres": 3, "tracks_per_genre": 2, "seconds": 1.0, "seed": 0}
 

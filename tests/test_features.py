@@ -5,17 +5,17 @@ import pytest
 import tiny_models
 import torch
 
-from hf_utils.data import load_clips
+from hf_utils.data.clips import load_clips
+from hf_utils.data.waveforms import decode_clips, read_samples
 from hf_utils.errors import UserError
-from hf_utils.features import (
+from hf_utils.models.features import (
     SpecAugment,
     WindowCollator,
     fit_feature_stats,
     make_spec_augment,
     wants_training_stats,
 )
-from hf_utils.models import load_classifier, window_samples_for
-from hf_utils.waveforms import decode_clips, read_samples
+from hf_utils.models.loading import load_classifier, window_samples_for
 
 GENRES = ["blues", "hiphop", "rock"]
 SMALL = {"n_fft": 512, "hop_length": 256, "num_mel_bins": 32}

@@ -6,11 +6,11 @@ import torch
 import transformers
 from tiny_models import save_convnext, saved
 
-from hf_utils.backbones import find_backbone, find_layers
 from hf_utils.errors import UserError
-from hf_utils.freezing import freeze, keep_frozen_in_eval
-from hf_utils.models import load_classifier
-from hf_utils.spectrogram_cnn import SpectrogramCNNConfig, SpectrogramCNNForAudioClassification
+from hf_utils.models.backbones import find_backbone, find_layers
+from hf_utils.models.freezing import freeze, keep_frozen_in_eval
+from hf_utils.models.loading import load_classifier
+from hf_utils.models.spectrogram_cnn import SpectrogramCNNConfig, SpectrogramCNNForAudioClassification
 
 GENRES = ["blues", "jazz", "rock"]
 # Blocks of the tiny models: transformer layers, or stages of a convolutional net.

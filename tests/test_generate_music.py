@@ -23,15 +23,15 @@ from tiny_musicgen import save_tiny_musicgen, save_tiny_stable_audio
 import generate_music
 import run_classification
 from hf_utils import audio
-from hf_utils.continuation import load_training_clips, make_parents
-from hf_utils.data import load_clips
+from hf_utils.arguments.generation import GenerationArguments
+from hf_utils.arguments.parsing import parse_arguments
+from hf_utils.arguments.source import SourceArguments
+from hf_utils.data.clips import load_clips
+from hf_utils.data.splits import assign_splits
+from hf_utils.data.waveforms import decode_clips
 from hf_utils.errors import UserError
-from hf_utils.generation_arguments import GenerationArguments
-from hf_utils.parsing import parse_arguments
-from hf_utils.source_arguments import SourceArguments
-from hf_utils.splits import assign_splits
-from hf_utils.synthesis import BatchError
-from hf_utils.waveforms import decode_clips
+from hf_utils.generation.continuation import load_training_clips, make_parents
+from hf_utils.generation.synthesis import BatchError
 
 ROOT = Path(__file__).resolve().parents[1]
 # Eight clips in four batches.

@@ -10,7 +10,13 @@ from tiny_musicgen import save_tiny_musicgen, save_tiny_stable_audio
 from transformers import T5Config
 
 from hf_utils.errors import UserError
-from hf_utils.generators import generate_batch, identify_checkpoint, load_generator, native_rate, plan_sampling
+from hf_utils.generation.generators import (
+    generate_batch,
+    identify_checkpoint,
+    load_generator,
+    native_rate,
+    plan_sampling,
+)
 
 CPU = torch.device("cpu")
 PROMPTS = ["blues with guitar, 90 BPM", "jazz"]
@@ -225,6 +231,6 @@ def test_diffusers_is_only_needed_for_its_checkpoints(tmp_path, monkeypatch):
 )
 def test_the_five_names_of_the_duration_are_found(name):
     diffusers = pytest.importorskip("diffusers")
-    from hf_utils.diffusion import find_pipeline_class
+    from hf_utils.generation.diffusion import find_pipeline_class
 
     assert find_pipeline_class(name) is getattr(diffusers, name)

@@ -22,16 +22,16 @@ from hub_server import OWNER, STRANGER, TOKEN, HubServer
 from tiny_musicgen import save_tiny_musicgen
 from transformers.trainer_utils import HubStrategy
 
-from hf_utils import hub as pushes
-from hf_utils.checkpoints import Checkpoint
-from hf_utils.data import load_clips
+from hf_utils.arguments.parsing import build_arguments
+from hf_utils.arguments.training import ClassificationTrainingArguments
+from hf_utils.data.clips import load_clips
 from hf_utils.errors import UserError
-from hf_utils.hub import open_repository, push_folder
-from hf_utils.hub_checkpoints import HubCheckpoints, fetch_checkpoint, open_model_repository
-from hf_utils.models import load_classifier
-from hf_utils.parsing import build_arguments
-from hf_utils.published_files import select_files
-from hf_utils.training_arguments import ClassificationTrainingArguments
+from hf_utils.hub import repository as pushes
+from hf_utils.hub.checkpoints import HubCheckpoints, fetch_checkpoint, open_model_repository
+from hf_utils.hub.published_files import select_files
+from hf_utils.hub.repository import open_repository, push_folder
+from hf_utils.models.checkpoints import Checkpoint
+from hf_utils.models.loading import load_classifier
 
 ROOT = Path(__file__).resolve().parents[1]
 # What may not break a card, a page or a table; "/" cannot be in the name of a folder.

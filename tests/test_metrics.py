@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from hf_utils import metrics
-from hf_utils.metrics import GenreMetrics, calibration_error, softmax, vote
+from hf_utils.results import metrics
+from hf_utils.results.metrics import GenreMetrics, calibration_error, softmax, vote
 
 GENRES = ["blues", "jazz", "rock"]
 

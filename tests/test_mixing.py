@@ -5,9 +5,9 @@ import time
 import datasets
 import pytest
 
+from hf_utils.data.leaks import check_leaks
+from hf_utils.data.mixing import MIX_COLUMNS, mix_training, parse_mix
 from hf_utils.errors import UserError
-from hf_utils.leaks import check_leaks
-from hf_utils.mixing import MIX_COLUMNS, mix_training, parse_mix
 
 FEATURES = datasets.Features(
     {

@@ -8,10 +8,10 @@ from huggingface_hub import DatasetCard, ModelCard
 from markdown_it import MarkdownIt
 from test_results import evaluate, write
 
-from hf_utils.dataset_card import dataset_card
-from hf_utils.disclosure import is_hub_id, show_command, show_source
-from hf_utils.markup import Markdown, code_block, escape, table
-from hf_utils.model_card import write_model_card
+from hf_utils.cards.dataset_card import dataset_card
+from hf_utils.cards.disclosure import is_hub_id, show_command, show_source
+from hf_utils.cards.markup import Markdown, code_block, escape, table
+from hf_utils.cards.model_card import write_model_card
 
 HOSTILE = [
     "a|b",
@@ -36,8 +36,8 @@ COMMAND = "accelerate launch run_classification.py configs/ast.yaml --seed 1"
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
     """A card links its pictures; drawing them is tests/test_plots.py's, and slow."""
-    monkeypatch.setattr("hf_utils.results.confusion_figure", lambda *args, **kwargs: None)
-    monkeypatch.setattr("hf_utils.results.encode_png", lambda figure: b"")
+    monkeypatch.setattr("hf_utils.results.run_results.confusion_figure", lambda *args, **kwargs: None)
+    monkeypatch.setattr("hf_utils.results.run_results.encode_png", lambda figure: b"")
 
 
 def write_card(folder, *, genres=GENRES, evaluations=None, command=COMMAND, license=None, **facts):

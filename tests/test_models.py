@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 from tiny_models import SAVERS, save_ast, save_hubert, saved
 from transformers import AutoModel, AutoModelForAudioClassification
 
-from hf_utils.backbones import find_backbone
-from hf_utils.checkpoints import Checkpoint
 from hf_utils.errors import UserError
-from hf_utils.models import (
+from hf_utils.models.backbones import find_backbone
+from hf_utils.models.checkpoints import Checkpoint
+from hf_utils.models.loading import (
     family_of,
     load_classifier,
     needs_feature_stats,

@@ -6,11 +6,11 @@ import tiny_models
 import torch
 
 import run_classification
-from hf_utils.arguments import ClassificationTrainingArguments, DataArguments, ModelArguments
-from hf_utils.augmentation import read_augmentation
+from hf_utils.arguments.classification import ClassificationTrainingArguments, DataArguments, ModelArguments
+from hf_utils.arguments.parsing import parse_arguments
+from hf_utils.augmentation.pipeline import read_augmentation
 from hf_utils.errors import UserError
-from hf_utils.experiment import prepare_experiment
-from hf_utils.parsing import parse_arguments
+from hf_utils.training.experiment import prepare_experiment
 
 TRANSFORMS = """
 transforms:

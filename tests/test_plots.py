@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from hf_utils.plots import confusion_figure, encode_png, figure_to_array, shorten
+from hf_utils.results.plots import confusion_figure, encode_png, figure_to_array, shorten
 
 HOSTILE = ["$\\frac{$", "<script>alert(1)</script>", "line\nbreak", "a" * 80, "ok"]
 

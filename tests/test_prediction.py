@@ -9,7 +9,7 @@ import torch
 from transformers import Wav2Vec2FeatureExtractor
 
 from hf_utils.errors import UserError
-from hf_utils.prediction import find_audio, predict_files
+from hf_utils.training.prediction import find_audio, predict_files
 
 RATE = 8000
 GENRES = ["quiet, soft", "loud"]

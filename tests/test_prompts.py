@@ -5,7 +5,7 @@ import re
 import pytest
 
 from hf_utils.errors import UserError
-from hf_utils.prompts import hash_prompts, load_prompts
+from hf_utils.generation.prompts import hash_prompts, load_prompts
 
 GTZAN_GENRES = ["blues", "classical", "country", "disco", "hiphop", "jazz", "metal", "pop", "reggae", "rock"]
 

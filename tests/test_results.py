@@ -7,8 +7,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from hf_utils.errors import UserError
-from hf_utils.output_files import file_stem, read_predictions, write_atomically, write_predictions
-from hf_utils.results import format_scores, score_windows, versions, warn_near_chance, write_results
+from hf_utils.results.output_files import file_stem, read_predictions, write_atomically, write_predictions
+from hf_utils.results.run_results import format_scores, score_windows, versions, warn_near_chance, write_results
 
 HOSTILE = ["a|b", "<script>", 'qu"ote, comma', "line\r\nbreak\rhere", "$\\frac$", "prediction"]
 

@@ -14,17 +14,17 @@ import yaml
 
 import augment_dataset
 import run_classification
-from hf_utils import waveforms
-from hf_utils.corruptions import read_corruptions
-from hf_utils.data import load_clips
+from hf_utils.augmentation.corruptions import read_corruptions
+from hf_utils.data import waveforms
+from hf_utils.data.clips import load_clips
+from hf_utils.data.waveforms import decode_clips, read_samples
 from hf_utils.errors import UserError
-from hf_utils.metrics import GenreMetrics
-from hf_utils.report import write_report
-from hf_utils.report_runs import read_runs
-from hf_utils.results import EvaluatedSet
-from hf_utils.robustness import CorruptedSet
-from hf_utils.robustness_report import OVERALL, RobustnessReport
-from hf_utils.waveforms import decode_clips, read_samples
+from hf_utils.report.command import write_report
+from hf_utils.report.runs import read_runs
+from hf_utils.results.metrics import GenreMetrics
+from hf_utils.results.robustness_report import OVERALL, RobustnessReport
+from hf_utils.results.run_results import EvaluatedSet
+from hf_utils.training.robustness import CorruptedSet
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["--window_seconds", "0.5", "--dataloader_num_workers", "0", "--num_proc", "1", "--use_cpu"]
@@ -199,7 +199,7 @@ def test_nothing_is_kept_that_shall_not_be_or_has_no_room(run, corruptions_file,
     assert evaluate(run, tmp_path / "a", corruptions_file, cache, "--cache_corruptions", "false") == expected
     clean = sorted(path.name for path in cache.iterdir())
     assert len(clean) == 1 and not clean[0].startswith(".")
-    monkeypatch.setattr("hf_utils.robustness._DISK_SHARE", 1e-12)
+    monkeypatch.setattr("hf_utils.training.robustness._DISK_SHARE", 1e-12)
     assert evaluate(run, tmp_path / "b", corruptions_file, cache) == expected
     assert sorted(path.name for path in cache.iterdir()) == clean
     assert "are not kept" in caplog.text

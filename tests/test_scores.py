@@ -10,9 +10,9 @@ from tiny_models import save_ast
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
 from hf_utils.audio import resample
-from hf_utils.clap import ClapEmbedder
-from hf_utils.clip_scores import ClapScorer, ClassifierScorer
 from hf_utils.errors import UserError
+from hf_utils.generation.clap import ClapEmbedder
+from hf_utils.generation.clip_scores import ClapScorer, ClassifierScorer
 
 CPU = torch.device("cpu")
 GENRES = ["jazz", "hiphop", "rock"]

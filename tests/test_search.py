@@ -8,12 +8,12 @@ import pytest
 import tiny_models
 
 import run_classification
-from hf_utils import search
-from hf_utils.config_files import read_config
+from hf_utils.arguments.config_files import read_config
+from hf_utils.arguments.options import collect_options
 from hf_utils.errors import UserError
-from hf_utils.options import collect_options
-from hf_utils.search_space import read_space
-from hf_utils.training import GenreTrainer
+from hf_utils.training import search
+from hf_utils.training.search_space import read_space
+from hf_utils.training.trainer import GenreTrainer
 
 OPTIONS = collect_options(search.CLASSES)
 SPACE = """

@@ -7,8 +7,8 @@ import os
 import datasets
 import pytest
 
+from hf_utils.data.shards import open_shards
 from hf_utils.errors import UserError
-from hf_utils.shards import open_shards
 
 FEATURES = datasets.Features(
     {

@@ -13,9 +13,9 @@ from tiny_models import save_convnext, saved
 from transformers import AutoModel, AutoModelForImageClassification
 
 from hf_utils.errors import UserError
-from hf_utils.models import load_classifier, needs_feature_stats, set_feature_stats, unnormalised
-from hf_utils.spectrogram_cnn import SpectrogramCNNConfig, SpectrogramCNNFeatureExtractor
-from hf_utils.spectrogram_cnn.modeling_spectrogram_cnn import pool_spectrograms
+from hf_utils.models.loading import load_classifier, needs_feature_stats, set_feature_stats, unnormalised
+from hf_utils.models.spectrogram_cnn import SpectrogramCNNConfig, SpectrogramCNNFeatureExtractor
+from hf_utils.models.spectrogram_cnn.modeling_spectrogram_cnn import pool_spectrograms
 
 GENRES = ["blues", "jazz", "rock"]
 RATE = 22050

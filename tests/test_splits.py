@@ -6,11 +6,10 @@ from collections import Counter
 import datasets
 import pytest
 
-from hf_utils.data import load_clips
-from hf_utils.errors import UserError
-from hf_utils.gtzan import join_rows, repetition_groups, track_facts
-from hf_utils.leaks import check_leaks
-from hf_utils.splits import (
+from hf_utils.data.clips import load_clips
+from hf_utils.data.gtzan import join_rows, repetition_groups, track_facts
+from hf_utils.data.leaks import check_leaks
+from hf_utils.data.splits import (
     assign_splits,
     default_protocol,
     describe_splits,
@@ -18,6 +17,7 @@ from hf_utils.splits import (
     read_protocol,
     select_split,
 )
+from hf_utils.errors import UserError
 
 
 def make_clips(track_ids, genres, **columns):

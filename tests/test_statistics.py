@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
-from hf_utils.statistics import (
+from hf_utils.report.statistics import (
     SeedVariance,
     compare_runs,
     compare_seeds,
@@ -15,7 +15,7 @@ from hf_utils.statistics import (
     pool_seed_variances,
     resample_tracks,
 )
-from hf_utils.weighted_scores import weighted_accuracy, weighted_f1, weighted_roc_auc
+from hf_utils.report.weighted_scores import weighted_accuracy, weighted_f1, weighted_roc_auc
 
 
 def draw_predictions(num_tracks=60, num_genres=4, seed=0):

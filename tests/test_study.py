@@ -14,10 +14,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hf_utils import study, study_cells, study_runs
 from hf_utils.errors import UserError
-from hf_utils.study_cells import make_cells
-from hf_utils.study_file import read_study
+from hf_utils.study import cells as study_cells
+from hf_utils.study import command as study
+from hf_utils.study import runs as study_runs
+from hf_utils.study.cells import make_cells
+from hf_utils.study.file import read_study
 
 ROOT = Path(__file__).resolve().parents[1]
 

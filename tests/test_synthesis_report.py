@@ -11,12 +11,12 @@ from tiny_models import save_ast, save_hubert
 from transformers import HubertForSequenceClassification
 
 from hf_utils import audio
-from hf_utils.data import load_clips
-from hf_utils.embeddings import make_embedder
+from hf_utils.data.clips import load_clips
+from hf_utils.data.waveforms import decode_clips
 from hf_utils.errors import UserError
-from hf_utils.kernel_distance import kernel_distance, median_bandwidth, squared_distances
-from hf_utils.synthesis_report import compare_genre, describe_sound, write_report
-from hf_utils.waveforms import decode_clips
+from hf_utils.generation.kernel_distance import kernel_distance, median_bandwidth, squared_distances
+from hf_utils.generation.quality_report import compare_genre, describe_sound, write_report
+from hf_utils.models.embeddings import make_embedder
 
 CPU = torch.device("cpu")
 RATE = 16000

@@ -15,10 +15,11 @@ import psutil
 import pytest
 import soundfile
 
-from hf_utils import audio, waveform_cache
-from hf_utils.data import load_clips
+from hf_utils import audio
+from hf_utils.data import waveform_cache
+from hf_utils.data.clips import load_clips
+from hf_utils.data.waveforms import decode_clips, drop_problems, read_samples
 from hf_utils.errors import UserError
-from hf_utils.waveforms import decode_clips, drop_problems, read_samples
 
 RATE = 8000
 

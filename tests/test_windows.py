@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hf_utils.audio import from_pcm16
-from hf_utils.windows import EvaluationWindows, TrainingWindows
+from hf_utils.data.windows import EvaluationWindows, TrainingWindows
 
 WINDOW_SAMPLES = 100
 

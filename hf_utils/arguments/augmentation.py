@@ -1,0 +1,108 @@
+"""The options of augment_dataset.py."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hf_utils.arguments.config_files import SUFFIXES, read_config
+from hf_utils.arguments.options import option
+from hf_utils.arguments.source import SourceArguments
+from hf_utils.data.protocols import SPLITS
+from hf_utils.errors import UserError
+
+_copies = partial(option, group="copies")
+_job = partial(option, group="what to do, and where")
+
+_FLAG = "--augmentation"
+_CONTENTS = {"transforms", "kinds"}
+
+
+def _dataset_folder(options: Mapping[str, Any]) -> str:
+    dataset = Path(options.get("dataset_name", "gtzan")).name
+    return str(Path("data", f"{dataset}-{Path(options.get('augmentation', 'augmented')).stem}"))
+
+
+@dataclasses.dataclass
+class AugmentationArguments(SourceArguments):
+    """Which clips to copy, how, and where to. Raises UserError on contradictions."""
+
+    augmentation: str | None = _copies(
+        None,
+        "YAML file with transforms, or with kinds of corruptions; needed, but the flag is not. (default: none)",
+        metavar="FILE",
+    )
+    noise_folder: str | None = _copies(
+        None, "Your own recordings, for transforms that mix them in. (default: none)", metavar="FOLDER"
+    )
+    splits: list[str] = _copies(
+        ["train"],
+        "Splits to copy: train, validation, test. Copies of the last two are for evaluation alone.",
+        metavar="SPLIT",
+    )
+    copies: int = _copies(1, "Copies of every clip, each drawn anew.", metavar="COPIES", at_least=1)
+    include_original: bool = _copies(
+        False, "Write the clips themselves as well. Then train on this dataset alone, not beside real."
+    )
+    sampling_rate: int | None = _copies(
+        None, "Sampling rate of the copies, in Hz. (default: that of each clip)", metavar="HZ", at_least=8000
+    )
+    seed: int | None = _copies(None, "Seed of the transforms. (default: 42; corruptions have one of their own)")
+    output_dir: str | None = _job(
+        None, "Folder of the new dataset. (default: data/<dataset>-<file>)", metavar="FOLDER", derive=_dataset_folder
+    )
+    preview: int | None = _job(
+        None, "Only write so many clips before and after, with spectrograms, to <output_dir>-preview.",
+        metavar="CLIPS", at_least=1,
+    )  # fmt: skip
+    shard_size: int = _job(50, "Clips per file; what a killed run loses at most.", metavar="CLIPS", at_least=1)
+    num_shards: int = _job(1, "Number of machines that share the work on one folder.", metavar="MACHINES", at_least=1)
+    shard_index: int = _job(0, "Which of them this is, counted from 0.", metavar="MACHINE", at_least=0)
+    push_to_hub: str | None = _job(None, "Dataset on the Hub to upload to, such as me/gtzan-noisy.", metavar="ID")
+    hub_private_repo: bool = _job(False, "Make a new repository private.")
+    hub_token: str | None = _job(
+        None, "Token with the right to write, saved nowhere. (default: HF_TOKEN or `hf auth login`)"
+    )
+
+    # Nothing is decoded into the cache: every clip is read once.
+    waveform_cache_dir: None = dataclasses.field(init=False, default=None)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.augmentation is None:
+            raise UserError("name a YAML file with transforms, such as configs/augment/awgn_10db.yaml")
+        if self.shard_index >= self.num_shards:
+            raise UserError(f"shard_index is {self.shard_index}, expected less than num_shards, {self.num_shards}")
+        if not self.splits or len(set(self.splits)) < len(self.splits) or not set(self.splits) <= set(SPLITS):
+            raise UserError(f"splits is {' '.join(self.splits)}, expected one or more of {' '.join(SPLITS)}")
+        if self.hub_private_repo and self.push_to_hub is None:
+            raise UserError("hub_private_repo is given, but not push_to_hub, which would use it")
+        if self.has_kinds():
+            for name, usual in (("seed", None), ("copies", 1)):
+                if getattr(self, name) != usual:
+                    raise UserError(
+                        f"{name} is {getattr(self, name)}, but {self.augmentation} has kinds of corruptions, which "
+                        f"are the same for everybody: leave {name} out"
+                    )
+
+    def has_kinds(self) -> bool:
+        """Whether the augmentation file describes corruptions rather than one chain of transforms."""
+        return "kinds" in read_config(self.augmentation)
+
+
+def flag_augmentation(argv: Sequence[str]) -> list[str]:
+    """Return the command line with `--augmentation` before the YAML file that describes transforms.
+
+    Other YAML files hold options. Raises UserError for two files of transforms.
+    """
+    flagged, found = [], []
+    for index, word in enumerate(argv):
+        if word.endswith(SUFFIXES) and Path(word).is_file() and _CONTENTS & set(read_config(word)):
+            found.append(word)
+            if index == 0 or argv[index - 1] != _FLAG:
+                flagged.append(_FLAG)
+        flagged.append(word)
+    if len(found) > 1:
+        raise UserError(f"{' and '.join(found)} both describe transforms: give one; a run makes one dataset")
+    return flagged

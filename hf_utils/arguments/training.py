@@ -1,0 +1,199 @@
+"""transformers' TrainingArguments with defaults for this job, a precision that fits the hardware, and what to do.
+
+Options that stand here anew are those of `--help`; all others of TrainingArguments are accepted as they are.
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate.utils import parse_flag_from_env
+from transformers import TrainingArguments
+from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy, SchedulerType
+
+from hf_utils.arguments.options import option
+from hf_utils.errors import UserError
+
+_job = partial(option, group="what to do (default: train, then evaluate validation and test)")
+_training = partial(option, group="training")
+_selection = partial(option, group="evaluation and choice of the checkpoint")
+_hub = partial(option, group="Hub")
+_output = partial(option, group="output")
+
+_CPU_BF16_UNITS = ("avx512_bf16", "amx_bf16")
+
+
+def _run_folder(options: Mapping[str, Any]) -> str:
+    return (
+        str(Path("runs", Path(options["model_name_or_path"]).name)) if "model_name_or_path" in options else "runs/run"
+    )
+
+
+def has_bf16_hardware(use_cpu: bool) -> bool:
+    """Whether the device that will be used multiplies bfloat16 in hardware; emulation is slower than float32."""
+    if use_cpu:
+        return any(torch.cpu.get_capabilities().get(unit, False) for unit in _CPU_BF16_UNITS)
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+@dataclasses.dataclass(repr=False)  # a generated one would show the token, which the inherited one hides
+class ClassificationTrainingArguments(TrainingArguments):
+    """TrainingArguments of run_classification.py. Raises UserError on contradictions.
+
+    `do_train`, `do_eval`, `do_predict`, `bf16`, `fp16`, `use_cpu`, `dataloader_num_workers` and `greater_is_better`
+    hold what was decided, whether or not it was asked for. Without `do_train`, the Trainer evaluates and saves nothing
+    of its own accord. The Hub token is never pickled.
+    """
+
+    do_train: bool = _job(False, "Fine-tune the model.")
+    do_eval: bool = _job(False, "Evaluate validation, test and --eval_datasets after training, or alone.")
+    do_predict: bool = _job(False, "Tag the files of --predict_path.")
+    predict_path: str | None = _job(None, "Audio file, or folder with files at any depth, to tag.", metavar="PATH")
+    per_window: bool = _job(False, "Also write the genre of every window of a tagged file: a timeline.")
+
+    num_train_epochs: float = _training(10.0, "Number of visits to every training track.", metavar="EPOCHS")
+    max_steps: int = _training(
+        -1, "Number of optimiser steps, instead of epochs; -1 to count epochs.", metavar="STEPS"
+    )
+    learning_rate: float = _training(5e-5, "Highest learning rate.")
+    lr_scheduler_type: SchedulerType | str = _training(
+        "linear", "Course of the learning rate: linear, cosine, constant_with_warmup, reduce_lr_on_plateau ..."
+    )
+    warmup_steps: float = _training(
+        0.1, "Steps of rising learning rate; below 1 it is a share of all steps.", metavar="STEPS"
+    )
+    weight_decay: float = _training(0.0, "Weight decay of AdamW, on all but biases and norms.")
+    stages: list[dict] | None = option(
+        None,
+        "In a YAML file: a list of options that differ from stage to stage; each stage starts from the model of the "
+        "one before. (default: one stage)",
+        group="training",
+        yaml_only=True,
+    )
+    per_device_train_batch_size: int = _training(8, "Windows per step and device.", metavar="WINDOWS")
+    gradient_accumulation_steps: int = _training(1, "Batches per optimiser step.", metavar="BATCHES")
+    label_smoothing_factor: float = _training(0.0, "Share of the label that is spread over all genres, 0 to 1.")
+    class_weights: Literal["none", "balanced"] = _training("none", "Weigh the loss by the rarity of each genre.")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = _training(
+        "auto", "Numbers in matrix products. (default: auto = bf16 where the GPU or CPU has it in hardware, else fp32)"
+    )
+    use_cpu: bool = _training(False, "Leave GPUs alone. (default: off where there is a GPU)")
+    seed: int = _training(42, "Seed of the new head, the order of tracks and the windows.")
+    dataloader_num_workers: int | None = _training(
+        None, "Processes that make features. (default: the machine's cores, at most 4; 0 on one core)"
+    )
+    resume_from_checkpoint: str | None = _training(
+        None, "Continue from a checkpoint-N folder, or the newest here (auto) or on the Hub (hub).", metavar="FOLDER"
+    )
+
+    eval_strategy: IntervalStrategy | str = _selection("epoch", "When to evaluate the validation set while training.")
+    per_device_eval_batch_size: int = _selection(16, "Evaluated windows per batch and device.", metavar="WINDOWS")
+    load_best_model_at_end: bool = _selection(True, "Keep the checkpoint that is best on validation, not the last.")
+    metric_for_best_model: str = _selection(
+        "accuracy", "Score on validation that decides: accuracy, f1, roc_auc, log_loss, ece (per track), loss ..."
+    )
+    early_stopping_patience: int = _selection(
+        0, "Stop after so many evaluations without improvement; 0 for never.", metavar="EVALUATIONS"
+    )
+
+    push_to_hub: bool = _hub(False, "Push the model, its card and its results to the Hub.")
+    hub_model_id: str | None = _hub(None, "Repository to push to. (default: the folder's name, in your namespace)")
+    hub_private_repo: bool | None = _hub(None, "Make a new repository private. (default: as the organisation has it)")
+    hub_strategy: HubStrategy | str = _hub("end", "What to push: the end, every save, or the last or all checkpoints.")
+    hub_token: str | None = _hub(
+        None, "Token with the right to write, saved nowhere. (default: HF_TOKEN or `hf auth login`)"
+    )
+
+    output_dir: str | None = _output(
+        None, "Folder of the run. (default: runs/<model>)", metavar="FOLDER", derive=_run_folder
+    )
+    overwrite: bool = _output(False, "Replace the results of a finished run in --output_dir.")
+    save_strategy: SaveStrategy | str = _output("epoch", "When to save a checkpoint.")
+    save_total_limit: int | None = _output(2, "Number of checkpoints kept, the best among them.")
+    logging_steps: float = _output(
+        10, "Steps between logged losses; below 1 it is a share of all steps.", metavar="STEPS"
+    )
+    report_to: None | str | list[str] = _output("tensorboard", "Where curves go: tensorboard, wandb ..., all or none.")
+
+    remove_unused_columns: bool = dataclasses.field(
+        default=False,
+        metadata={"help": "Leave off: the collator picks the columns, and needs those a model does not."},
+    )
+
+    def __post_init__(self):
+        self._check_job()
+        self._check_selection()
+        # Without `use_cpu`, a machine without a GPU refuses bf16, and every process of torchrun believes it is alone.
+        launched_on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
+        self.use_cpu = self.use_cpu or launched_on_cpu or not torch.accelerator.is_available()
+        self._choose_precision()
+        if self.dataloader_num_workers is None:
+            cores = os.cpu_count() or 1
+            self.dataloader_num_workers = min(4, cores) if cores > 1 else 0
+        if self.greater_is_better is None:
+            self.greater_is_better = not self.metric_for_best_model.endswith(("loss", "ece"))
+        job = self.do_train, self.do_eval, self.do_predict
+        super().__post_init__()
+        # The stock class switches do_eval on whenever training evaluates.
+        self.do_train, self.do_eval, self.do_predict = job if any(job) else (True, True, False)
+        if not self.do_train:
+            # Else the Trainer demands an evaluation set even to predict.
+            self.eval_strategy, self.save_strategy = IntervalStrategy.NO, SaveStrategy.NO
+            self.load_best_model_at_end = False
+
+    def __getstate__(self) -> dict:
+        """Leave the token out: the Trainer pickles its arguments into every checkpoint."""
+        return {**self.__dict__, "hub_token": None}
+
+    def _check_job(self) -> None:
+        if self.do_predict and self.predict_path is None:
+            raise UserError("do_predict needs predict_path: the file or folder to tag")
+        if self.predict_path is not None:
+            if not self.do_predict:
+                raise UserError("predict_path is given, but not do_predict, which would use it")
+            self.predict_path = os.path.expanduser(self.predict_path)
+            if not os.path.exists(self.predict_path):
+                raise UserError(f"predict_path is {self.predict_path}, which does not exist")
+        if self.per_window and not self.do_predict:
+            raise UserError("per_window is given, but not do_predict, which would use it")
+        writes_results = self.do_train or self.do_eval or not self.do_predict
+        results = Path(os.path.expanduser(self.output_dir or ""), "results.json")
+        if writes_results and results.is_file() and not (self.overwrite or self.resume_from_checkpoint):
+            raise UserError(
+                f"output_dir {self.output_dir} holds the results of a run: choose another, or add overwrite"
+            )
+
+    def _check_selection(self) -> None:
+        evaluates, saves = _value(self.eval_strategy), _value(self.save_strategy)
+        if self.load_best_model_at_end and saves != "best" and evaluates != saves:
+            raise UserError(
+                f"load_best_model_at_end needs evaluations and checkpoints together, but eval_strategy is {evaluates} "
+                f"and save_strategy is {saves}: set them equal, or load_best_model_at_end: false"
+            )
+        if self.early_stopping_patience and (evaluates == "no" or not self.load_best_model_at_end):
+            raise UserError(
+                "early_stopping_patience needs eval_strategy: epoch or steps, and load_best_model_at_end: true"
+            )
+
+    def _choose_precision(self) -> None:
+        """Set bf16 and fp16 from `precision`, unless they or `accelerate launch --mixed_precision` already say it."""
+        launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+        asked = {name for name in ("bf16", "fp16") if getattr(self, name) or launched == name}
+        if self.precision == "auto" and not asked:
+            self.bf16 = has_bf16_hardware(self.use_cpu)
+            return
+        if asked - {self.precision} and self.precision != "auto" or len(asked) > 1:
+            raise UserError(
+                f"precision is {self.precision}, but {' and '.join(sorted(asked))} was asked for: give one"
+            )
+        self.bf16, self.fp16 = ("bf16" in (self.precision, *asked)), ("fp16" in (self.precision, *asked))
+        if self.fp16 and self.use_cpu:
+            raise UserError("precision fp16 needs a GPU: use bf16 or fp32 on the processor")
+
+
+def _value(strategy: Any) -> str:
+    return getattr(strategy, "value", strategy)

@@ -1,0 +1,1 @@
+"""Transforms described in YAML: noisy copies, on the fly, and corruptions."""

@@ -1,0 +1,140 @@
+"""The card of a dataset of augmented clips, from its rows and its configuration."""
+
+import json
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+
+from hf_utils.augmentation.copies import CopyPlan
+from hf_utils.augmentation.corruptions import Corruption
+from hf_utils.cards.dataset_card import dataset_card
+from hf_utils.cards.markup import Markdown
+from hf_utils.data.clips import genre_names
+from hf_utils.data.shards import Shards
+
+_COLUMNS = ["label", "origin", "transforms", "snr_db", "measured_snr_db", "gain", "clipped_share"]
+_COLUMN_TEXT = (
+    "`parent_id` is the real track that a copy was made from, `transforms` what was really applied to it, with the "
+    "parameters drawn, as JSON. `snr_db` and `measured_snr_db` are the noise asked for and found, by the mean power "
+    "over the whole clip. Where a peak exceeded full scale, the whole clip was scaled by `gain`; `clipped_share` is "
+    "the share of samples that clipping would have cut instead. Every clip has the length of its original."
+)
+_SEED_TEXT = (
+    "The result for a clip depends on the seed, its `track_id`, the number of the copy and the transforms alone; the "
+    "seed that follows from them is in `seed`. The same command makes the same files, on any number of processes and "
+    "machines with the same versions."
+)
+_TRAIN_TEXT = (
+    "Copies are in the split of their originals, {protocol}. Never train on a copy whose `parent_id` is a validation "
+    "or test track."
+)
+_ORIGINALS_TEXT = (
+    "The originals are in this dataset as well (origin `real`): train on it alone, `--train_datasets` with this "
+    "dataset and without `real`."
+)
+_TEST_TEXT = (
+    "This is for evaluation: every corruption is a configuration of its own, {first} for instance, and the same for "
+    "everybody. Report a model that was trained on one of these kinds apart from one that was not."
+)
+_LICENCE_TEXT = (
+    "The copies contain the music of the original dataset and have its licence and its restrictions; none is added "
+    "or removed here. GTZAN states none: its clips are excerpts of published recordings, usable for research at most. "
+    "Recordings mixed into the music bring their own licence."
+)
+
+
+def describe_augmented(plan: CopyPlan, shards: Shards, config: Mapping, description: str | None, name: str) -> str:
+    """Return the card of the dataset in `shards`, all of which are there.
+
+    Args:
+        config: of the folder.
+        description: of the transforms, in words.
+        name: what `load_dataset` takes.
+    """
+    tables = {split: shards.read(_COLUMNS, split) for split in plan.shards_per_split}
+    is_benchmark = any(isinstance(copy.transform, Corruption) for copy in plan.copies)
+    copied = pa.concat_tables(tables.values())
+    what = "Corrupted" if is_benchmark else "Noisy"
+    own_words = f"{description.strip()} " if description else ""
+    use = _use_text(plan, config, is_benchmark)
+    texts = {"Use": use, "Columns": _COLUMN_TEXT, "Seeds": _SEED_TEXT, "Licence": _LICENCE_TEXT}
+    return dataset_card(
+        title=f"{what} copies of {config['dataset']} ({config['augmentation']})",
+        summary=f"{own_words}{len(copied)} clips, made from {config['clips']} clips of {config['dataset']}.",
+        facts={**_config_facts(config), **_measured_facts(plan, copied)},
+        counts=_count_corruptions(tables) if is_benchmark else _count_genres(genre_names(plan.clips), tables),
+        sections=[(heading, Markdown(text)) for heading, text in texts.items()],
+        tags=["augmented", "music-genre-classification"],
+        configs=_configurations(plan, config["splits"], is_benchmark),
+        name=name,
+    )
+
+
+def _use_text(plan: CopyPlan, config: Mapping, is_benchmark: bool) -> str:
+    if is_benchmark:
+        return _TEST_TEXT.format(first=next(copy.name for copy in plan.copies if copy.name))
+    text = _TRAIN_TEXT.format(protocol=f"protocol {config['protocol']['name']}")
+    return f"{text}\n\n{_ORIGINALS_TEXT}" if config["include_original"] else text
+
+
+def _config_facts(config: Mapping) -> dict[str, str]:
+    known = {key: value for key, value in config.items() if value is not None and key not in ("protocol", "versions")}
+    protocol = [f"{key} {value}" for key, value in config["protocol"].items() if value is not None]
+    facts = {
+        "split protocol": ", ".join(protocol).removeprefix("name "),
+        **{key: _text(value) for key, value in known.items()},
+    }
+    return {**facts, **{f"{package} version": version for package, version in config["versions"].items()}}
+
+
+def _text(value) -> str:
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return ", ".join(value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _measured_facts(plan: CopyPlan, rows: pa.Table) -> dict[str, str]:
+    copies = rows.filter(pa.compute.equal(rows["origin"], "noisy"))
+    unchanged = sum(text == "[]" for text in copies["transforms"].to_pylist())
+    lowered = np.count_nonzero(copies["gain"].to_numpy() < 1)
+    facts = {
+        "copies that no transform was applied to": str(unchanged),
+        "copies lowered to keep their peaks": str(lowered),
+        "clips left out, since they cannot be used": str(sum(map(len, plan.shards)) - len(rows)),
+    }
+    snr_db = copies["measured_snr_db"].drop_null().to_numpy()
+    if snr_db.size:
+        facts["measured SNR (dB): lowest, mean, highest"] = " ".join(
+            f"{value:.2f}" for value in (snr_db.min(), snr_db.mean(), snr_db.max())
+        )
+    return facts
+
+
+def _count_genres(genres: list[str], tables: Mapping[str, pa.Table]) -> list[dict]:
+    counts = {split: np.bincount(table["label"].to_numpy(), minlength=len(genres)) for split, table in tables.items()}
+    rows = [{"genre": g, **{split: int(c[i]) for split, c in counts.items()}} for i, g in enumerate(genres)]
+    return [*rows, {"genre": "all genres", **{split: int(c.sum()) for split, c in counts.items()}}]
+
+
+def _count_corruptions(tables: Mapping[str, pa.Table]) -> list[dict]:
+    rows = []
+    for split, table in tables.items():
+        snr_db = table["measured_snr_db"].drop_null().to_numpy()
+        rows.append({"split": split, "clips": len(table), "SNR (dB)": f"{snr_db.mean():.2f}" if snr_db.size else ""})
+    return rows
+
+
+def _configurations(plan: CopyPlan, splits: list[str], is_benchmark: bool) -> list[dict]:
+    """Return where the files of each configuration are: for a benchmark one per corruption, and all together."""
+    if not is_benchmark:
+        return [_configuration("default", {split: f"data/{split}-*" for split in plan.shards_per_split})]
+    configurations = [_configuration("all", {split: f"data/{split}_*" for split in splits}) | {"default": True}]
+    for copy in plan.copies:
+        files = {split: f"data/{copy.name_split(split)}-*" for split in splits}
+        configurations.append(_configuration(copy.name or "clean", files))
+    return configurations
+
+
+def _configuration(name: str, files: Mapping[str, str]) -> dict:
+    return {"config_name": name, "data_files": [{"split": s, "path": path} for s, path in files.items()]}

@@ -1,0 +1,132 @@
+"""Which copies a dataset of augmented clips consists of, in which shard each is, and the rows of a shard."""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+
+import datasets
+import numpy as np
+
+from hf_utils.audio import AudioError, decode, encode_flac, resample
+from hf_utils.augmentation.corruptions import Corruption
+from hf_utils.augmentation.pipeline import Augmentation, AugmentedClip, bring_to_full_scale
+from hf_utils.results.output_files import file_stem
+from hf_utils.seeding import derive_seed
+
+PROVENANCE = datasets.Features(
+    {
+        "augmentation": datasets.Value("string"),
+        "copy": datasets.Value("int32"),
+        "seed": datasets.Value("int64"),
+        "transforms": datasets.Value("string"),
+        "snr_db": datasets.Value("float32"),
+        "measured_snr_db": datasets.Value("float32"),
+        "gain": datasets.Value("float32"),
+        "clipped_share": datasets.Value("float32"),
+    }
+)
+# Columns of a clip table that belong to one run's split, and not to the clip.
+_SPLIT_COLUMNS = ("split", "split_protocol")
+
+
+@dataclasses.dataclass(frozen=True)
+class Copy:
+    """One way of making a clip from a real one: the `number`th copy by a chain of transforms, or the clip as it is.
+
+    Attributes:
+        name: of the transforms; None for the clip as it is.
+        seed: of the run; None for a corruption, which has its own.
+    """
+
+    name: str | None
+    transform: Augmentation | Corruption | None = None
+    seed: int | None = None
+    number: int = 0
+
+    def apply(self, samples: np.ndarray, sample_rate: int, track_id: str) -> tuple[AugmentedClip, int | None]:
+        """Return float32 samples (T,) of a track after the transforms, and the seed."""
+        if isinstance(self.transform, Corruption):
+            return self.transform(samples, sample_rate, track_id), self.transform.seed_of(track_id)
+        if self.transform is None:
+            return bring_to_full_scale(samples, []), None
+        seed = derive_seed(self.seed, track_id, self.number)
+        return self.transform(samples, sample_rate, seed), seed
+
+    def name_split(self, split: str) -> str:
+        """Return the split of the copies: every corruption has one of its own."""
+        return f"{split}_{self.name}" if isinstance(self.transform, Corruption) else split
+
+
+class CopyPlan:
+    """All copies of a clip table, cut into shards.
+
+    Attributes:
+        clips: the clips to copy.
+        copies: the ways of copying.
+        shards_per_split: number of shards of each split, for `open_shards`.
+        shards: (row of `clips`, index into `copies`) of every clip, shard by shard.
+        features: the columns of the new dataset.
+    """
+
+    def __init__(
+        self, clips: datasets.Dataset, splits: Sequence[str], copies: Sequence[Copy], *, shard_size: int,
+        sampling_rate: int | None,
+    ):  # fmt: skip
+        """Plan copies of the clips in `splits`, `shard_size` to a shard, at `sampling_rate` in Hz or their own."""
+        self.clips, self.copies, self._sampling_rate = clips, list(copies), sampling_rate
+        members: dict[str, list[tuple[int, int]]] = {}
+        clip_splits = clips["split"][:]
+        for split in splits:
+            rows = [row for row, clip_split in enumerate(clip_splits) if clip_split == split]
+            # Clip by clip, so that all copies of one are made after one decoding.
+            for row in rows:
+                for index, copy in enumerate(self.copies):
+                    members.setdefault(copy.name_split(split), []).append((row, index))
+        self.shards = [
+            entries[start : start + shard_size]
+            for entries in members.values()
+            for start in range(0, len(entries), shard_size)
+        ]
+        self.shards_per_split = {name: -(-len(entries) // shard_size) for name, entries in members.items()}
+        own = {"audio", *_SPLIT_COLUMNS, *PROVENANCE}
+        carried = {name: feature for name, feature in clips.features.items() if name not in own}
+        if any(isinstance(copy.transform, Corruption) for copy in copies):
+            # The names of its files say which corruption a clip has; of what split it is, this column says.
+            carried["split"] = datasets.Value("string")
+        self.features = datasets.Features({"audio": datasets.Audio(), **carried, **PROVENANCE})
+
+    def make_rows(self, index: int, problems: list[str]) -> Iterator[dict]:
+        """Yield the rows of a shard; a clip that cannot be used is left out, and `problems` tells which and why."""
+        for row, entries in groupby(self.shards[index], key=lambda entry: entry[0]):
+            clip = self.clips[row]
+            try:
+                samples, sample_rate = decode(clip["audio"]["bytes"] or clip["audio"]["path"])
+            except AudioError as error:
+                problems.append(f"{clip['track_id']}: {error}")
+                continue
+            wanted = self._sampling_rate or sample_rate
+            samples = resample(samples, sample_rate, wanted)
+            for _, copy_index in entries:
+                yield self._make_row(clip, self.copies[copy_index], samples, wanted)
+
+    def _make_row(self, clip: Mapping, copy: Copy, samples: np.ndarray, sample_rate: int) -> dict:
+        made, seed = copy.apply(samples, sample_rate, clip["track_id"])
+        row = {name: clip[name] for name in self.features if name in clip}
+        if copy.name is not None:
+            # A copy of a copy has the real track for its parent; of a synthetic clip, none.
+            parent_id = clip["track_id"] if clip["origin"] == "real" else clip["parent_id"]
+            track_id = f"{clip['track_id']}+{copy.name}-{copy.number}"
+            row.update(track_id=track_id, origin="noisy", parent_id=parent_id)
+        audio = {"bytes": encode_flac(made.samples, sample_rate), "path": f"{file_stem(row['track_id'])}.flac"}
+        provenance = {
+            "augmentation": copy.name,
+            "copy": copy.number if copy.name is not None else None,
+            "seed": seed,
+            "transforms": json.dumps(made.transforms, sort_keys=True),
+            "snr_db": made.snr_db,
+            "measured_snr_db": made.measured_snr_db,
+            "gain": made.gain,
+            "clipped_share": made.clipped_share,
+        }
+        return {**row, "audio": audio, **provenance}

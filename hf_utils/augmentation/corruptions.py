@@ -1,0 +1,107 @@
+"""Named corruptions, kinds x severities, under which a trained model is tested: the same noise for every model.
+
+    kinds:
+      white_noise:            # a kind
+        20_db:                # a severity, mildest first
+          - AddGaussianSNR: {min_snr_db: 20, max_snr_db: 20, p: 1.0}
+
+The seed of a clip is made of the kind, the severity and the track, and of nothing else: no run can choose another.
+"""
+
+import dataclasses
+import json
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from hf_utils.arguments.config_files import read_config
+from hf_utils.augmentation.pipeline import TRANSFORM_PACKAGES, Augmentation, AugmentedClip, package_version
+from hf_utils.augmentation.transform_spec import needs_noise_folder
+from hf_utils.errors import UserError
+from hf_utils.seeding import derive_seed
+
+logger = logging.getLogger(__name__)
+
+# Also names of splits and configurations on the Hub.
+_NAME = re.compile(r"\w+(\.\w+)*")
+
+
+@dataclasses.dataclass(frozen=True)
+class Corruption:
+    """One kind at one severity; `corruption(samples, sample_rate, track_id)` returns an `AugmentedClip`.
+
+    Attributes:
+        kind: such as white_noise.
+        severity: such as 20_db.
+        snr_db: of the noise, where the severity is one; else None.
+    """
+
+    kind: str
+    severity: str
+    snr_db: float | None
+    augmentation: Augmentation
+
+    @property
+    def name(self) -> str:
+        """Kind and severity, such as white_noise_20_db; unique within a file."""
+        return f"{self.kind}_{self.severity}"
+
+    @property
+    def fingerprint(self) -> str:
+        """All that its result depends on but the track; of two corruptions with one fingerprint, one may stand in."""
+        versions = {package: package_version(package) for package in TRANSFORM_PACKAGES}
+        facts = [self.kind, self.severity, self.augmentation.config, versions]
+        return json.dumps(facts, sort_keys=True)
+
+    def seed_of(self, track_id: str) -> int:
+        """Return the seed of a track's corruption."""
+        return derive_seed("corruption", self.kind, self.severity, track_id)
+
+    def __call__(self, samples: np.ndarray, sample_rate: int, track_id: str) -> AugmentedClip:
+        """Corrupt a whole track, float32 (T,), at its native rate in Hz: then every model hears the same noise."""
+        return self.augmentation(samples, sample_rate, self.seed_of(track_id))
+
+
+def read_corruptions(path: str | Path, noise_folder: str | None = None) -> list[Corruption]:
+    """Return the corruptions of a YAML file, kind by kind, in its order.
+
+    Kinds that need the user's recordings are left out, with a notice, where no `noise_folder` is given.
+
+    Raises:
+        UserError: for any mistake in the file, with its place.
+    """
+    content = read_config(path)
+    if unknown := sorted(set(content) - {"description", "kinds"}):
+        raise UserError(f"{path}: {', '.join(unknown)} is not known, expected description and kinds")
+    corruptions = []
+    for kind, severities in _mapping(content.get("kinds"), f"{path}: kinds").items():
+        severities = _mapping(severities, f"{path}: kinds.{kind}")
+        if noise_folder is None and any(map(needs_noise_folder, severities.values())):
+            logger.warning("%s: %s is left out: it needs your recordings, --noise_folder FOLDER.", path, kind)
+            continue
+        for severity, spec in severities.items():
+            augmentation = Augmentation(spec, where=f"{path}: kinds.{kind}.{severity}", noise_folder=noise_folder)
+            corruptions.append(Corruption(kind, severity, _fixed_snr_db(spec), augmentation))
+    names = [corruption.name for corruption in corruptions]
+    if len(set(names)) < len(names):
+        raise UserError(f"{path}: two corruptions have the name {max(names, key=names.count)}: rename one")
+    return corruptions
+
+
+def _mapping(value, where: str) -> Mapping:
+    if not isinstance(value, Mapping) or not value:
+        raise UserError(f"{where} is {value!r}, expected names and what they stand for")
+    for name in value:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise UserError(f"{where}: {name!r} is no name: use letters, digits and _, and not a digit alone")
+    return value
+
+
+def _fixed_snr_db(spec: list[Mapping]) -> float | None:
+    parameters = [value for transform in spec for value in transform.values()]
+    snrs = {(value.get("min_snr_db"), value.get("max_snr_db")) for value in parameters} - {(None, None)}
+    low, high = snrs.pop() if len(snrs) == 1 else (None, None)
+    return float(low) if low is not None and low == high else None

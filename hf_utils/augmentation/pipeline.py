@@ -1,0 +1,157 @@
+"""Transforms from a YAML file, applied to one clip at a time: the same for datasets, training and corruptions.
+
+The result depends on the samples, their rate, the seed and the transforms alone: not on what ran before, nor in which
+process. audiomentations draws from the two global generators, `random` and `np.random`; both are seeded for the call
+and then put back as they were.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import importlib.metadata
+import math
+import random
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hf_utils.arguments.config_files import read_config
+from hf_utils.augmentation.applied_transforms import watch_transforms
+from hf_utils.augmentation.transform_spec import build_transforms
+from hf_utils.cards.disclosure import show_source
+from hf_utils.data.recordings import digest_recordings
+from hf_utils.errors import UserError
+from hf_utils.seeding import derive_seed
+
+# What changes samples.
+TRANSFORM_PACKAGES = ("audiomentations", "fast-mp3-augment", "numpy", "python-stretch", "scipy")
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentedClip:
+    """A clip after its transforms.
+
+    Attributes:
+        samples: float32 (T,), as many as went in, within full scale.
+        transforms: what was really applied, in order, JSON-ready: {"transform": name, parameter: drawn value ...}.
+        snr_db: the SNR asked for; None without noise. Of several noises, the loudest counts.
+        measured_snr_db: power of the music over that of the added noise, over the whole clip.
+        gain: factor that brought the peak back to full scale; 1.0 where it was not above.
+        clipped_share: samples beyond full scale before that, as a share: what clipping would have cut.
+    """
+
+    samples: np.ndarray
+    transforms: list[dict[str, Any]]
+    snr_db: float | None
+    measured_snr_db: float | None
+    gain: float
+    clipped_share: float
+
+
+class Augmentation:
+    """A chain of transforms. Picklable; `augmentation(samples, sample_rate, seed)` returns an `AugmentedClip`.
+
+    Attributes:
+        config: JSON-ready: the transforms, and a digest of the user's recordings; another result has another config.
+    """
+
+    def __init__(self, spec: list[Mapping], *, where: str = "transforms", noise_folder: str | None = None):
+        """Build the chain. Raises UserError for any mistake in `spec`, at a place that begins with `where`."""
+        from audiomentations import Compose
+
+        self._applied: list[dict[str, Any]] = []
+        self._chain = Compose(build_transforms(spec, where, noise_folder), p=1.0)
+        files = watch_transforms(self._chain, self._applied)
+        self.config = {
+            "transforms": _hide_folders(spec),
+            **({"recordings": digest_recordings(files)} if files else {}),
+        }
+
+    def __call__(self, samples: np.ndarray, sample_rate: int, seed: int) -> AugmentedClip:
+        """Transform mono float32 samples (T,) at their real rate in Hz.
+
+        Raises:
+            TypeError: other samples: audiomentations would take 16-bit ones for 90 dB louder music, and say nothing.
+            UserError: a transform cannot work at this rate, or made samples that are not finite.
+        """
+        if not isinstance(samples, np.ndarray) or samples.dtype != np.float32 or samples.ndim != 1 or not samples.size:
+            found = (
+                f"{samples.dtype} of {samples.shape}" if isinstance(samples, np.ndarray) else type(samples).__name__
+            )
+            raise TypeError(f"expected mono float32 samples of shape (T,), found {found}")
+        self._applied.clear()
+        with _seeded(seed), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".* had to be resampled")
+            changed = self._chain(samples.copy(), sample_rate)
+        return bring_to_full_scale(changed, [*self._applied])
+
+    def for_windows(self, sample_rate: int) -> Callable[[np.ndarray, int], np.ndarray]:
+        """Return `transform(samples, seed) -> samples` for the training windows of a model at `sample_rate` Hz."""
+        return functools.partial(self._transform_window, sample_rate)
+
+    def _transform_window(self, sample_rate: int, samples: np.ndarray, seed: int) -> np.ndarray:
+        return self(samples, sample_rate, derive_seed(seed, "augmentation")).samples
+
+
+def bring_to_full_scale(samples: np.ndarray, applied: list[dict]) -> AugmentedClip:
+    """Return samples after the transforms `applied`, scaled as a whole where their peak is above full scale."""
+    magnitude = np.abs(samples)
+    peak = float(magnitude.max())
+    if not math.isfinite(peak):
+        raise UserError(f"the transforms made samples that are not finite: {applied}")
+    gain, clipped_share = 1.0, 0.0
+    if peak > 1:
+        clipped_share = float(np.count_nonzero(magnitude > 1)) / samples.size
+        gain = float(np.nextafter(np.float32(1 / peak), np.float32(0)))  # rounding must not end above full scale
+        samples = samples * np.float32(gain)
+    noises = [note for note in applied if note.get("measured_snr_db") is not None]
+    loudest = min(noises, key=lambda note: note["measured_snr_db"], default={})
+    snr_db, measured_snr_db = loudest.get("snr_db"), loudest.get("measured_snr_db")
+    return AugmentedClip(samples, applied, snr_db, measured_snr_db, gain, clipped_share)
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed the two global generators within the block, and give them back untouched."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    random.seed(seed)
+    np.random.seed([seed & 0xFFFFFFFF, seed >> 32])
+    try:
+        yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+
+
+def package_version(package: str) -> str | None:
+    """Return the version of a package, None where it is not installed: some transforms need packages of their own."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _hide_folders(spec: Any) -> Any:
+    """Return a copy of `spec` with absolute folders reduced to their last part: it is published with the clips."""
+    if isinstance(spec, Mapping):
+        return {key: _hide_folders(value) for key, value in spec.items()}
+    if isinstance(spec, list):
+        return [_hide_folders(item) for item in spec]
+    return show_source(spec) if isinstance(spec, str) else spec
+
+
+def read_augmentation(path: str | Path, noise_folder: str | None = None) -> Augmentation:
+    """Return the chain that a YAML file describes: `transforms`, and a `description` that is left to people.
+
+    Raises:
+        UserError: for any mistake in the file, with its place.
+    """
+    content = read_config(path)
+    if unknown := sorted(set(content) - {"description", "transforms"}):
+        raise UserError(f"{path}: {', '.join(unknown)} is not known, expected description and transforms")
+    if "transforms" not in content:
+        raise UserError(f"{path}: there is no list of transforms")
+    return Augmentation(content["transforms"], where=f"{path}: transforms", noise_folder=noise_folder)

@@ -1,0 +1,1 @@
+"""Model and dataset cards that no name can break."""

@@ -1,0 +1,56 @@
+"""The card of a dataset that this project made: what it is, from what, how many clips, and how to load it."""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+
+from huggingface_hub import DatasetCardData
+
+from hf_utils.cards.markup import Markdown, code_block, one_line, paragraphs, render_template, table
+
+
+def dataset_card(
+    *,
+    title: str,
+    summary: str,
+    facts: Mapping[str, object],
+    counts: Sequence[Mapping[str, object]],
+    sections: Sequence[tuple[str, str]] = (),
+    license: str | None = None,
+    tags: Sequence[str] = (),
+    dataset_info: Mapping | None = None,
+    configs: Sequence[Mapping] | None = None,
+    name: str = "path/to/this/folder",
+) -> str:
+    """Return the text of a dataset's README.md.
+
+    Args:
+        facts: a table of what it was made from and how: source, configuration, seed, versions. No secrets, no folders.
+        counts: rows of a table, such as {"genre": "blues", "train": 100}; all with the keys of the first.
+        sections: (heading, text) in order, the licence's caveats among them. Text is shown literally, with its
+            paragraphs, unless it is `markup.Markdown`.
+        license: a licence identifier of the Hub.
+        dataset_info: features and splits as `datasets` writes them into YAML.
+        configs: `config_name` and `data_files` of each configuration.
+        name: what `load_dataset` takes: a repository's id, or a folder.
+    """
+    card_data = DatasetCardData(
+        pretty_name=one_line(title),
+        license=license,
+        tags=["audio", "music", *tags],
+        task_categories=["audio-classification"],
+        configs=[dict(config) for config in configs] if configs else None,
+        dataset_info=dict(dataset_info) if dataset_info else None,
+    )
+    header = list(counts[0]) if counts else []
+    body = render_template(
+        "dataset_card.md",
+        title=title,
+        summary=paragraphs(summary),
+        facts=table(["fact", "value"], [(key, str(value)) for key, value in facts.items()]),
+        counts=table(header, [[str(row[key]) for key in header] for row in counts]) if counts else Markdown("none"),
+        sections=[(heading, paragraphs(text)) for heading, text in sections],
+        usage=code_block(f"from datasets import load_dataset\n\nclips = load_dataset({json.dumps(name)})", "python"),
+        train=code_block(f"python run_classification.py --train_datasets real {shlex.quote(name)}", "bash"),
+    )
+    return f"---\n{card_data.to_yaml()}\n---\n\n{body}"

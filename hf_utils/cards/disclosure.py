@@ -1,0 +1,57 @@
+"""What may be shown to others: names of data and models, options and commands, without secrets and home folders."""
+
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+from hf_utils.arguments.options import is_secret
+
+_HUB_TOKEN = re.compile(r"hf_[A-Za-z0-9]{16,}")
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether `name` can be a repository on the Hub: a valid id, and no file or folder here."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return not Path(name).exists()
+
+
+def show_source(name: str) -> str:
+    """Return a dataset's or model's name for others: an absolute path is reduced to its last part."""
+    if name.startswith(("/", "~")):
+        return PurePosixPath(name).name
+    return PureWindowsPath(name).name if re.match(r"[A-Za-z]:\\|\\\\", name) else name
+
+
+def show_command(command: str) -> str:
+    """Return a command line without secrets, and with absolute paths reduced to their last part."""
+    try:
+        words = shlex.split(command)
+    except ValueError:  # not written by shlex.join: then blanks part it
+        words = command.split()
+    shown, follows_secret = [], False
+    for word in words:
+        if follows_secret and not word.startswith("--"):
+            follows_secret = False
+            continue
+        name, equals, value = word.partition("=")
+        secret = is_secret(name.lstrip("-").replace("-", "_").lower()) and (equals or name.startswith("-"))
+        follows_secret = secret and not equals
+        if not secret:
+            shown.append(f"{name}={show_source(value)}" if equals else show_source(word))
+    return _HUB_TOKEN.sub("***", shlex.join(shown))
+
+
+def show_value(value: Any) -> str:
+    """Return the value of an option as text, with absolute paths reduced to their last part."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {show_value(item)}" for key, item in value.items() if not is_secret(str(key)))
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(show_value, value))
+    return _HUB_TOKEN.sub("***", show_source(value)) if isinstance(value, str) else str(value)

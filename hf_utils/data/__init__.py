@@ -1,0 +1,1 @@
+"""Any source of clips -> clip table -> splits -> decoded waveforms -> windows."""

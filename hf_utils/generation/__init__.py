@@ -1,0 +1,1 @@
+"""Synthetic clips: prompts, generators, gates, scores and their report."""

@@ -1,0 +1,140 @@
+"""From options to a recipe, its cost, and the configuration that a dataset folder is bound to."""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+
+import torch
+
+from hf_utils.arguments.generation import GenerationArguments
+from hf_utils.arguments.training import has_bf16_hardware
+from hf_utils.cards.disclosure import show_source
+from hf_utils.data.clips import genre_names
+from hf_utils.data.corpus import load_split_clips
+from hf_utils.data.gtzan import track_facts
+from hf_utils.errors import UserError
+from hf_utils.generation.continuation import load_training_clips, make_parents
+from hf_utils.generation.generators import identify_checkpoint, native_rate, plan_sampling
+from hf_utils.generation.prompts import hash_prompts, load_prompts
+from hf_utils.generation.recipes import Recipe
+from hf_utils.generation.revisions import resolve_revision
+
+# FLAC of music at 22,050 Hz, as a share of 16-bit PCM.
+_FLAC_SHARE = 0.65
+_PACKAGES = "torch transformers diffusers numpy soxr soundfile".split()
+
+
+def make_recipe(args: GenerationArguments, device: torch.device) -> Recipe:
+    """Return what the options ask for; loads no weights.
+
+    Raises:
+        UserError: the generator, the prompts or the clips to continue are missing or contradict the options.
+    """
+    checkpoint = identify_checkpoint(args.model_name_or_path, args.model_revision)
+    sampling = plan_sampling(
+        checkpoint,
+        clip_seconds=args.clip_seconds,
+        prompt_seconds=args.prompt_seconds or 0.0,
+        guidance_scale=args.guidance_scale,
+        top_k=args.top_k,
+        temperature=args.temperature,
+        inference_steps=args.inference_steps,
+    )
+    genres, parents = args.genres, None
+    if genres is None:
+        genres = (
+            genre_names(load_split_clips(args))
+            if args.continue_from
+            else sorted({track["genre"] for track in track_facts().values()})
+        )
+    if args.continue_from is not None:
+        rate = native_rate(checkpoint)
+        real = load_training_clips(args, rate)
+        parents = make_parents(real, genres, args.prompt_seconds, rate, args.seed)
+    return Recipe(
+        checkpoint,
+        sampling,
+        choose_dtype(args.dtype, device),
+        genres,
+        load_prompts(args.prompts, genres),
+        args.clips_per_genre,
+        args.batch_size,
+        args.seed,
+        args.max_attempts,
+        args.sampling_rate,
+        args.rms_db,
+        parents,
+    )
+
+
+def choose_dtype(asked: str, device: torch.device) -> str:
+    """Return fp32, bf16 or fp16; `auto` is bf16 where it is done in hardware. Raises UserError for fp16 on a CPU."""
+    on_cpu = device.type == "cpu"
+    if asked == "fp16" and on_cpu:
+        raise UserError("dtype fp16 needs a GPU: use bf16 or fp32 on the processor")
+    if asked == "auto":
+        return "bf16" if has_bf16_hardware(on_cpu) else "fp32"
+    return asked
+
+
+def describe_cost(recipe: Recipe) -> str:
+    """Return what the recipe takes, in numbers that hold on any machine."""
+    minutes = recipe.num_clips * recipe.sampling.clip_seconds / 60
+    disk = recipe.num_clips * recipe.num_samples * 2 * _FLAC_SHARE
+    disk_text = f"{disk / 1e9:.2f} GB" if disk >= 1e8 else f"{disk / 1e6:.1f} MB"
+    steps = recipe.sampling.steps
+    return (
+        f"{recipe.num_clips} clips of {recipe.sampling.clip_seconds:g} s ({recipe.clips_per_genre} for each of "
+        f"{len(recipe.genres)} genres), {minutes:.1f} minutes of audio, some {disk_text} on disk; "
+        f"{recipe.num_batches} batches of up to {recipe.batch_size} clips, {steps} steps each, "
+        f"{recipe.num_batches * steps} steps in all ({recipe.checkpoint.kind}, {recipe.dtype})"
+    )
+
+
+def describe_prompts(recipe: Recipe, per_genre: int) -> str:
+    """Return the prompts of the first `per_genre` clips of every genre."""
+    lines = []
+    for label, genre in enumerate(recipe.genres):
+        clips = [recipe.describe_clip(label + k * len(recipe.genres)) for k in range(per_genre)]
+        lines.append(genre)
+        for clip in clips[: recipe.clips_per_genre]:
+            parent = f"  (from {clip['parent_id']})" if clip["parent_id"] else ""
+            lines.append(f"  {clip['track_id']}  {clip['prompt']}{parent}")
+    return "\n".join(lines)
+
+
+def library_versions(recipe: Recipe) -> dict[str, str]:
+    """Return the versions of the libraries that decide about samples."""
+    packages = [name for name in _PACKAGES if name != "diffusers" or recipe.checkpoint.kind != "musicgen"]
+    return {name: importlib.metadata.version(name) for name in packages}
+
+
+def folder_config(recipe: Recipe, args: GenerationArguments, device: torch.device) -> dict:
+    """Return all that the bytes of the dataset depend on, JSON-ready; a folder goes on only with an equal one."""
+    parents = recipe.parents
+    return {
+        "model": show_source(recipe.checkpoint.name),
+        "model_revision": recipe.checkpoint.revision,
+        "generator": recipe.checkpoint.kind,
+        **dataclasses.asdict(recipe.sampling),
+        "dtype": recipe.dtype,
+        "device": device.type,
+        "genres": list(recipe.genres),
+        "prompts": hash_prompts(recipe.prompts),
+        "clips_per_genre": recipe.clips_per_genre,
+        "batch_size": recipe.batch_size,
+        "seed": recipe.seed,
+        "max_attempts": recipe.max_attempts,
+        "sampling_rate": recipe.sample_rate,
+        "rms_db": recipe.rms_db,
+        "continue_from": show_source(args.continue_from) if parents else None,
+        "parents": hashlib.sha256(json.dumps(parents.recordings).encode()).hexdigest()[:16] if parents else None,
+        "clap_model": _named_revision(args.clap_model),
+        "score_with": _named_revision(args.score_with),
+        "versions": library_versions(recipe),
+    }
+
+
+def _named_revision(name: str | None) -> str | None:
+    return name and f"{show_source(name)}@{resolve_revision(name, None, 'config.json')}"

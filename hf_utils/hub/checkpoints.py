@@ -1,0 +1,133 @@
+"""Trainings that push while they run, and that go on from the Hub when their machine is gone.
+
+The Trainer can push by itself, but uploads its pickled arguments, events with paths of the machine and a card of its
+own, and never the best checkpoint, without which a training that goes on elsewhere cannot end as it would have.
+"""
+
+import json
+import logging
+import re
+import shutil
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from transformers import TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
+
+from hf_utils.errors import UserError
+from hf_utils.hub.published_files import find_files, to_public_json
+from hf_utils.hub.repository import HUB_ERRORS, Repository, open_repository
+
+logger = logging.getLogger(__name__)
+
+LAST, BEST = "last-checkpoint", "best-checkpoint"
+_NUMBERED = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)/{re.escape(TRAINER_STATE_NAME)}")
+
+
+def open_model_repository(training_args) -> Repository | None:
+    """Return the repository that a run is pushed to, checked; None if it is not pushed.
+
+    Without `hub_model_id` it has the name of the output folder. Raises UserError as `open_repository` does, and for
+    options that need a push, or a push that they rule out.
+    """
+    given = training_args.given_options
+    if given.get("hub_revision"):
+        raise UserError("hub_revision is given, but pushes go to the main branch: leave it out")
+    if not training_args.push_to_hub:
+        for name in ("hub_model_id", "hub_private_repo", "hub_strategy"):
+            if given.get(name) is not None:
+                raise UserError(f"{name} is given, but not push_to_hub, which would use it")
+        if training_args.resume_from_checkpoint == "hub":
+            raise UserError("resume_from_checkpoint is hub, so push_to_hub is needed: it says which repository")
+        return None
+    if not training_args.do_train:
+        raise UserError(
+            "push_to_hub pushes the model that was trained, so it needs do_train; a finished run is pushed by "
+            "`python -m hf_utils.hub FOLDER NAME`"
+        )
+    name = training_args.hub_model_id or Path(training_args.output_dir).resolve().name
+    with training_args.main_process_first(desc="checking the Hub"):
+        return open_repository(name, "model", private=training_args.hub_private_repo, token=training_args.hub_token)
+
+
+class HubCheckpoints(TrainerCallback):
+    """Pushes at every save, as `hub_strategy` says; a push that fails is logged, and the training goes on.
+
+    The training waits for the push: its files may be deleted by the next save.
+    """
+
+    def __init__(self, repository: Repository, strategy: HubStrategy):
+        self._repository, self._strategy = repository, strategy
+
+    def on_save(self, args, state, control, **kwargs):
+        if self._strategy == HubStrategy.END:
+            return
+        args.distributed_state.wait_for_everyone()  # every process writes its random state
+        if not state.is_world_process_zero:
+            return
+        folder = Path(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
+        contents = find_files(folder)
+        if self._strategy == HubStrategy.CHECKPOINT:
+            contents |= _list_checkpoint(folder, LAST)
+            best = state.best_model_checkpoint
+            if best is not None and Path(best).name != folder.name:
+                contents |= {f"{BEST}/{name}": path for name, path in find_files(Path(best)).items()}
+        elif self._strategy == HubStrategy.ALL_CHECKPOINTS:
+            contents |= _list_checkpoint(folder, folder.name)
+        try:
+            self._repository.commit(contents, f"Training in progress, step {state.global_step}")
+        except UserError as error:
+            logger.warning("%s\nThe training goes on; the next save is pushed again.", error)
+
+
+def fetch_checkpoint(repository: Repository, output_dir: str) -> str | None:
+    """Download the last checkpoint on the Hub into `output_dir`, and the best one; return its folder, or None.
+
+    Raises:
+        UserError: the Hub does not answer, or lacks a file.
+    """
+    files = repository.list_files()
+    numbers = [int(match[1]) for match in map(_NUMBERED.fullmatch, files) if match]
+    newest = f"{PREFIX_CHECKPOINT_DIR}-{max(numbers)}" if numbers else None
+    place = LAST if f"{LAST}/{TRAINER_STATE_NAME}" in files else newest
+    if place is None:
+        logger.info("No checkpoint in %s yet: from the start", repository.name)
+        return None
+    try:
+        state = json.loads(_download(repository, place).joinpath(TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+        folder = Path(output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state['global_step']}")
+        if best := state["best_model_checkpoint"]:
+            state["best_model_checkpoint"] = str(Path(output_dir, best))
+            if best != folder.name:
+                _copy(_download(repository, BEST if place == LAST else best), Path(output_dir, best), None)
+        _copy(_download(repository, place), folder, state)
+    except HUB_ERRORS as error:
+        raise UserError(f"cannot download {place} of {repository.name}: {type(error).__name__}: {error}") from error
+    logger.info("Continuing from %s of %s, in %s", place, repository.name, folder)
+    return str(folder)
+
+
+def _list_checkpoint(folder: Path, place: str) -> dict[str, Path | bytes]:
+    """Return all files of a checkpoint but the pickled arguments, its best one named without the folder it is in."""
+    contents = {p.name: p for p in sorted(folder.iterdir()) if p.name != TRAINING_ARGS_NAME} | find_files(folder)
+    contents = {f"{place}/{name}": content for name, content in contents.items()}
+    state = json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    if state["best_model_checkpoint"]:
+        state["best_model_checkpoint"] = Path(state["best_model_checkpoint"]).name
+    return contents | {f"{place}/{TRAINER_STATE_NAME}": to_public_json(state)}
+
+
+def _download(repository: Repository, place: str) -> Path:
+    snapshot = snapshot_download(repository.name, allow_patterns=f"{place}/*", token=repository.token)
+    return Path(snapshot, place)
+
+
+def _copy(source: Path, folder: Path, state: dict | None) -> None:
+    """Copy a checkpoint, its state last; one that another process has copied is left alone."""
+    target = folder / TRAINER_STATE_NAME
+    if state is not None and target.is_file() and json.loads(target.read_text(encoding="utf-8")) == state:
+        return
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns(TRAINER_STATE_NAME), dirs_exist_ok=True)
+    if state is not None:
+        target.write_text(json.dumps(state, indent=2), encoding="utf-8")

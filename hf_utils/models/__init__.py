@@ -1,0 +1,1 @@
+"""Any checkpoint -> genre classifier: loading, heads, freezing, features, and nets of our own."""

@@ -1,0 +1,155 @@
+"""Reads checkpoints of the Hub or of folders, safely: configuration, weights, feature extractor."""
+
+import dataclasses
+import logging
+import pickle
+from pathlib import Path
+
+import torch
+from transformers import (
+    CONFIG_MAPPING,
+    FEATURE_EXTRACTOR_MAPPING,
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModel,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+
+from hf_utils.errors import UserError
+from hf_utils.models.weights import check_loading
+
+logger = logging.getLogger(__name__)
+
+# Formats that hold Python objects, or that this release cannot read.
+OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
+FEATURE_EXTRACTOR_FILES = ("preprocessor_config.json", "processor_config.json")
+# What transformers raises for files that are absent, unreachable, malformed, unsafe, or not to be trusted.
+LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, ImportError)
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """Where a checkpoint is, and what may be done to read it.
+
+    Attributes:
+        name: of the Hub, or a folder.
+        revision: branch, tag or commit on the Hub.
+        trust_remote_code: whether to run Python files that come with it.
+        allow_pickle: whether to read `.bin` weights where there are no safetensors (tensors only, no other objects).
+        token: of the Hub.
+        cache_dir: folder for downloads.
+    """
+
+    name: str
+    revision: str | None = None
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
+    token: str | None = dataclasses.field(default=None, repr=False)
+    cache_dir: str | None = None
+
+    @property
+    def _source(self) -> dict:
+        return {"revision": self.revision, "token": self.token, "cache_dir": self.cache_dir}
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether weights are to be loaded; a folder with only a config.json has none."""
+        folder = Path(self.name)
+        return not folder.is_dir() or any(any(folder.glob(p)) for p in ("*.safetensors", *OTHER_WEIGHTS))
+
+    @property
+    def has_feature_extractor(self) -> bool:
+        """Whether it brings one. Every audio checkpoint of the Hub does."""
+        folder = Path(self.name)
+        return not folder.is_dir() or any((folder / name).is_file() for name in FEATURE_EXTRACTOR_FILES)
+
+    def read_config(self) -> PreTrainedConfig:
+        """Return its configuration. Raises UserError if there is none, or if it needs code that is not trusted."""
+        try:
+            raw, _ = PreTrainedConfig.get_config_dict(self.name, **self._source)
+            if not self.trust_remote_code and raw.get("model_type") not in CONFIG_MAPPING:
+                _refuse_code(self.name, raw.get("auto_map"))
+            return AutoConfig.from_pretrained(self.name, trust_remote_code=self.trust_remote_code, **self._source)
+        except UserError:
+            raise
+        except LOADING_ERRORS as error:
+            raise UserError(
+                f"cannot read a model configuration from {self.name!r}: expected a folder with a config.json, or the "
+                f"name of a model of the Hub that this machine can reach. {_first_line(error)}"
+            ) from error
+
+    def load_model(
+        self, auto_class: type, config: PreTrainedConfig, unused: frozenset[str] = frozenset()
+    ) -> tuple[PreTrainedModel, bool]:
+        """Return the model in float32 and evaluation mode, and whether all of its head came from the checkpoint.
+
+        Args:
+            auto_class: one of transformers; `AutoModel` for a model without head.
+            config: with the sizes of the checkpoint, so that every tensor fits.
+            unused: names of tensors that may be left over, beside those of another head than the model's.
+
+        Raises:
+            UserError: no safe weights, or the backbone is not filled exactly.
+        """
+        if not self.has_weights:
+            logger.warning("%s holds a configuration and no weights: the model starts from random ones.", self.name)
+            model = auto_class.from_config(config, dtype=torch.float32, trust_remote_code=self.trust_remote_code)
+            return model.eval(), False
+        try:
+            model, info = auto_class.from_pretrained(
+                self.name,
+                config=config,
+                # Weights stored in half precision would otherwise be trained in it.
+                dtype=torch.float32,
+                # None takes safetensors where there are some, and else unpickles tensors alone (weights_only).
+                use_safetensors=None if self.allow_pickle else True,
+                # Not ignored: listed, so that the message below can name them.
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                trust_remote_code=self.trust_remote_code,
+                **self._source,
+            )
+        except pickle.UnpicklingError as error:
+            # torch's own message explains how to run what the file holds.
+            raise UserError(f"the .bin file of {self.name!r} holds more than tensors, so it is not loaded") from error
+        except LOADING_ERRORS as error:
+            raise UserError(
+                f"cannot load the weights of {self.name!r}. Only safetensors are loaded; where you trust a checkpoint "
+                "that has none, --allow_pickle loads the tensors of its .bin file, or save it again by "
+                f"save_pretrained. {_first_line(error)}"
+            ) from error
+        return model, check_loading(self.name, model, info, auto_class is AutoModel, unused)
+
+    def load_feature_extractor(self, config: PreTrainedConfig):
+        """Return its feature extractor; for a folder without one, the default one of the family.
+
+        Raises:
+            UserError: none can be read.
+        """
+        if not self.has_feature_extractor:
+            logger.warning("%s has no preprocessor_config.json: taking the defaults of its family.", self.name)
+            names = ("num_mel_bins", "max_length")
+            return FEATURE_EXTRACTOR_MAPPING[type(config)](
+                **{n: getattr(config, n) for n in names if hasattr(config, n)}
+            )
+        try:
+            return AutoFeatureExtractor.from_pretrained(
+                self.name, trust_remote_code=self.trust_remote_code, **self._source
+            )
+        except LOADING_ERRORS as error:
+            raise UserError(f"cannot read the feature extractor of {self.name!r}. {_first_line(error)}") from error
+
+
+def _refuse_code(name: str, auto_map: dict | None) -> None:
+    references = (auto_map or {}).values()
+    files = sorted({f"{reference.rsplit('.', 1)[0]}.py" for reference in references if isinstance(reference, str)})
+    if files:
+        raise UserError(
+            f"{name!r} comes with its own Python files, which would run on this machine: {', '.join(files)}. "
+            "Read them, and pass --trust_remote_code if you trust them."
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return f"({type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'})"

@@ -1,0 +1,139 @@
+"""Windows -> model inputs. B batch, T samples or frames, F frequency bins, C channels.
+
+The feature extractor that is saved with the checkpoint does the work, in the data-loader workers; nothing here knows
+how a spectrogram is made. Every window of a run has one length, so nothing is ever padded and no mask is needed.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+import datasets
+import torch
+import torchaudio
+from tqdm.auto import tqdm
+
+from hf_utils.data.windows import EvaluationWindows
+from hf_utils.errors import UserError
+from hf_utils.models.families import family_of, has_feature_stats, needs_feature_stats, set_feature_stats, unnormalised
+
+# The time axis and the frequency axis of one example's features, by family.
+_AXES = {"spectrogram_transformer": (0, 1), "spectrogram_cnn": (2, 1)}
+
+
+@dataclasses.dataclass(frozen=True)
+class SpecAugment:
+    """One time mask and one frequency mask per window (Park et al. 2019, arXiv 1904.08779), filled with the mean, 0.
+
+    Attributes:
+        time_frames: longest time mask, in frames; 0 for none.
+        frequency_bins: highest frequency mask, in bins; 0 for none.
+    """
+
+    time_axis: int
+    frequency_axis: int
+    time_frames: int
+    frequency_bins: int
+
+    def __call__(self, features: torch.Tensor, seed: int) -> torch.Tensor:
+        """Return masked features of one window (T, F) or (C, F, T); the draw depends on `seed` alone."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for axis, width in ((self.time_axis, self.time_frames), (self.frequency_axis, self.frequency_bins)):
+                if width:
+                    features = torchaudio.functional.mask_along_axis(features, width, 0.0, axis)
+        return features
+
+
+def make_spec_augment(
+    config, feature_extractor, window_samples: int, *, time_seconds: float, frequency_bins: int
+) -> SpecAugment | None:
+    """Return the masks asked for, or None. Raises UserError where the family has no spectrogram to mask."""
+    if not time_seconds and not frequency_bins:
+        return None
+    family = family_of(config)
+    if family not in _AXES:
+        raise UserError(
+            f"--spec_augment_time_seconds and --spec_augment_freq_bins mask spectrograms, but {config.model_type} "
+            "reads another input. Leave them out; HuBERT, wav2vec2 and WavLM mask their own features (mask_time_prob "
+            "in the checkpoint's config.json)."
+        )
+    time_axis, frequency_axis = _AXES[family]
+    example = WindowCollator(feature_extractor)(
+        [{"samples": torch.zeros(window_samples).numpy(), "label": 0, "seed": None}]
+    )
+    shape = example[feature_extractor.model_input_names[0]].shape[1:]
+    frames_per_second = shape[time_axis] * feature_extractor.sampling_rate / window_samples
+    time_frames = round(time_seconds * frames_per_second)
+    for option, width, size in (
+        ("--spec_augment_time_seconds", time_frames, shape[time_axis]),
+        ("--spec_augment_freq_bins", frequency_bins, shape[frequency_axis]),
+    ):
+        if width >= size:
+            raise UserError(f"{option} would mask {width} of {size}: choose less than the whole window.")
+    return SpecAugment(time_axis, frequency_axis, time_frames, frequency_bins)
+
+
+class WindowCollator:
+    """Turn a list of windows into the inputs of a model: its main input, and `labels` int64 (B,).
+
+    `spec_augment` masks windows that have a seed, which are those of training.
+    """
+
+    def __init__(self, feature_extractor, *, spec_augment: SpecAugment | None = None):
+        self._feature_extractor = feature_extractor
+        self._spec_augment = spec_augment
+        self._input_name = feature_extractor.model_input_names[0]
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why a window has not always the same features, in the words of the options; None if it has."""
+        return None if self._spec_augment is None else "spec_augment_time_seconds and spec_augment_freq_bins"
+
+    def __call__(self, windows: Sequence[Mapping]) -> dict[str, torch.Tensor]:
+        extractor = self._feature_extractor
+        batch = extractor([w["samples"] for w in windows], sampling_rate=extractor.sampling_rate, return_tensors="pt")
+        features = batch[self._input_name]
+        if self._spec_augment is not None:
+            pairs = [(x, window["seed"]) for x, window in zip(features, windows, strict=True)]
+            features = torch.stack([x if seed is None else self._spec_augment(x, seed) for x, seed in pairs])
+        return {self._input_name: features, "labels": torch.tensor([w["label"] for w in windows])}
+
+
+def wants_training_stats(feature_extractor, feature_stats: str, *, do_train: bool) -> bool:
+    """Return whether `--feature_stats` (auto, checkpoint or train) means those of the training split.
+
+    Raises:
+        UserError: the checkpoint has none to use, or the model has no use for any.
+    """
+    if feature_stats == "train" and not has_feature_stats(feature_extractor):
+        raise UserError("--feature_stats train: this model does not normalise a spectrogram. Leave the option out.")
+    missing = needs_feature_stats(feature_extractor)
+    if missing and (feature_stats == "checkpoint" or not do_train):
+        raise UserError(
+            "The checkpoint has no feature statistics: it was never trained on spectrograms like these. "
+            "Train it with --feature_stats train."
+        )
+    return do_train and (missing or feature_stats == "train")
+
+
+def fit_feature_stats(
+    feature_extractor, clips: datasets.Dataset, window_samples: int, *, num_workers: int = 0
+) -> None:
+    """Set the extractor's mean and standard deviation to those of the log spectrograms of `clips`.
+
+    Call it with the training split alone. Every sample of every clip is read once; sums are in float64.
+    """
+    windows = EvaluationWindows(clips, window_samples, window_samples)
+    total, squares, count = 0.0, 0.0, 0
+    with unnormalised(feature_extractor):
+        loader = torch.utils.data.DataLoader(
+            windows, batch_size=16, num_workers=num_workers, collate_fn=WindowCollator(feature_extractor)
+        )
+        for batch in tqdm(loader, desc="Feature statistics of the training split", leave=False):
+            features = batch[feature_extractor.model_input_names[0]].double()
+            total += features.sum().item()
+            squares += features.square().sum().item()
+            count += features.numel()
+    mean = total / count
+    set_feature_stats(feature_extractor, mean, math.sqrt(max(squares / count - mean**2, 1e-12)))

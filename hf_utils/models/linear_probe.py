@@ -1,0 +1,168 @@
+"""A head on a frozen backbone at full speed: what the head reads is computed once per window and kept.
+
+W windows, N tracks, D dimensions of an embedding, B batch.
+"""
+
+import copy
+import io
+import logging
+from pathlib import Path
+
+import datasets
+import huggingface_hub.constants
+import numpy as np
+import torch
+import transformers
+import xxhash
+from torch import nn
+from tqdm.auto import tqdm
+
+from hf_utils.data.windows import EvaluationWindows
+from hf_utils.errors import UserError
+from hf_utils.models.backbones import find_backbone
+from hf_utils.models.embedded_windows import EmbeddedTrainingWindows, EmbeddedWindows, collate_embeddings
+from hf_utils.results.output_files import write_atomically
+from hf_utils.training.trainer import GenreTrainer
+
+logger = logging.getLogger(__name__)
+
+# Part of the key: raise it when embeddings come out differently.
+FORMAT_VERSION = 1
+
+
+class Head(nn.Module):
+    """The layers of a classifier above its backbone. They are the classifier's own: training them trains it.
+
+    Between a projection and the output layer, classifiers of waveforms take the mean over time. It commutes with the
+    projection, so an embedding is the mean of what the head reads.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        backbone = find_backbone(model)
+        for name, child in model.named_children():
+            if child is not backbone:
+                self.add_module(name, child)
+
+    @property
+    def first(self) -> nn.Module:
+        """The layer that reads the embeddings."""
+        return next(self.children())
+
+    def forward(self, embeddings: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        """Return `{"logits": (B, K)}` for (B, D); the loss of `labels` is for the Trainer to compute."""
+        for layer in self.children():
+            embeddings = layer(embeddings)
+        return {"logits": embeddings}
+
+
+def can_cache(trainer: GenreTrainer, option: str) -> bool:
+    """Return whether `--cache_embeddings` (auto, always or never) means to train on cached embeddings.
+
+    Raises:
+        UserError: "always", but the result would not be the same.
+    """
+    if option == "never":
+        return False
+    head = {id(p) for p in Head(trainer.model).parameters()}
+    learns_below = any(p.requires_grad and id(p) not in head for p in trainer.model.parameters())
+    obstacles = [
+        "any freeze but backbone" if learns_below else None,
+        trainer.train_dataset.obstacle,
+        trainer.data_collator.obstacle,
+    ]
+    obstacles = [obstacle for obstacle in obstacles if obstacle]
+    if option == "always" and obstacles:
+        raise UserError(
+            f"cache_embeddings is always, but embeddings do not stay the same under {', '.join(obstacles)}: it needs "
+            "--freeze backbone, --train_windows grid and no augmentation"
+        )
+    return not obstacles
+
+
+def choose_learner(
+    trainer: GenreTrainer, clips: datasets.Dataset, window_samples: int, *, option: str, cache_dir: str | None
+) -> GenreTrainer:
+    """Return what shall train the model of `trainer`: itself, or a trainer of its head, which sees embeddings.
+
+    Checkpoints of the latter hold the head alone; afterwards the model of `trainer` is trained all the same.
+
+    Args:
+        clips: the training mix, whose windows `trainer` has.
+        option: of `can_cache`.
+        cache_dir: folder for embeddings; default: `genre_embeddings` in the Hugging Face cache folder.
+    """
+    if not can_cache(trainer, option):
+        return trainer
+    grid = EvaluationWindows(clips, window_samples, window_samples)
+    training = EmbeddedTrainingWindows(trainer.train_dataset, grid, load_embeddings(trainer, grid, cache_dir))
+    validation = trainer.eval_dataset
+    args = copy.copy(trainer.args)
+    args.dataloader_num_workers, args.dataloader_prefetch_factor, args.dataloader_persistent_workers = 0, None, False
+    return GenreTrainer(
+        model=Head(trainer.model),
+        args=args,
+        genres=trainer.genres,
+        class_weights=trainer.class_weights,
+        train_dataset=training,
+        eval_dataset=EmbeddedWindows(validation, load_embeddings(trainer, validation, cache_dir)),
+        data_collator=collate_embeddings,
+    )
+
+
+def load_embeddings(trainer: GenreTrainer, windows: EvaluationWindows, cache_dir: str | None) -> np.ndarray:
+    """Return float32 (W, D), from the cache if it has them. The key is what they depend on, so nothing goes stale."""
+    folder = Path(cache_dir or Path(huggingface_hub.constants.HF_HOME, "genre_embeddings")).expanduser()
+    path = folder / f"{_make_key(trainer, windows)}.npy"
+    # All processes must agree, since they compute together.
+    here = torch.tensor(path.is_file(), device=trainer.args.device)
+    if bool(trainer.accelerator.gather(here[None]).all()):
+        logger.info("Embeddings of %d windows from %s", len(windows), path)
+        return np.load(path)
+    embeddings = compute_embeddings(trainer, windows)
+    if trainer.is_world_process_zero():
+        buffer = io.BytesIO()
+        np.save(buffer, embeddings)
+        write_atomically(path, buffer.getvalue())
+    return embeddings
+
+
+@torch.inference_mode()
+def compute_embeddings(trainer: GenreTrainer, windows: EvaluationWindows) -> np.ndarray:
+    """Return what the head of the trainer's model reads for every window, float32 (W, D).
+
+    Raises:
+        UserError: the head is more than the layers above the backbone, one after the other.
+    """
+    model, accelerator, rows = trainer.model.eval(), trainer.accelerator, []
+    head, heard = Head(model), []
+    hook = head.first.register_forward_pre_hook(lambda module, inputs: heard.append(inputs[0]))
+    try:
+        for batch in tqdm(trainer.get_test_dataloader(windows), desc="Embeddings", leave=False):
+            inputs = {name: value for name, value in batch.items() if name != "labels"}
+            with accelerator.autocast():
+                logits = model(**inputs).logits.float()
+                embeddings = heard[0] if heard[0].ndim == 2 else heard[0].mean(1)
+                again = head(embeddings)["logits"].float()
+            heard.clear()
+            # bfloat16 has three digits.
+            if not torch.allclose(again, logits, atol=1e-4 if accelerator.mixed_precision == "no" else 0.1):
+                raise UserError(
+                    f"the head of {type(model).__name__} does not read one embedding: --cache_embeddings never"
+                )
+            rows.append(accelerator.gather_for_metrics(embeddings.float()).cpu())
+    finally:
+        hook.remove()
+    return torch.cat(rows).numpy()
+
+
+def _make_key(trainer: GenreTrainer, windows: EvaluationWindows) -> str:
+    model = trainer.model
+    versions = f"{FORMAT_VERSION} {torch.__version__} {transformers.__version__}"
+    run = f"{trainer.accelerator.mixed_precision} {trainer.args.device.type}"
+    texts = versions, run, model.config.to_json_string(), trainer.processing_class.to_json_string()
+    key = xxhash.xxh3_128("\n".join((*texts, windows.fingerprint())).encode())
+    for name, tensor in find_backbone(model).state_dict().items():
+        key.update(name.encode())
+        key.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return key.hexdigest()

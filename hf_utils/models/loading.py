@@ -1,0 +1,190 @@
+"""Any audio or image checkpoint as a genre classifier, ready for windows of one length."""
+
+import dataclasses
+
+from transformers import (
+    MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING,
+    AutoModelForAudioClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+
+import hf_utils.models.sample_cnn  # noqa: F401  makes its configurations known to the Auto classes
+from hf_utils.errors import UserError
+from hf_utils.models.ast_positions import fit_ast_window
+from hf_utils.models.audio_encoders import wrap_encoder
+from hf_utils.models.backbones import find_backbone
+from hf_utils.models.checkpoints import Checkpoint
+from hf_utils.models.encoder_mlp import EncoderMLPConfig
+from hf_utils.models.families import (
+    family_of,
+    needs_feature_stats,
+    set_feature_stats,
+    unnormalised,
+    window_samples_for,
+)
+from hf_utils.models.genre_heads import own_genres, set_genres
+from hf_utils.models.image_backbones import is_image_model, make_extractor, make_spectrogram_cnn, measure_width
+from hf_utils.models.waveform_masks import disable_layer_drop, fit_masks
+from hf_utils.models.weights import reload_weights
+
+__all__ = [
+    "family_of",
+    "load_classifier",
+    "needs_feature_stats",
+    "reload_weights",
+    "set_feature_stats",
+    "unnormalised",
+    "window_samples_for",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadOptions:
+    """The head of a checkpoint that was not fine-tuned here; one that was brings its own."""
+
+    head: str = "linear"
+    head_hidden_size: int = 512
+    head_dropout: float = 0.1
+
+
+def load_classifier(
+    model_name_or_path: str,
+    genres: list[str] | None,
+    *,
+    window_seconds: float | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+    token: str | None = None,
+    cache_dir: str | None = None,
+    head: str = "linear",
+    head_hidden_size: int = 512,
+    head_dropout: float = 0.1,
+    spectrogram: dict | None = None,
+) -> tuple[PreTrainedModel, object]:
+    """Return a classifier of `genres` in evaluation mode, and its feature extractor.
+
+    Args:
+        model_name_or_path: checkpoint of the Hub or a folder: an audio model as it is, an image model as a spectrogram
+            CNN. A folder with only a config.json gives random weights.
+        genres: in the order of the outputs; None for the checkpoint's own.
+        window_seconds: length of the windows that it will see; None for the checkpoint's own, or 10 s.
+        revision, trust_remote_code, allow_pickle, token, cache_dir: as in `Checkpoint`.
+        head: "linear" or "mlp" (two layers), with `head_hidden_size` units and `head_dropout` before each layer.
+        spectrogram: options of the CNN's feature extractor that the user gave, by their names there.
+
+    Raises:
+        UserError: the checkpoint cannot be read safely and completely, is of no use here, or contradicts the options.
+    """
+    checkpoint = Checkpoint(model_name_or_path, revision, trust_remote_code, allow_pickle, token, cache_dir)
+    config = checkpoint.read_config()
+    options = HeadOptions(head, head_hidden_size, head_dropout)
+    if is_image_model(config) or family_of(config) == "spectrogram_cnn":
+        model, feature_extractor, head_loaded = _load_cnn(
+            checkpoint, config, window_seconds, options, spectrogram or {}
+        )
+    else:
+        _expect_audio_model(model_name_or_path, config, spectrogram)
+        model, feature_extractor, head_loaded = _load_audio(checkpoint, config, window_seconds, options)
+    if genres is None and not head_loaded:
+        raise UserError(
+            f"{model_name_or_path!r} has no trained head: fine-tune it first, or pass a checkpoint that was"
+        )
+    set_genres(model, own_genres(model.config) if genres is None else list(genres), head_loaded=head_loaded)
+    return model, feature_extractor
+
+
+def _expect_audio_model(name: str, config: PreTrainedConfig, spectrogram: dict | None) -> None:
+    own_code = getattr(config, "auto_map", None) or {}
+    if (
+        type(config) not in MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING
+        and AutoModelForAudioClassification.__name__ not in own_code
+    ):
+        supported = ", ".join(sorted(c.model_type for c in MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING))
+        raise UserError(
+            f"{name!r} is a model of type {config.model_type}, expected an audio model ({supported}) or an image "
+            "classification model (ConvNeXt, ResNet, timm ...)"
+        )
+    if spectrogram:
+        raise UserError(
+            f"{', '.join(spectrogram)}: these options are for spectrogram CNNs, but {name!r} ({config.model_type}) "
+            "brings its own features. Leave them out."
+        )
+
+
+def _load_cnn(
+    checkpoint: Checkpoint,
+    config: PreTrainedConfig,
+    window_seconds: float | None,
+    options: HeadOptions,
+    spectrogram: dict,
+) -> tuple:
+    is_new = is_image_model(config)
+    has_extractor = not is_new and checkpoint.has_feature_extractor
+    feature_extractor = make_extractor(
+        checkpoint.load_feature_extractor(config) if has_extractor else None, spectrogram
+    )
+    window_samples = window_samples_for(config, feature_extractor, window_seconds)
+    if is_new:
+        model = make_spectrogram_cnn(
+            checkpoint, config, feature_extractor, window_samples, **dataclasses.asdict(options)
+        )
+        head_loaded = False
+    else:
+        _keep_head(config, options)
+        model, head_loaded = checkpoint.load_model(AutoModelForAudioClassification, config)
+    width = measure_width(model.backbone, feature_extractor, window_samples)
+    if width != model.config.hidden_size:
+        raise UserError(f"hidden_size in the config.json is {config.hidden_size}, but the backbone puts out {width}")
+    model.config.window_seconds = window_samples / feature_extractor.sampling_rate
+    return model, feature_extractor, head_loaded
+
+
+def _load_audio(
+    checkpoint: Checkpoint, config: PreTrainedConfig, window_seconds: float | None, options: HeadOptions
+) -> tuple:
+    encoder_config = getattr(config, "encoder_config", config)
+    disable_layer_drop(encoder_config)
+    feature_extractor = checkpoint.load_feature_extractor(encoder_config)
+    if config.model_type == EncoderMLPConfig.model_type:
+        _keep_head(config, options)
+        model, head_loaded = checkpoint.load_model(AutoModelForAudioClassification, config)
+    elif options.head == "mlp":
+        model, head_loaded = wrap_encoder(checkpoint, config, options.head_hidden_size, options.head_dropout), False
+    else:
+        if options.head_dropout != HeadOptions.head_dropout:
+            raise UserError(
+                f"head_dropout is {options.head_dropout}, but the linear head of {config.model_type} has no dropout: "
+                "choose --head mlp, or leave it out"
+            )
+        model, head_loaded = checkpoint.load_model(AutoModelForAudioClassification, config)
+    _fit_window(model, feature_extractor, window_seconds)
+    return model, feature_extractor, head_loaded
+
+
+def _keep_head(config: PreTrainedConfig, options: HeadOptions) -> None:
+    """Apply the head options to a checkpoint that brings its head. Raises UserError for another head than its own."""
+    own = getattr(config, "head", "mlp")
+    if options.head == "mlp" and own != "mlp":
+        raise UserError(
+            "--head mlp contradicts the checkpoint, whose head is linear: start from its image model instead"
+        )
+    if options.head_hidden_size not in (HeadOptions.head_hidden_size, config.head_hidden_size):
+        raise UserError(
+            f"head_hidden_size is {options.head_hidden_size}, but the checkpoint's {config.head_hidden_size}"
+        )
+    if options.head_dropout != HeadOptions.head_dropout:
+        config.head_dropout = options.head_dropout
+
+
+def _fit_window(model: PreTrainedModel, feature_extractor, window_seconds: float | None) -> None:
+    """Make an audio model, its configuration and its extractor agree on one window."""
+    family = family_of(model.config)
+    if family == "spectrogram_transformer":
+        fit_ast_window(find_backbone(model), feature_extractor, window_seconds)
+    window_samples = window_samples_for(model.config, feature_extractor, window_seconds)
+    if family == "waveform":
+        fit_masks(model, feature_extractor, window_samples)
+    if family != "spectrogram_transformer":  # whose own `max_length` says it
+        model.config.window_seconds = window_samples / feature_extractor.sampling_rate

@@ -1,0 +1,1 @@
+"""Many runs -> one page: `python -m hf_utils.report`."""

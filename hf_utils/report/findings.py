@@ -1,0 +1,138 @@
+"""What else a table shows: genres that are confused, tracks that are missed and their known faults, changes per genre.
+
+N tracks, K genres, S seeds.
+"""
+
+import csv
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from hf_utils.arguments.run_options import differing_options
+from hf_utils.data.gtzan import repetition_groups, track_facts
+from hf_utils.report.tables import Replicate, Table
+
+_PUBLISHED_PATH = Path(__file__).with_name("published_results.csv")
+_VARYING = frozenset({"seed", "fold"})
+
+
+@dataclasses.dataclass(frozen=True)
+class ConfusedPair:
+    """`count` of `total` predictions on tracks of `genre`, over all runs, were `chosen`."""
+
+    genre: str
+    chosen: str
+    count: int
+    total: int
+
+
+@dataclasses.dataclass(frozen=True)
+class MissedTrack:
+    """A track that `missed` of `num_runs` runs got wrong, mostly as `chosen`; `known` says what is known of it."""
+
+    track_id: str
+    genre: str
+    missed: int
+    num_runs: int
+    chosen: str
+    known: str
+
+
+def confusion_matrix(table: Table, replicates: Sequence[Replicate]) -> np.ndarray:
+    """Return (K, K) counts over the replicates; rows are true genres."""
+    num_genres = len(table.genres)
+    chosen = np.array([replicate.probabilities.argmax(axis=1) for replicate in replicates])
+    cells = (table.labels * num_genres + chosen).ravel()
+    return np.bincount(cells, minlength=num_genres**2).reshape(num_genres, num_genres)
+
+
+def genre_recalls(table: Table, replicates: Sequence[Replicate]) -> np.ndarray:
+    """Return (K,) shares of each genre's tracks that were recognised; NaN for a genre without a track."""
+    counts = confusion_matrix(table, replicates)
+    totals = counts.sum(axis=1)
+    return np.divide(np.diag(counts), totals, out=np.full(len(totals), np.nan), where=totals > 0)
+
+
+def confused_pairs(table: Table, limit: int) -> list[ConfusedPair]:
+    """Return the pairs with the largest share of their genre, over all runs of the table."""
+    counts = confusion_matrix(table, _all_replicates(table))
+    totals = counts.sum(axis=1)
+    np.fill_diagonal(counts, 0)
+    pairs = [
+        ConfusedPair(table.genres[true], table.genres[chosen], int(counts[true, chosen]), int(totals[true]))
+        for true, chosen in zip(*np.nonzero(counts), strict=True)
+    ]
+    return sorted(pairs, key=lambda pair: (-pair.count / pair.total, pair.genre, pair.chosen))[:limit]
+
+
+def missed_tracks(table: Table, limit: int) -> list[MissedTrack]:
+    """Return the tracks that most runs got wrong, most often missed first."""
+    chosen = np.array([replicate.probabilities.argmax(axis=1) for replicate in _all_replicates(table)])  # (S, N)
+    missed = (chosen != table.labels).sum(axis=0)
+    found = []
+    for index in np.lexsort((table.track_ids, -missed))[:limit]:
+        if not missed[index]:
+            break
+        wrong = Counter(genre for genre in chosen[:, index].tolist() if genre != table.labels[index])
+        name, genre = table.track_ids[index], table.genres[table.labels[index]]
+        known = "" if table.demo else describe_track(name, genre)
+        mostly = table.genres[wrong.most_common(1)[0][0]]
+        found.append(MissedTrack(name, genre, int(missed[index]), len(chosen), mostly, known))
+    return found
+
+
+def describe_track(track_id: str, genre: str) -> str:
+    """Return what is known of a track of GTZAN, faults first; "" for any other track."""
+    facts = track_facts().get(track_id)
+    if facts is None or facts["genre"] != genre:
+        return ""
+    known = []
+    groups = repetition_groups()
+    if track_id in groups:
+        others = sorted(name for name, group in groups.items() if group == groups[track_id] and name != track_id)
+        known.append(f"FAULT: the same recording as {', '.join(others)}")
+    known.append(" – ".join(filter(None, (facts["artist"], facts["title"]))) or "artist and title unknown")
+    return "; ".join(known)
+
+
+def arm_settings(table: Table, reference: str) -> dict[str, list[str]]:
+    """Return {arm: lines of the options in which it differs from the reference arm of the same model}."""
+    settings: dict[str, list[str]] = {arm: [] for arm in table.arms(reference) if arm != reference}
+    for (model, arm), cell in table.cells.items():
+        if arm == reference or (model, reference) not in table.cells:
+            continue
+        base, own = table.cells[model, reference][0].runs[0].config, cell[0].runs[0].config
+        for name, (before, after) in differing_options(base, own, ignored=_VARYING).items():
+            line = f"{name}: {after} instead of {before}"
+            if line not in settings[arm]:
+                settings[arm].append(line)
+    return settings
+
+
+def mixed_cells(table: Table) -> list[str]:
+    """Return a warning for every cell whose runs differ in more than seed and fold."""
+    warnings = []
+    for (model, arm), cell in sorted(table.cells.items()):
+        first, *rest = [run for replicate in cell for run in replicate.runs]
+        names = {name for run in rest for name in differing_options(first.config, run.config, ignored=_VARYING)}
+        if names:
+            warnings.append(f"{model}, {arm}: the runs differ in {', '.join(sorted(names))}, not in their seed alone")
+    return warnings
+
+
+def published_results(table: Table) -> list[dict[str, str]]:
+    """Return the rows of `published_results.csv` of the table's protocol and number of test tracks."""
+    if table.demo:
+        return []
+    with open(_PUBLISHED_PATH, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [
+        row for row in rows if (row["protocol"], row["test_tracks"]) == (table.protocol, str(len(table.track_ids)))
+    ]
+
+
+def _all_replicates(table: Table) -> list[Replicate]:
+    return [replicate for cell in table.cells.values() for replicate in cell]

@@ -1,0 +1,148 @@
+"""Scores of a table with their intervals, and every arm against the reference arm with its test.
+
+B resamples of the tracks, N tracks, S seeds. Row 0 of resampled scores is the score itself.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from hf_utils.report.statistics import (
+    LEVEL,
+    Difference,
+    compare_runs,
+    compare_seeds,
+    correct_holm,
+    mcnemar_p,
+    percentile_interval,
+    pool_seed_variances,
+    resample_tracks,
+)
+from hf_utils.report.tables import Replicate, Table
+from hf_utils.report.weighted_scores import weighted_accuracy, weighted_f1, weighted_roc_auc
+
+METRICS = ("roc_auc", "accuracy", "f1")
+BETTER, WORSE, NO_DIFFERENCE = "better", "worse", "no detectable difference"
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """Mean over seeds, standard deviation over seeds (None for one seed), and 95 % interval over test tracks."""
+
+    mean: float
+    deviation: float | None
+    low: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """An arm against the reference arm of the same model, on the seeds that both have.
+
+    `accuracy` and `roc_auc` are differences of the scores. The verdict is on accuracy; `p_corrected` is its p-value
+    after Holm's correction for all comparisons of the table.
+    """
+
+    model: str
+    arm: str
+    accuracy: Difference
+    roc_auc: Difference
+    p_corrected: float
+    verdict: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoredTable:
+    """A table with `scores` by (model, arm, metric), and the comparisons of its arms with the `reference` arm."""
+
+    table: Table
+    reference: str
+    scores: Mapping[tuple[str, str, str], Score]
+    comparisons: list[Comparison]
+
+
+def score_table(table: Table, reference: str, *, num_resamples: int, seed: int = 0) -> ScoredTable:
+    """Return scores and comparisons. An arm that shares no seed with its model's reference arm has no comparison."""
+    num_tracks = len(table.track_ids)
+    weights = np.vstack([np.ones(num_tracks), resample_tracks(num_tracks, num_resamples, seed)])
+    resampled = {
+        (model, arm, metric): np.array([_score(metric, table.labels, replicate, weights) for replicate in cell])
+        for (model, arm), cell in table.cells.items()
+        for metric in METRICS
+    }
+    scores = {key: _summarise(values) for key, values in resampled.items()}
+    return ScoredTable(table, reference, scores, _compare_arms(table, reference, resampled))
+
+
+def _score(metric: str, labels: np.ndarray, replicate: Replicate, weights: np.ndarray) -> np.ndarray:
+    """Return (1 + B,) scores of one replicate."""
+    if metric == "roc_auc":
+        return weighted_roc_auc(labels, replicate.probabilities, weights, replicate.fold_index)
+    score = weighted_accuracy if metric == "accuracy" else weighted_f1
+    return score(labels, replicate.probabilities, weights)
+
+
+def _summarise(resampled: np.ndarray) -> Score:
+    """Return the Score of (S, 1 + B) scores."""
+    deviation = float(np.std(resampled[:, 0], ddof=1)) if len(resampled) > 1 else None
+    return Score(float(resampled[:, 0].mean()), deviation, *percentile_interval(resampled[:, 1:].mean(axis=0)))
+
+
+def _compare_arms(table: Table, reference: str, resampled: Mapping) -> list[Comparison]:
+    pairs = []
+    for model, arm in sorted(table.cells):
+        seeds = _common_seeds(table, model, arm, reference) if arm != reference else []
+        if seeds:
+            pairs.append((model, arm, seeds))
+    found = []
+    for model, arm, seeds in pairs:
+        differences = {
+            metric: _compare_cells(table, (model, arm), (model, reference), metric, seeds, resampled, len(pairs))
+            for metric in ("accuracy", "roc_auc")
+        }
+        found.append((model, arm, differences))
+    corrected = correct_holm([differences["accuracy"].p for _, _, differences in found])
+    return [
+        Comparison(model, arm, d["accuracy"], d["roc_auc"], float(p), _verdict(d["accuracy"].mean, p))
+        for (model, arm, d), p in zip(found, corrected, strict=True)
+    ]
+
+
+def _common_seeds(table: Table, model: str, arm: str, reference: str) -> list[int]:
+    theirs = {replicate.seed for replicate in table.cells.get((model, reference), ())}
+    return [replicate.seed for replicate in table.cells[model, arm] if replicate.seed in theirs]
+
+
+def _compare_cells(table, cell, reference, metric, seeds, resampled, num_tests) -> Difference:
+    """Return the difference of `cell` and `reference`, both (model, arm), in one metric on the seeds of both."""
+    rows = [
+        [i for i, replicate in enumerate(table.cells[key]) if replicate.seed in seeds] for key in (cell, reference)
+    ]
+    gaps = resampled[(*cell, metric)][rows[0]] - resampled[(*reference, metric)][rows[1]]  # (S, 1 + B)
+    right = _right_answers(table, cell)[rows[0]]
+    right_reference = _right_answers(table, reference)[rows[1]]
+    if len(seeds) == 1:
+        p = mcnemar_p(right[0], right_reference[0]) if metric == "accuracy" else float("nan")
+        return compare_runs(gaps[0, 0], gaps[0, 1:], p, num_tests=num_tests)
+    changed = (right != right_reference).any(axis=0) if metric == "accuracy" else table.labels >= 0
+    of_model = [values[:, 0] for (model, _, name), values in resampled.items() if (model, name) == (cell[0], metric)]
+    of_table = [values[:, 0] for (_, _, name), values in resampled.items() if name == metric]
+    return compare_seeds(
+        gaps[:, 0],
+        gaps[:, 1:].mean(axis=0),
+        [pool_seed_variances(of_model), pool_seed_variances(of_table)],
+        num_changed=int(changed.sum()),
+        num_tests=num_tests,
+    )
+
+
+def _right_answers(table: Table, cell: tuple[str, str]) -> np.ndarray:
+    """Return (S, N): which tracks each replicate of a cell got right."""
+    return np.array([replicate.probabilities.argmax(axis=1) == table.labels for replicate in table.cells[cell]])
+
+
+def _verdict(difference: float, p_corrected: float) -> str:
+    if p_corrected >= LEVEL:
+        return NO_DIFFERENCE
+    return BETTER if difference > 0 else WORSE

@@ -1,0 +1,1 @@
+"""What a run says of its model: scores, files, pictures."""

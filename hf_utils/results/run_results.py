@@ -1,0 +1,187 @@
+"""What a run says about its model: scores of every evaluated set, and the files that the report reads.
+
+Axes: W windows, N tracks, K genres.
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import logging
+import math
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from hf_utils.arguments.options import is_secret
+from hf_utils.errors import UserError
+from hf_utils.results.metrics import GenreMetrics, softmax, vote
+from hf_utils.results.output_files import file_stem, to_json, write_atomically, write_predictions
+from hf_utils.results.plots import confusion_figure, encode_png
+
+logger = logging.getLogger(__name__)
+
+RESULTS_FILE = "results.json"
+PACKAGES = (
+    "torch torchaudio torchvision transformers datasets evaluate accelerate huggingface_hub timm "
+    "numpy scikit-learn soundfile soxr audiomentations"
+).split()
+
+
+@dataclasses.dataclass
+class EvaluatedSet:
+    """One evaluated set: `labels` (N,), `probabilities` (N, K) of the soft vote, and scores by `metrics.GenreMetrics`.
+
+    `scores` holds "track" (soft vote: the headline), "track_hard" (hard vote) and "window" (every window alone).
+    """
+
+    name: str
+    track_ids: list[str]
+    labels: np.ndarray
+    probabilities: np.ndarray
+    scores: dict[str, dict[str, float]]
+    num_windows: int
+
+    @property
+    def predictions(self) -> np.ndarray:
+        """(N,) indices of the chosen genres."""
+        return self.probabilities.argmax(axis=1)
+
+
+def score_windows(logits: np.ndarray, windows, genres: Sequence[str], name: str) -> EvaluatedSet:
+    """Return the scores of (W, K) `logits` of `windows`, a `hf_utils.data.windows.EvaluationWindows`, in its order.
+
+    Raises ValueError unless every window and every track is counted once, and UserError where logits are not finite.
+    """
+    track_index, labels = np.asarray(windows.track_index), np.asarray(windows.labels)
+    if logits.shape != (len(track_index), len(genres)):
+        raise ValueError(
+            f"'{name}' has {len(track_index)} windows and {len(genres)} genres, but logits of shape {logits.shape} "
+            "came back: windows were lost or counted twice."
+        )
+    if np.unique(track_index).tolist() != list(range(len(labels))) or len(set(windows.track_ids)) != len(labels):
+        raise ValueError(f"'{name}' has {len(labels)} tracks, but not each of them once among its windows.")
+    if not np.isfinite(logits).all():
+        raise UserError(
+            f"The model's outputs on '{name}' are not finite: training diverged. Lower --learning_rate, or train in "
+            "fp32 (--precision fp32)."
+        )
+    probabilities = softmax(logits)
+    metrics = GenreMetrics(genres)
+    soft, hard = (vote(probabilities, track_index, how) for how in ("soft", "hard"))
+    scores = {
+        "track": metrics.compute(predictions=soft, references=labels),
+        "track_hard": metrics.compute(predictions=hard, references=labels),
+        "window": metrics.compute(predictions=probabilities, references=labels[track_index]),
+    }
+    return EvaluatedSet(name, list(windows.track_ids), labels, soft, scores, len(track_index))
+
+
+def warn_near_chance(evaluated: EvaluatedSet) -> bool:
+    """Log a warning and return True if track accuracy is not two standard errors above always choosing one genre."""
+    num_tracks = len(evaluated.labels)
+    chance = np.bincount(evaluated.labels).max() / num_tracks
+    if chance == 1:  # one genre alone: choosing it always is no baseline
+        chance = 1 / evaluated.probabilities.shape[1]
+    accuracy = evaluated.scores["track"]["accuracy"]
+    near = accuracy < 1 and accuracy <= chance + 2 * math.sqrt(chance * (1 - chance) / num_tracks)
+    if near:
+        logger.warning(
+            "'%s': accuracy %.3f over %d tracks cannot be told from chance (%.3f for always choosing its commonest "
+            "genre). A wrong set-up looks like this too: check normalisation, label names, learning rate.",
+            *(evaluated.name, accuracy, num_tracks, chance),
+        )
+    return near
+
+
+def format_scores(evaluations: Sequence[EvaluatedSet]) -> str:
+    """Return a table for the terminal, one row per set. Soft vote unless the column says otherwise."""
+    header = ["set", "tracks", "windows", "accuracy", "hard vote", "per window"]
+    header += ["macro F1", "ROC-AUC", "log-loss", "ECE"]
+    rows = [header]
+    for evaluated in evaluations:
+        track, hard, window = (evaluated.scores[level] for level in ("track", "track_hard", "window"))
+        numbers = [track["accuracy"], hard["accuracy"], window["accuracy"]]
+        numbers += [track[score] for score in ("f1", "roc_auc", "log_loss", "ece")]
+        counts = [str(len(evaluated.labels)), str(evaluated.num_windows)]
+        rows.append([evaluated.name, *counts, *(f"{number:.3f}" for number in numbers)])
+    return align_columns(rows)
+
+
+def align_columns(rows: Sequence[Sequence[str]]) -> str:
+    """Return a table for the terminal: the first row is its header, the first column is on the left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join("  ".join(line) for line in lines)
+
+
+def write_results(
+    output_dir: str | os.PathLike,
+    *,
+    protocol: Mapping,
+    genres: Sequence[str],
+    data: Mapping,
+    model: Mapping,
+    config: Mapping,
+    seed: int,
+    evaluations: Sequence[EvaluatedSet],
+    seconds: Mapping,
+    demo: bool,
+    asked_sets: Sequence[str] | None = None,
+    robustness: Sequence[Mapping] | Mapping | None = None,
+    robustness_means: Mapping | None = None,
+) -> dict:
+    """Write predictions, confusion pictures and, last, `results.json`; return what that file holds.
+
+    `complete` is true if every one of `asked_sets` (default: those given) is among `evaluations`. Undefined scores are
+    null. Values whose name says that they are secret are left out of `config`.
+    """
+    output_dir = Path(output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    names = [evaluated.name for evaluated in evaluations]
+    results = {
+        "complete": set(asked_sets or ()) <= set(names),
+        "protocol": protocol,
+        "genres": list(genres),
+        "demo": demo,
+        "data": data,
+        "model": model,
+        "config": {name: value for name, value in config.items() if not is_secret(name)},
+        "seed": seed,
+        "versions": versions(),
+        "seconds": seconds,
+        "evaluations": {evaluated.name: _write_set(output_dir, evaluated, genres, demo) for evaluated in evaluations},
+    }
+    if robustness is not None:
+        results["robustness"] = robustness
+    if robustness_means is not None:
+        results["robustness_means"] = robustness_means
+    results = to_json(results)
+    text = json.dumps(results, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    write_atomically(output_dir / RESULTS_FILE, text + "\n")
+    return results
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of every package that a result may depend on, and nothing of the machine."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # an environment for evaluation alone may leave some out
+    return found
+
+
+def _write_set(output_dir, evaluated, genres, demo):
+    warn_near_chance(evaluated)
+    stem = file_stem(evaluated.name)
+    files = {"predictions": f"predictions_{stem}.csv", "confusion": f"confusion_{stem}.png"}
+    table = (evaluated.track_ids, evaluated.labels, evaluated.probabilities, genres)
+    write_predictions(output_dir / files["predictions"], *table)
+    figure = confusion_figure(evaluated, genres, note="demo data, not a result" if demo else "")
+    write_atomically(output_dir / files["confusion"], encode_png(figure))
+    return {"num_tracks": len(evaluated.labels), "num_windows": evaluated.num_windows, **files, **evaluated.scores}

@@ -1,0 +1,1 @@
+"""A table of runs from one file: `python -m hf_utils.study`."""

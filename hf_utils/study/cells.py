@@ -1,0 +1,107 @@
+"""The cells of a study: one command of run_classification.py each, and the configuration that it asks for."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from hf_utils.errors import UserError
+from hf_utils.results.output_files import to_json
+from hf_utils.study.file import Study, option_flags
+
+SCRIPT = "run_classification.py"
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One run of a study: its place in the table, its folder, and the options of script and launcher."""
+
+    model: str
+    arm: str
+    folder: Path
+    arguments: tuple[str, ...]
+    launch: tuple[str, ...]
+
+    @property
+    def command(self) -> list[str]:
+        """The command line, as it can be typed."""
+        return ["accelerate", "launch", *self.launch, SCRIPT, *self.arguments]
+
+
+def make_cells(study: Study) -> list[Cell]:
+    """Return the cells, seeds outermost: the table is complete, with fewer seeds, long before the study is."""
+    return [
+        _make_cell(study, model, arm, seed, fold)
+        for seed in study.seeds
+        for fold in study.folds
+        for model in study.models
+        for arm in study.arms
+    ]
+
+
+def _make_cell(study, model, arm, seed, fold) -> Cell:
+    name = f"seed-{seed}" if fold is None else f"seed-{seed}-fold-{fold}"
+    folder = study.output_dir / model.name / arm.name / name
+    options = {**study.options, **model.options, **arm.options, "seed": seed}
+    if fold is not None:
+        options["fold"] = fold
+    options |= {"run_name": f"{model.name}/{arm.name}", "output_dir": str(folder), "resume_from_checkpoint": "auto"}
+    arguments = (*model.configs, *arm.configs, *option_flags(options))
+    return Cell(model.name, arm.name, folder, arguments, study.launch)
+
+
+def read_configs(cells: Sequence[Cell]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return the merged configuration of every cell, as results.json will hold it, and that of no option at all.
+
+    The options are parsed in a process of their own: the study itself shall hold neither torch nor a GPU.
+
+    Raises UserError with the mistakes of all cells, each once, or if arms of one model train for different lengths.
+    """
+    bare = ("--model_name_or_path", "unknown", "--resume_from_checkpoint", "auto")
+    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
+        *configs, defaults = pool.submit(parse_options, [*(cell.arguments for cell in cells), bare]).result()
+    if mistakes := {config: None for config in configs if isinstance(config, str)}:
+        raise UserError("\n".join(mistakes))
+    check_steps(cells, configs)
+    return configs, defaults
+
+
+def parse_options(arguments: Sequence[Sequence[str]]) -> list[dict[str, Any] | str]:
+    """Return, for each command line, the configuration with every default, or the message of what is wrong."""
+    from hf_utils.arguments.classification import ClassificationTrainingArguments, DataArguments, ModelArguments
+    from hf_utils.arguments.parsing import merged_config, parse_arguments
+
+    parsed = []
+    for words in arguments:
+        try:
+            instances = parse_arguments((ModelArguments, DataArguments, ClassificationTrainingArguments), words)
+            parsed.append(json.loads(json.dumps(to_json(merged_config(instances)))))
+        except UserError as error:
+            parsed.append(str(error))
+    return parsed
+
+
+def check_steps(cells: Sequence[Cell], configs: Sequence[Mapping[str, Any]]) -> None:
+    """Raise UserError unless all arms of a model train for the same number of optimiser steps.
+
+    Otherwise an arm with more clips would also train longer, and nobody could tell the two apart.
+    """
+    for model in {cell.model: None for cell in cells}:
+        own = [(cell, config) for cell, config in zip(cells, configs, strict=True) if cell.model == model]
+        if len({cell.arm for cell, _ in own}) < 2:
+            continue
+        steps = {cell.arm: config["max_steps"] for cell, config in own}
+        if len(set(steps.values())) > 1 or min(steps.values()) < 1:
+            listing = ", ".join(f"{arm}: {count if count > 0 else 'epochs'}" for arm, count in steps.items())
+            raise UserError(
+                f"{model}: arms must train for the same number of optimiser steps, found {listing}. Give max_steps in "
+                "the study's options or in every arm."
+            )
+        if any(config["early_stopping_patience"] for _, config in own):
+            raise UserError(
+                f"{model}: early_stopping_patience stops arms after different numbers of steps; the checkpoint that "
+                "is best on validation is kept anyway. Give early_stopping_patience: 0 in the study's options."
+            )

@@ -1,0 +1,174 @@
+"""Run a study: every model with every training arm and seed, what is finished left alone, what is begun continued.
+
+    python -m hf_utils.study configs/study/gtzan.yaml --dry_run          # the runs, their commands, time and disk
+    python -m hf_utils.study configs/study/gtzan.yaml                    # runs what is missing, one after the other
+    python -m hf_utils.study configs/study/gtzan.yaml --print_commands > jobs.txt     # one line per missing run
+
+Start it in the project's folder; `hf_utils/study/file.py` says what a study file holds. The same command continues
+after a kill. Several of them share the work: each takes runs that no other has.
+"""
+
+import argparse
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from hf_utils.arguments.config_files import write_config
+from hf_utils.errors import UserError
+from hf_utils.report.runs import CELL_FILE
+from hf_utils.results.output_files import file_stem, write_atomically
+from hf_utils.study.cells import SCRIPT, Cell, make_cells, read_configs
+from hf_utils.study.costs import describe_costs
+from hf_utils.study.file import Preparation, Study, read_study
+from hf_utils.study.runs import failure_lines, report_line, run_logged, wait_for_lock
+from hf_utils.study.state import CHANGED, FINISHED, LOG_FILE, RUNNING, find_state, lock_log, read_state
+
+FAILED = "failed"
+_DONE_FILE = "done.txt"
+
+
+def run_study(study: Study) -> int:
+    """Run what is missing; return 0 if every run is finished afterwards, else 1."""
+    cells = make_cells(study)
+    configs, defaults = read_configs(cells)
+    failures = [item.folder for item in study.prepare if not _prepare(study, item)]
+    outcomes, postponed = {}, []
+    for index, (cell, config) in enumerate(zip(cells, configs, strict=True)):
+        title = f"[{index + 1}/{len(cells)}] {cell.folder.relative_to(study.output_dir)}"
+        outcomes[cell] = _run_cell(cell, config, defaults, title, wait=False)
+        if outcomes[cell] == RUNNING:
+            postponed.append((cell, config, title))
+    for cell, config, title in postponed:
+        outcomes[cell] = _run_cell(cell, config, defaults, title, wait=True)
+    counts = Counter(outcomes.values())
+    report_line(f"{len(cells)} runs: {', '.join(f'{count} {state}' for state, count in counts.items())}")
+    for folder in [*failures, *(cell.folder for cell, outcome in outcomes.items() if outcome == FAILED)]:
+        report_line(f"  failed: {folder}")
+    report_line(f"Report: python -m hf_utils.report {shlex.quote(str(study.output_dir))} --output report")
+    return 1 if failures or set(outcomes.values()) != {FINISHED} else 0
+
+
+def _prepare(study: Study, preparation: Preparation) -> bool:
+    """Make a dataset folder unless it is finished; return whether it is."""
+    if _is_prepared(study, preparation):
+        return True
+    folder = _preparation_log(study, preparation)
+    title = f"prepare {preparation.folder}"
+    with wait_for_lock(folder, title) as log:
+        if _is_prepared(study, preparation):
+            return True
+        report_line(title)
+        code = run_logged(preparation.command, folder, log, title)
+        if code == 0 and preparation.folder.is_dir():
+            write_atomically(folder / _DONE_FILE, shlex.join(preparation.command))
+            return True
+    _report_failure(title, f"exit code {code}" if code else f"there is no {preparation.folder}", folder)
+    return False
+
+
+def _is_prepared(study: Study, preparation: Preparation) -> bool:
+    """Whether the folder has the card that our scripts write last, or this study's command made it."""
+    done = _preparation_log(study, preparation) / _DONE_FILE
+    by_study = done.is_file() and done.read_text(encoding="utf-8") == shlex.join(preparation.command)
+    return (preparation.folder / "README.md").is_file() or (by_study and preparation.folder.is_dir())
+
+
+def _preparation_log(study: Study, preparation: Preparation) -> Path:
+    return study.output_dir / "prepare" / file_stem(str(preparation.folder))
+
+
+def _run_cell(cell: Cell, config: dict, defaults: dict, title: str, *, wait: bool) -> str:
+    """Bring a cell to its end unless it is there; return its state, or FAILED."""
+    log = wait_for_lock(cell.folder, title) if wait else lock_log(cell.folder)
+    if log is None:
+        report_line(f"{title}  another process is writing it: later")
+        return RUNNING
+    with log:
+        state, details = read_state(cell.folder, config, defaults)
+        if state == FINISHED:
+            return state
+        if state == CHANGED:
+            report_line(f"{title}  holds a run of another configuration: {details}. Move it away, or study elsewhere.")
+            return state
+        report_line(f"{title}  {state}{f', {details}' if details else ''}")
+        write_config(cell.folder / CELL_FILE, config)
+        code = run_logged(cell.command, cell.folder, log, title)
+        state, _ = read_state(cell.folder, config, defaults)
+    if code == 0 and state == FINISHED:
+        return state
+    _report_failure(title, f"exit code {code}" if code else "no complete results", cell.folder)
+    return FAILED
+
+
+def _report_failure(title: str, reason: str, folder: Path) -> None:
+    lines = failure_lines(folder).replace("\n", "\n    ")
+    report_line(f"{title}  FAILED: {reason}. From {folder / LOG_FILE}:\n    {lines}")
+
+
+def describe_study(study: Study) -> str:
+    """Return the runs with their states and commands, and what they will cost as far as it is known."""
+    cells = make_cells(study)
+    configs, defaults = read_configs(cells)
+    states = [find_state(cell.folder, config, defaults) for cell, config in zip(cells, configs, strict=True)]
+    lines = []
+    for item in study.prepare:
+        lines.append(f"prepare {item.folder}: {'finished' if _is_prepared(study, item) else shlex.join(item.command)}")
+    for cell, (state, details) in zip(cells, states, strict=True):
+        lines.append(f"{cell.folder.relative_to(study.output_dir)}: {state}{f' ({details})' if details else ''}")
+        if state != FINISHED:
+            lines.append(f"    {shlex.join(cell.command)}")
+    return "\n".join([*lines, "", *describe_costs(cells, [state for state, _ in states])])
+
+
+def print_commands(study: Study) -> None:
+    """Print the command of every run that is not finished, and on standard error what must be done before."""
+    cells = make_cells(study)
+    configs, defaults = read_configs(cells)
+    for item in study.prepare:
+        if not _is_prepared(study, item):
+            print(f"first: {shlex.join(item.command)}", file=sys.stderr)
+    for cell, config in zip(cells, configs, strict=True):
+        state, details = find_state(cell.folder, config, defaults)
+        if state in (CHANGED, RUNNING):
+            print(f"left out: {cell.folder}: {state} ({details})", file=sys.stderr)
+        elif state != FINISHED:
+            print(shlex.join(cell.command))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what the command line asks for; return the exit code."""
+    description, _, details = __doc__.partition("\n\n")
+    parser = argparse.ArgumentParser(
+        "python -m hf_utils.study",
+        description=description,
+        epilog=details,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("file", metavar="FILE.yaml", help="the study file")
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--dry_run", action="store_true", help="show runs, commands, time and disk; run nothing")
+    action.add_argument("--print_commands", action="store_true", help="print one command per missing run; run nothing")
+    args = parser.parse_args(argv)
+    try:
+        study = read_study(args.file)
+        if not Path(SCRIPT).is_file():
+            raise UserError(f"no {SCRIPT} here: start the study in the project's folder")
+        if args.dry_run:
+            print(describe_study(study))
+        elif args.print_commands:
+            print_commands(study)
+        else:
+            return run_study(study)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        report_line("Interrupted; the same command continues.")
+        return 130
+    return 0
+
+
+def interrupt(number, frame):
+    raise KeyboardInterrupt

@@ -1,0 +1,1 @@
+"""One run: what it trains, how it continues, what it predicts."""

@@ -1,0 +1,105 @@
+"""What surrounds a script: logging, ranks, exit codes, and the checkpoint to continue from."""
+
+import logging
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils.logging import disable_progress_bar
+
+from hf_utils.arguments.options import is_secret
+from hf_utils.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+def run_script(main: Callable[[], int]) -> None:
+    """Call `main` and exit with its code; a user's mistake prints its message alone and exits with 2.
+
+    The process group, if any, is ended last: a group that is alive at interpreter exit aborts some runs on CPU after
+    correct results.
+    """
+    try:
+        code = main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("Interrupted; the same command continues where it can.", file=sys.stderr)
+        code = 130
+    finally:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+    sys.exit(code)
+
+
+def setup_logging(is_main_process: bool) -> None:
+    """Our messages from the main process on standard error, and from libraries only warnings."""
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING)
+    level = logging.INFO if is_main_process else logging.ERROR
+    for name in ("hf_utils", "__main__", "run_classification"):
+        logging.getLogger(name).setLevel(level)
+    # Tables of every new head, checked more strictly by our own loading; remarks on the order of checkpoints and on
+    # tensor parallelism, which is not used.
+    for name in ("modeling_utils", "trainer_utils", "distributed.tensor_parallel"):
+        logging.getLogger(f"transformers.{name}").setLevel(logging.ERROR)
+    # A bar for each file of weights that is read or written.
+    disable_progress_bar()
+
+
+def expect_processes(num_processes: int) -> None:
+    """Stop if a launcher started several processes and this one believes it is alone.
+
+    Each would do the whole work and write the same files. It happens on machines without a GPU.
+    """
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched > 1 and num_processes == 1:
+        raise UserError(
+            f"{launched} processes were launched, but each sees itself alone. On a machine without a GPU start them "
+            "by `accelerate launch --config_file configs/accelerate/cpu_2.yaml ...`, or give the script --use_cpu."
+        )
+
+
+def find_checkpoint(output_dir: str, resume_from_checkpoint: str | None, *, overwrite: bool) -> str | None:
+    """Return the checkpoint to continue from: the one named, the newest of `output_dir` for "auto", or None.
+
+    `overwrite` removes the checkpoints and curves of an earlier run in `output_dir`.
+
+    Raises:
+        UserError: there is an earlier run, and the user has not said what to do with it.
+    """
+    newest = get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
+    if resume_from_checkpoint == "auto":
+        logger.info("Continuing from %s", newest) if newest else logger.info("No checkpoint yet: from the start")
+        return newest
+    if resume_from_checkpoint is not None:
+        if not Path(resume_from_checkpoint, "trainer_state.json").is_file():
+            raise UserError(
+                f"--resume_from_checkpoint {resume_from_checkpoint} holds no trainer_state.json, so no training can "
+                "continue from it. Name a checkpoint-N folder of a run, or `auto` for the newest one in --output_dir."
+            )
+        return resume_from_checkpoint
+    if newest and not overwrite:
+        raise UserError(
+            f"--output_dir {output_dir} holds the checkpoints of an earlier run. Continue it by "
+            "--resume_from_checkpoint auto, replace it by --overwrite, or choose another folder."
+        )
+    for old in (*Path(output_dir).glob("checkpoint-*"), Path(output_dir, "tensorboard")):
+        shutil.rmtree(old, ignore_errors=True)
+    return None
+
+
+def launch_command() -> str:
+    """Return the command line of this process as a user would type it, with secrets left out."""
+    launcher = "accelerate launch" if any(name.startswith("ACCELERATE_") for name in os.environ) else "python"
+    words, secret = [], False
+    for word in [Path(sys.argv[0]).name, *sys.argv[1:]]:
+        if not secret and not is_secret(word.lstrip("-").partition("=")[0]):
+            words.append(word)
+        secret = word.startswith("-") and is_secret(word.lstrip("-"))
+    return f"{launcher} {shlex.join(words)}"

@@ -1,0 +1,118 @@
+"""Genres of the user's own files: any length, any readable format. T samples, W windows, K genres."""
+
+import itertools
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from hf_utils.audio import AUDIO_SUFFIXES, AudioError, cut_window, load, window_starts
+from hf_utils.errors import UserError
+from hf_utils.models.features import WindowCollator
+from hf_utils.results.metrics import softmax
+from hf_utils.results.output_files import write_csv
+
+logger = logging.getLogger(__name__)
+
+PREDICTIONS_FILE = "predictions.csv"
+TIMELINE_FOLDER = "timeline"
+# Music that libsndfile does not read: tried all the same, so that it is listed rather than passed over in silence.
+_OTHER_SUFFIXES = frozenset({".m4a", ".aac", ".wma", ".ape", ".wv", ".mpc", ".mka", ".alac"})
+
+
+def predict_files(
+    model: torch.nn.Module,
+    feature_extractor,
+    path: str | os.PathLike,
+    window_samples: int,
+    hop_samples: int,
+    output_dir: str | os.PathLike,
+    *,
+    batch_size: int,
+    per_window: bool = False,
+    device: str | torch.device = "cpu",
+) -> tuple[int, list[tuple[str, str]]]:
+    """Write the genre of a file, or of every music file in a folder and its subfolders, to `predictions.csv`.
+
+    Its columns: file (relative to `path`), prediction, and a probability per genre, the mean over the file's windows.
+    `per_window` also writes `timeline/<file>.csv`: start_seconds, end_seconds, prediction, and the probabilities. One
+    file is in memory at a time. Interrupted, the files done so far are written.
+
+    Window and hop are at the feature extractor's sampling rate; a shorter clip is repeated to fill a window. Batches
+    are of windows. Returns (number of files done, [(file, reason)] of those that could not be read, which are logged
+    as well). Raises UserError if the path is missing or holds no music.
+    """
+    output_dir, path = Path(output_dir), Path(path).expanduser()
+    files = find_audio(path)
+    genres = [model.config.id2label[k] for k in range(model.config.num_labels)]
+    model = model.to(device).eval()
+    rows, failures = [], []
+    try:
+        for file in tqdm(files, desc="Predicting", unit="file"):
+            name = _relative_name(file, path)
+            try:
+                samples = load(file, feature_extractor.sampling_rate)
+                starts = window_starts(len(samples), window_samples, hop_samples)
+                windows = (cut_window(samples, start, window_samples) for start in starts)
+                probabilities = _predict_windows(model, feature_extractor, windows, batch_size)
+            except AudioError as error:
+                failures.append((name, str(error)))
+                continue
+            rows.append(_row([name], probabilities.mean(axis=0), genres))
+            if per_window:
+                spans = [(start, min(start + window_samples, len(samples))) for start in starts]
+                times = np.array(spans) / feature_extractor.sampling_rate
+                timeline = [_row(t, p, genres) for t, p in zip(times.tolist(), probabilities, strict=True)]
+                header = ["start_seconds", "end_seconds", "prediction", *genres]
+                write_csv(output_dir / TIMELINE_FOLDER / f"{name}.csv", header, timeline)
+    finally:
+        write_csv(output_dir / PREDICTIONS_FILE, ["file", "prediction", *genres], rows)
+    for name, reason in failures:
+        logger.warning("Skipped %s: %s", name, reason)
+    return len(rows), failures
+
+
+def find_audio(path: str | os.PathLike) -> list[Path]:
+    """Return `path` itself if it is a file, else the music files under it by suffix, in order, hidden ones left out.
+
+    Links to folders are not followed. Raises UserError if there is nothing.
+    """
+    path = Path(path)
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise UserError(f"{path} is neither a file nor a folder: --predict_path takes either.")
+    suffixes = AUDIO_SUFFIXES | _OTHER_SUFFIXES
+    found = []
+    for folder, subfolders, names in os.walk(path):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        found += [Path(folder, n) for n in names if not n.startswith(".") and Path(n).suffix.lower() in suffixes]
+    if not found:
+        raise UserError(f"{path} holds no music: expected files ending in {', '.join(sorted(AUDIO_SUFFIXES))}.")
+    return sorted(found)
+
+
+@torch.inference_mode()
+def _predict_windows(model, feature_extractor, windows: Iterator[np.ndarray], batch_size: int) -> np.ndarray:
+    """Return (W, K) probabilities; a batch of windows is in memory at a time."""
+    collate, name = WindowCollator(feature_extractor), feature_extractor.model_input_names[0]
+    logits = []
+    while batch := [{"samples": window, "label": 0} for window in itertools.islice(windows, batch_size)]:
+        features = collate(batch)[name].to(model.device, model.dtype)
+        logits.append(model(**{name: features}).logits.float().cpu().numpy())
+    logits = np.concatenate(logits)
+    if not np.isfinite(logits).all():
+        raise AudioError("the model's outputs are not finite")
+    return softmax(logits)
+
+
+def _relative_name(file: Path, path: Path) -> str:
+    return file.name if file == path else file.relative_to(path).as_posix()
+
+
+def _row(first: list, probabilities: np.ndarray, genres: list[str]) -> list:
+    return [*first, genres[probabilities.argmax()], *probabilities.tolist()]

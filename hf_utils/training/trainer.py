@@ -1,0 +1,168 @@
+"""The stock Trainer, with what it cannot do: score whole tracks, weigh genres, keep frozen parts still, reload AST.
+
+N tracks, W windows, K genres.
+"""
+
+import copy
+import dataclasses
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.utils.class_weight import compute_class_weight
+from torch.utils.tensorboard import SummaryWriter
+from transformers import EarlyStoppingCallback, EvalPrediction, ProgressCallback, Trainer, TrainerCallback
+from transformers.integrations import TensorBoardCallback
+
+from hf_utils.models.freezing import keep_frozen_in_eval
+from hf_utils.models.loading import reload_weights
+from hf_utils.results.plots import confusion_figure, figure_to_array
+from hf_utils.results.run_results import EvaluatedSet, score_windows
+
+logger = logging.getLogger(__name__)
+
+TENSORBOARD_FOLDER = "tensorboard"
+
+
+def balanced_class_weights(labels: np.ndarray, num_genres: int) -> torch.Tensor:
+    """Return float32 (K,): N / (K * count), scikit-learn's "balanced"; 1 for a genre that no track has."""
+    present = np.unique(labels)
+    weights = np.ones(num_genres)
+    weights[present] = compute_class_weight("balanced", classes=present, y=labels)
+    return torch.tensor(weights, dtype=torch.float32)
+
+
+class CrossEntropy:
+    """Cross-entropy summed over a batch and divided by the number of windows of the whole optimiser step.
+
+    That number spans gradient accumulation and processes, so a step is the same however it is cut up. A model's own
+    loss is a mean of each piece; several models of transformers nevertheless claim to handle `num_items_in_batch`, and
+    the Trainer then scales their gradients by the number of pieces.
+    """
+
+    def __init__(self, class_weights: torch.Tensor | None = None, label_smoothing: float = 0.0):
+        self._class_weights = class_weights
+        self._label_smoothing = label_smoothing
+
+    def __call__(self, outputs, labels: torch.Tensor, num_items_in_batch=None) -> torch.Tensor:
+        logits = outputs["logits"].float()
+        weights = None if self._class_weights is None else self._class_weights.to(logits.device)
+        loss = torch.nn.functional.cross_entropy(
+            logits, labels, weight=weights, label_smoothing=self._label_smoothing, reduction="sum"
+        )
+        return loss / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+
+
+class GenreTrainer(Trainer):
+    """Trainer over `TrainingWindows` and `EvaluationWindows` whose evaluation metrics are those of whole tracks."""
+
+    def __init__(self, *, model, args, genres: list[str], class_weights: torch.Tensor | None = None, **kwargs):
+        args = copy.copy(args)
+        args.push_to_hub = False  # hub_checkpoints.py pushes, and what is fit for others alone
+        super().__init__(
+            model=model,
+            args=args,
+            compute_metrics=self._score,
+            compute_loss_func=CrossEntropy(class_weights, args.label_smoothing_factor),
+            **kwargs,
+        )
+        # Our loss does the scaling (see CrossEntropy); no model shall.
+        self.model_accepts_loss_kwargs = False
+        self.genres, self.class_weights = genres, class_weights
+        self._evaluated: EvaluatedSet | None = None
+        self.pop_callback(ProgressCallback)
+        self.add_callback(EpochLine())
+        self.add_callback(TellEpoch())
+        if args.early_stopping_patience:
+            self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
+        tensorboard = self.pop_callback(TensorBoardCallback)
+        if tensorboard is not None:
+            # The stock folder is named after the machine.
+            tensorboard.logging_dir = str(Path(args.output_dir, TENSORBOARD_FOLDER))
+            self.add_callback(tensorboard)
+
+    def evaluate_set(self, windows, name: str) -> EvaluatedSet:
+        """Return the scores and the per-track probabilities of one set; under several processes, on every one."""
+        self.predict(windows, metric_key_prefix=name)
+        return dataclasses.replace(self._evaluated, name=name)
+
+    def evaluation_loop(self, dataloader, *args, **kwargs):
+        """As the stock loop; remembers whose windows it scores, since `compute_metrics` is not told."""
+        self._windows = dataloader.dataset
+        return super().evaluation_loop(dataloader, *args, **kwargs)
+
+    def _score(self, prediction: EvalPrediction) -> dict[str, float]:
+        self._evaluated = score_windows(prediction.predictions, self._windows, self.genres, "evaluation")
+        scores = {key: value for key, value in self._evaluated.scores["track"].items() if key in TRACKED_SCORES}
+        return scores | {"window_accuracy": self._evaluated.scores["window"]["accuracy"]}
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        """As the stock loss, with wholly frozen modules in evaluation mode: no dropout, masks or batch statistics."""
+        if model.training:
+            keep_frozen_in_eval(self.accelerator.unwrap_model(model))
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def _load_best_model(self) -> None:
+        """Reload through `from_pretrained`: checkpoints of AST hold old parameter names, which the stock way skips."""
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            return super()._load_best_model()
+        reload_weights(self.model, self.state.best_model_checkpoint)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
+        """Resume likewise."""
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            return super()._load_from_checkpoint(resume_from_checkpoint, model)
+        reload_weights(self.model if model is None else model, resume_from_checkpoint)
+
+
+class TellEpoch(TrainerCallback):
+    """Tell the training windows their epoch.
+
+    accelerate 1.15 does so in a single process that starts at the beginning; under several processes, and in the epoch
+    that a resumed run continues, it tells the sampler and stops there, and every epoch would see the same windows.
+    """
+
+    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        # In whole epochs; the margin is for sums of fractions.
+        train_dataloader.dataset.set_epoch(int(state.epoch + 1e-6))
+
+
+TRACKED_SCORES = ("accuracy", "f1", "roc_auc", "log_loss", "ece")
+
+
+class EpochLine(ProgressCallback):
+    """The stock progress bars, and one line per evaluation instead of a printed dictionary per log."""
+
+    def __init__(self):
+        super().__init__()
+        self._loss = float("nan")
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        control.should_log = True  # so that every epoch has its loss, however few its steps
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        self._loss = (logs or {}).get("loss", self._loss)
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        super().on_evaluate(args, state, control, **kwargs)
+        if state.is_world_process_zero and self.training_bar is not None and "eval_accuracy" in (metrics or {}):
+            self.training_bar.write(
+                f"epoch {state.epoch:5.1f}/{state.num_train_epochs}  train loss {self._loss:.3f}  |  validation: "
+                f"loss {metrics['eval_loss']:.3f}  accuracy {metrics['eval_accuracy']:.1%}  "
+                f"F1 {metrics['eval_f1']:.3f}  ROC-AUC {metrics['eval_roc_auc']:.3f}"
+            )
+
+
+def write_tensorboard_summary(
+    output_dir: str, evaluations: list[EvaluatedSet], genres: list[str], options: dict
+) -> None:
+    """Add each set's confusion matrix, and the options with the final scores, to the run's TensorBoard page."""
+    folder = Path(output_dir, TENSORBOARD_FOLDER)
+    scores = {f"final/{e.name}_{key}": e.scores["track"][key] for e in evaluations for key in ("accuracy", "roc_auc")}
+    with SummaryWriter(folder) as writer:
+        for evaluated in evaluations:
+            picture = figure_to_array(confusion_figure(evaluated, genres))
+            writer.add_image(f"confusion/{evaluated.name}", picture, dataformats="HWC")
+        plain = {key: value for key, value in options.items() if isinstance(value, (bool, int, float, str))}
+        writer.add_hparams(plain, scores, run_name=".")
