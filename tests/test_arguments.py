@@ -209,3 +209,8 @@ def test_every_documented_option_has_help_and_the_shared_ones_are_the_same_every
     assert len(documented) > 60 and all(len(field.metadata["help"]) > 10 for field in documented.values())
     shared = collect_options([SourceArguments])
     assert all(default_of(field) == default_of(options[name]) for name, field in shared.items())
+
+
+def test_workers_that_outlive_an_epoch_are_refused():
+    with pytest.raises(UserError, match="dataloader_persistent_workers"):
+        ClassificationTrainingArguments(output_dir="x", use_cpu=True, dataloader_persistent_workers=True)

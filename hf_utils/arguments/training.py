@@ -168,6 +168,11 @@ class ClassificationTrainingArguments(TrainingArguments):
             )
 
     def _check_selection(self) -> None:
+        if self.dataloader_persistent_workers:
+            raise UserError(
+                "dataloader_persistent_workers keeps workers that never hear of a new epoch, and every epoch would "
+                "see the same windows: leave it out"
+            )
         evaluates, saves = _value(self.eval_strategy), _value(self.save_strategy)
         if self.load_best_model_at_end and saves != "best" and evaluates != saves:
             raise UserError(
