@@ -11,7 +11,7 @@ from hf_utils.data.clip_filter import filter_clips
 from hf_utils.data.clips import genre_names, load_clips
 from hf_utils.data.demo_data import is_demo
 from hf_utils.data.leaks import check_leaks
-from hf_utils.data.mixing import mix_training, parse_mix
+from hf_utils.data.mixing import REAL, mix_training, parse_mix
 from hf_utils.data.splits import assign_splits, keep_genres, select_split
 from hf_utils.data.waveforms import decode_clips, drop_problems
 from hf_utils.errors import UserError
@@ -37,7 +37,13 @@ class Corpus:
 
 
 def load_split_clips(args: DataArguments, token: str | None = None) -> datasets.Dataset:
-    """Return the clip table of `--dataset_name` with every clip's split; reads no audio."""
+    """Return the clip table of `--dataset_name` with every clip's split; reads no audio.
+
+    Raises:
+        UserError: also for a mix or evaluation set that is misspelt, so that nothing long is started for it.
+    """
+    _parse_sources(args)
+    parse_eval_datasets(args.eval_datasets)
     clips = load_clips(
         args.dataset_name,
         config_name=args.dataset_config_name,
@@ -96,15 +102,21 @@ def decode_corpus(
 
 def _mix(real: datasets.Dataset, args: DataArguments, load_and_decode, seed: int):
     """Return the training mix of `--train_datasets` and its facts."""
-    extras, fraction_real = [], 0.0
-    for source, fraction in parse_mix(args.train_datasets):
-        if source in ("real", args.dataset_name):
-            fraction_real = fraction
-        else:
-            extras.append((source, load_and_decode(source, args.train_filter), fraction))
-    if args.train_filter and not extras:
-        raise UserError("train_filter chooses among made clips, but train_datasets names only the real ones")
+    fraction_real, made = _parse_sources(args)
+    extras = [(source, load_and_decode(source, args.train_filter), fraction) for source, fraction in made]
     return mix_training(real, extras, real_fraction=fraction_real, seed=seed)
+
+
+def _parse_sources(args: DataArguments) -> tuple[float, list[tuple[str, float]]]:
+    """Return the fraction of the real training split, 0 for none, and (source, fraction) of the other datasets."""
+    mix = parse_mix(args.train_datasets)
+    real = [fraction for source, fraction in mix if source in (REAL, args.dataset_name)]
+    made = [(source, fraction) for source, fraction in mix if source not in (REAL, args.dataset_name)]
+    if len(real) > 1:
+        raise UserError(f"train_datasets names {REAL} and {args.dataset_name}, which are the same clips: name one.")
+    if args.train_filter and not made:
+        raise UserError("train_filter chooses among made clips, but train_datasets names only the real ones.")
+    return sum(real), made
 
 
 def _counts(clips: datasets.Dataset) -> dict:

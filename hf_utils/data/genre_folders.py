@@ -27,7 +27,8 @@ def read_genre_folders(path: Path) -> datasets.Dataset:
     else:
         genres = [(None, genre) for genre in folders]
     rows, empty = [], []
-    ignored = Counter(e.suffix.lower() or e.name for e in path.iterdir() if e.is_file() and e.name[0] != ".")
+    beside = [e for e in path.iterdir() if e.is_file() and e.name[0] != "." and e.suffix != ".md"]  # .md: its own page
+    ignored = Counter(e.suffix.lower() or e.name for e in beside)
     for split, genre in genres:
         files, others = list_files(genre, AUDIO_SUFFIXES)
         ignored.update(others)
