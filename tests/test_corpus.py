@@ -3,7 +3,7 @@
 import pytest
 
 from hf_utils.arguments.classification import DataArguments
-from hf_utils.data.corpus import decode_corpus, load_split_clips, parse_eval_datasets
+from hf_utils.data.corpus import check_sources, decode_corpus, load_split_clips, parse_eval_datasets
 from hf_utils.errors import UserError
 
 
@@ -31,13 +31,13 @@ def test_a_misspelt_evaluation_set_is_refused(items):
         ({"train_filter": "classifier_score > 0.2"}, "only the real ones"),
     ],
 )
-def test_a_mistake_in_the_sources_stops_the_run_before_anything_is_read(tmp_path, options, words):
-    """The folder does not exist: the mistake is found first."""
+def test_a_mistake_in_the_sources_is_found_before_anything_is_read(tmp_path, options, words):
+    """The folder does not even exist."""
     folder = tmp_path / "missing"
     if "train_datasets" in options:
         options["train_datasets"] = [item.replace("FOLDER", str(folder)) for item in options["train_datasets"]]
     with pytest.raises(UserError, match=words):
-        load_split_clips(make_arguments(folder, **options))
+        check_sources(make_arguments(folder, **options))
 
 
 def test_training_and_evaluation_see_the_splits_and_the_named_sets(genre_folder, tmp_path):

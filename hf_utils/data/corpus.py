@@ -37,13 +37,7 @@ class Corpus:
 
 
 def load_split_clips(args: DataArguments, token: str | None = None) -> datasets.Dataset:
-    """Return the clip table of `--dataset_name` with every clip's split; reads no audio.
-
-    Raises:
-        UserError: also for a mix or evaluation set that is misspelt, so that nothing long is started for it.
-    """
-    _parse_sources(args)
-    parse_eval_datasets(args.eval_datasets)
+    """Return the clip table of `--dataset_name` with every clip's split; reads no audio."""
     clips = load_clips(
         args.dataset_name,
         config_name=args.dataset_config_name,
@@ -105,6 +99,12 @@ def _mix(real: datasets.Dataset, args: DataArguments, load_and_decode, seed: int
     fraction_real, made = _parse_sources(args)
     extras = [(source, load_and_decode(source, args.train_filter), fraction) for source, fraction in made]
     return mix_training(real, extras, real_fraction=fraction_real, seed=seed)
+
+
+def check_sources(args: DataArguments) -> None:
+    """Raise UserError for a misspelt training mix or evaluation set, so that nothing long is started for it."""
+    _parse_sources(args)
+    parse_eval_datasets(args.eval_datasets)
 
 
 def _parse_sources(args: DataArguments) -> tuple[float, list[tuple[str, float]]]:

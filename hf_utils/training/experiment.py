@@ -11,7 +11,7 @@ from transformers import set_seed
 from hf_utils.arguments.classification import ClassificationTrainingArguments, DataArguments, ModelArguments
 from hf_utils.augmentation.pipeline import Augmentation
 from hf_utils.data.clips import genre_names
-from hf_utils.data.corpus import Corpus, decode_corpus, load_split_clips
+from hf_utils.data.corpus import Corpus, check_sources, decode_corpus, load_split_clips
 from hf_utils.data.splits import describe_splits, read_protocol
 from hf_utils.data.windows import EvaluationWindows, TrainingWindows, hop_samples_for
 from hf_utils.models.features import WindowCollator, fit_feature_stats, make_spec_augment, wants_training_stats
@@ -53,6 +53,7 @@ def prepare_experiment(
         UserError: as `load_augmentation`, `load_classifier`, `load_split_clips`, `decode_corpus` and `freeze`.
     """
     started = time.time()
+    check_sources(data_args)
     set_seed(training_args.seed)
     augmentation = data_args.load_augmentation() if training_args.do_train else None
     with training_args.main_process_first(desc="reading the dataset"):
