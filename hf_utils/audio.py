@@ -60,6 +60,8 @@ def _read_mono(source: bytes | str | os.PathLike) -> tuple[np.ndarray, int]:
             return np.concatenate(blocks), sound.samplerate
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a headerless file, known by its name
         reason = getattr(error, "error_string", str(error)).removeprefix("Error : ").rstrip(".")
+        if reason.startswith("File does not exist"):  # it does: libsndfile's word for a format that it does not know
+            reason = "no audio in a format that libsndfile knows"
         raise AudioError(f"undecodable: {reason}") from None
 
 

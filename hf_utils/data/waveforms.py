@@ -134,10 +134,11 @@ def drop_problems(decoded: datasets.Dataset, on_bad_audio: str) -> datasets.Data
         UserError: under `error`, if there is a bad clip; under `skip`, if no good one is left.
     """
     problems = list(decoded["problem"])
-    bad = [(name, problem) for name, problem in zip(decoded["track_id"], problems, strict=True) if problem]
+    bad = [row for row, problem in enumerate(problems) if problem]
     if not bad:
         return decoded
-    listing = "\n".join(f"  {name}: {problem}" for name, problem in bad)
+    genres, clips = decoded.features["label"], decoded.select(bad)
+    listing = "\n".join(f"  {c['track_id']}: {c['problem']} ({genres.int2str(c['label'])})" for c in clips)
     message = f"{len(bad)} of {len(decoded)} audio files cannot be used:\n{listing}"
     if on_bad_audio == "error":
         raise UserError(f"{message}\nRepair or remove them, or go on without them by --on_bad_audio skip.")

@@ -35,7 +35,12 @@ def resolve_revision(name: str, revision: str | None, file: str) -> str:
     """
     path = find_file(name, revision, file)
     if path is None:
-        raise UserError(f"The checkpoint {name!r} has no {file}.")
+        if Path(name).is_dir():
+            raise UserError(f"The checkpoint {name!r} has no {file}.")
+        raise UserError(
+            f"The checkpoint {name!r} has no {file} that could be read. Check its name, and the network (or "
+            "HF_HUB_OFFLINE): what is not in the cache comes from the Hub, also for a preview."
+        )
     if Path(name).is_dir():
         return _digest_folder(Path(name))
     return extract_commit_hash(path, None) or revision or "main"
