@@ -25,7 +25,14 @@ from hf_utils.models.loading import window_samples_for
 from hf_utils.results.robustness_report import RobustnessReport
 from hf_utils.results.run_results import EvaluatedSet, format_scores, write_results
 from hf_utils.training.experiment import Experiment, load_model, make_learner, prepare_experiment
-from hf_utils.training.launch import expect_processes, find_checkpoint, launch_command, run_script, setup_logging
+from hf_utils.training.launch import (
+    claim_folder,
+    expect_processes,
+    find_checkpoint,
+    launch_command,
+    run_script,
+    setup_logging,
+)
 from hf_utils.training.past_runs import adopt_data_options
 from hf_utils.training.prediction import predict_files
 from hf_utils.training.robustness import CorruptedSet, check_transforms, evaluate_corruptions
@@ -52,6 +59,15 @@ def main(argv: list[str] | None = None) -> int:
 
         print(f"The best options: {run_search(arguments, search_args.search, search_args.num_trials)}")
         return 0
+    with claim_folder(training_args.output_dir, is_main_process=training_args.process_index == 0):
+        return run_job(*arguments)
+
+
+def run_job(
+    model_args: ModelArguments, data_args: DataArguments, training_args: ClassificationTrainingArguments
+) -> int:
+    """Train, evaluate and predict, as far as asked for; return the exit code."""
+    arguments = model_args, data_args, training_args
     corruptions = check_transforms(data_args, training_args)
     repository = open_model_repository(training_args)
     if training_args.do_train or training_args.do_eval:

@@ -177,6 +177,36 @@ def test_an_earlier_run_is_not_overwritten_unasked(run, music, checkpoints):
         run_classification.main([*arguments, "--output_dir", str(run)])
 
 
+def test_a_folder_that_another_process_writes_is_refused(music, checkpoints, tmp_path):
+    arguments = ["--model_name_or_path", str(checkpoints["convnext"]), "--dataset_name", str(music), *TINY]
+    script = f"""
+from hf_utils.training.launch import claim_folder
+with claim_folder({str(tmp_path)!r}, is_main_process=True):
+    print("claimed", flush=True)
+    input()
+"""
+    other = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
+    try:
+        assert other.stdout.readline() == b"claimed\n"
+        with pytest.raises(UserError, match="is being written by another process"):
+            run_classification.main([*arguments, "--output_dir", str(tmp_path)])
+    finally:
+        other.kill()
+        other.communicate()
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+    # The lock does not outlive its process.
+    run_classification.main([*arguments, "--output_dir", str(tmp_path)])
+    assert read_results(tmp_path)["complete"]
+
+
+def test_a_folder_that_cannot_be_written_is_refused(music, checkpoints, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written"):
+        run_classification.main(
+            ["--model_name_or_path", str(checkpoints["ast"]), "--output_dir", str(tmp_path / "file" / "run")]
+        )
+
+
 def test_stages_start_from_the_model_before_and_continue_where_they_were(music, checkpoints, tmp_path):
     config, output_dir = tmp_path / "stages.yaml", tmp_path / "run"
     config.write_text(

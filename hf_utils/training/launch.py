@@ -1,19 +1,23 @@
 """What surrounds a script: logging, ranks, exit codes, and the checkpoint to continue from."""
 
+import contextlib
 import logging
 import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import filelock
 import torch
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils.logging import disable_progress_bar
 
 from hf_utils.arguments.options import is_secret
 from hf_utils.errors import UserError
+
+_LOCK_FILE = ".lock"
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +67,33 @@ def expect_processes(num_processes: int) -> None:
             f"{launched} processes were launched, but each sees itself alone. On a machine without a GPU start them "
             "by `accelerate launch --config_file configs/accelerate/cpu_2.yaml ...`, or give the script --use_cpu."
         )
+
+
+@contextlib.contextmanager
+def claim_folder(output_dir: str, *, is_main_process: bool) -> Iterator[None]:
+    """Keep other runs out of `output_dir` for as long as the block, or this process, lasts.
+
+    Raises:
+        UserError: another process writes there, or nobody can.
+    """
+    if not is_main_process:  # it writes nothing that is not its main process's
+        yield
+        return
+    try:
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(Path(output_dir, _LOCK_FILE), timeout=0)
+        lock.acquire()
+    except filelock.Timeout:
+        raise UserError(
+            f"--output_dir {output_dir} is being written by another process. Wait for its end, or choose another "
+            "folder."
+        ) from None
+    except OSError as error:
+        raise UserError(f"--output_dir {output_dir} cannot be written: {error.strerror}. Choose another.") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def find_checkpoint(output_dir: str, resume_from_checkpoint: str | None, *, overwrite: bool) -> str | None:
