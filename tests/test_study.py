@@ -71,6 +71,10 @@ def write_study(folder, **changes):
     (folder / "study.yaml").write_text(yaml.safe_dump({**STUDY, **changes}))
 
 
+def write_stages(folder, *steps):
+    (folder / "stages.yaml").write_text(yaml.safe_dump({"stages": [{"max_steps": count} for count in steps]}))
+
+
 def runs_done(project):
     return (project / "ran.txt").read_text().split() if (project / "ran.txt").exists() else []
 
@@ -158,7 +162,7 @@ def test_dry_run_shows_states_commands_and_only_known_costs(project, capsys):
     assert study.main(["study.yaml", "--dry_run"]) == 0
     out = capsys.readouterr().out
     assert out.count(": missing\n    accelerate launch run_classification.py") == 4
-    assert "ast: 4 to do; time and disk unknown" in out
+    assert "ast: 4 to do; time and disk are known once one of its runs is finished" in out
     assert not (project / "runs").exists() and runs_done(project) == []
     write_study(project, seeds=[1])
     assert study.main(["study.yaml"]) == 0
@@ -173,7 +177,8 @@ def test_data_is_prepared_once_and_a_failure_is_told(project, capsys):
     command = shlex.join(["python", "-c", make])
     write_study(project, prepare=[{"folder": "data/noisy", "command": command}])
     assert study.main(["study.yaml", "--dry_run"]) == 0
-    assert f"prepare data/noisy: {command}" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"prepare data/noisy: missing\n    {command}" in out and "To be made first: data/noisy\n" in out
     assert study.main(["study.yaml"]) == 0
     assert study.main(["study.yaml"]) == 0  # a second `mkdir` would fail
     # Made by hand, with the card that is written last.
@@ -202,13 +207,22 @@ def test_data_is_prepared_once_and_a_failure_is_told(project, capsys):
         ({"options": {}}, "same number of optimiser steps, found clean: epochs, noisy: epochs"),
         ({"arms": {"a": None, "b": {"options": {"max_steps": 9}}}}, "found a: 5, b: 9"),
         ({"options": {"max_steps": 5, "early_stopping_patience": 3}}, "early_stopping_patience: 0"),
+        ({"arms": {"clean": None, "staged": {"configs": "stages.yaml"}}}, "found clean: 5, staged: 7"),
     ],
 )
 def test_mistakes_are_named_before_anything_runs(project, capsys, changes, message):
+    write_stages(project, 3, 4)
     write_study(project, **changes)
     assert study.main(["study.yaml"]) == 2
     assert message in capsys.readouterr().err
     assert runs_done(project) == []
+
+
+def test_the_steps_of_all_stages_count(project):
+    write_stages(project, 2, 3)
+    write_study(project, arms={"clean": None, "staged": {"configs": "stages.yaml"}})
+    assert study.main(["study.yaml"]) == 0
+    assert len(runs_done(project)) == 4
 
 
 def test_it_must_start_in_the_projects_folder(project, capsys):
@@ -302,6 +316,13 @@ def test_the_command_line_works(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(": missing\n") == 4
+
+
+def test_a_listing_may_be_cut_short(tmp_path):
+    write_study(tmp_path, output_dir=str(tmp_path / "runs"), seeds=list(range(200)))
+    command = shlex.join([sys.executable, "-m", "hf_utils.study", str(tmp_path / "study.yaml"), "--print_commands"])
+    done = subprocess.run(f"{command} | head -1", shell=True, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.stdout.startswith("accelerate launch") and done.stderr == ""
 
 
 def test_a_broken_study_file_is_named(tmp_path):

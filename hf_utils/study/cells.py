@@ -93,15 +93,26 @@ def check_steps(cells: Sequence[Cell], configs: Sequence[Mapping[str, Any]]) -> 
         own = [(cell, config) for cell, config in zip(cells, configs, strict=True) if cell.model == model]
         if len({cell.arm for cell, _ in own}) < 2:
             continue
-        steps = {cell.arm: config["max_steps"] for cell, config in own}
+        steps = {cell.arm: count_steps(config) for cell, config in own}
         if len(set(steps.values())) > 1 or min(steps.values()) < 1:
             listing = ", ".join(f"{arm}: {count if count > 0 else 'epochs'}" for arm, count in steps.items())
             raise UserError(
                 f"{model}: arms must train for the same number of optimiser steps, found {listing}. Give max_steps in "
                 "the study's options or in every arm."
             )
-        if any(config["early_stopping_patience"] for _, config in own):
+        if any(option["early_stopping_patience"] for _, config in own for option in expand_options(config)):
             raise UserError(
                 f"{model}: early_stopping_patience stops arms after different numbers of steps; the checkpoint that "
                 "is best on validation is kept anyway. Give early_stopping_patience: 0 in the study's options."
             )
+
+
+def count_steps(config: Mapping[str, Any]) -> int:
+    """Return the number of optimiser steps of a run, those of all its stages; -1 where epochs are counted."""
+    steps = [options["max_steps"] for options in expand_options(config)]
+    return sum(steps) if min(steps) > 0 else -1
+
+
+def expand_options(config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the options of every stage of a run: one stage, if it has none."""
+    return [{**config, **changes} for changes in config["stages"] or [{}]]

@@ -23,7 +23,7 @@ from hf_utils.study.cells import SCRIPT, Cell, make_cells, read_configs
 from hf_utils.study.costs import describe_costs
 from hf_utils.study.file import Preparation, Study, read_study
 from hf_utils.study.runs import failure_lines, report_line, run_logged, wait_for_lock
-from hf_utils.study.state import CHANGED, FINISHED, LOG_FILE, RUNNING, find_state, lock_log, read_state
+from hf_utils.study.state import CHANGED, FINISHED, LOG_FILE, MISSING, RUNNING, find_state, lock_log, read_state
 
 FAILED = "failed"
 _DONE_FILE = "done.txt"
@@ -108,18 +108,28 @@ def _report_failure(title: str, reason: str, folder: Path) -> None:
 
 
 def describe_study(study: Study) -> str:
-    """Return the runs with their states and commands, and what they will cost as far as it is known."""
+    """Return the data and runs that are missing with their commands, and what they cost as far as it is known."""
     cells = make_cells(study)
     configs, defaults = read_configs(cells)
     states = [find_state(cell.folder, config, defaults) for cell, config in zip(cells, configs, strict=True)]
     lines = []
     for item in study.prepare:
-        lines.append(f"prepare {item.folder}: {'finished' if _is_prepared(study, item) else shlex.join(item.command)}")
-    for cell, (state, details) in zip(cells, states, strict=True):
-        lines.append(f"{cell.folder.relative_to(study.output_dir)}: {state}{f' ({details})' if details else ''}")
-        if state != FINISHED:
-            lines.append(f"    {shlex.join(cell.command)}")
-    return "\n".join([*lines, "", *describe_costs(cells, [state for state, _ in states])])
+        lines += _describe_step(f"prepare {item.folder}", *_preparation_state(study, item), item.command)
+    for cell, state in zip(cells, states, strict=True):
+        lines += _describe_step(str(cell.folder.relative_to(study.output_dir)), *state, cell.command)
+    unprepared = [str(item.folder) for item in study.prepare if not _is_prepared(study, item)]
+    first = [f"To be made first: {', '.join(unprepared)}"] if unprepared else []
+    return "\n".join([*lines, "", *first, *describe_costs(cells, [state for state, _ in states])])
+
+
+def _preparation_state(study: Study, item: Preparation) -> tuple[str, str]:
+    return (FINISHED if _is_prepared(study, item) else MISSING), ""
+
+
+def _describe_step(name: str, state: str, details: str, command: Sequence[str]) -> list[str]:
+    """Return a line with the state of a step, and one with its command if it is still to be run."""
+    line = f"{name}: {state}{f' ({details})' if details else ''}"
+    return [line] if state == FINISHED else [line, f"    {shlex.join(command)}"]
 
 
 def print_commands(study: Study) -> None:

@@ -28,7 +28,7 @@ def describe_costs(cells: Sequence[Cell], states: Sequence[str]) -> list[str]:
                 "finished took, wherever they ran; starting up comes on top"
             )
         else:
-            lines.append(f"{model}: {missing} to do; time and disk unknown, for no run of it is finished yet")
+            lines.append(f"{model}: {missing} to do; time and disk are known once one of its runs is finished")
     return lines
 
 
