@@ -9,8 +9,8 @@ how the rest is computed:
 
     seconds of a batch = start + steps x median seconds of a step + EnCodec's decoding of the whole clips
 
-`start` is the time to the first step. Attention over more steps makes late ones a little slower, so this is a lower
-bound; with --steps of the whole clip (1503 for 30 s) nothing is extrapolated.
+`start` is the time to the first step. Attention over more steps makes late ones slower, so this is a lower bound (by a
+quarter, for one clip on a CPU); with --steps of the whole clip (1503 for 30 s) nothing is extrapolated.
 """
 
 import argparse
