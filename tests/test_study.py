@@ -84,7 +84,9 @@ def test_every_cell_is_run_once_and_then_left_alone(project, capsys):
     # Seeds outermost.
     names = ["ast/clean/seed-1", "ast/noisy/seed-1", "ast/clean/seed-2", "ast/noisy/seed-2"]
     assert runs_done(project) == [f"runs/s/{name}" for name in names]
-    assert "4 runs: 4 finished" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "4 runs: 4 finished" in out
+    assert "[4/4] ast/noisy/seed-2  begins\n[4/4] ast/noisy/seed-2  finished after 0:00:0" in out
     assert study.main(["study.yaml"]) == 0
     assert len(runs_done(project)) == 4
     log = (project / "runs/s/ast/noisy/seed-2/log.txt").read_text()

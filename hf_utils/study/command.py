@@ -11,6 +11,7 @@ after a kill. Several of them share the work: each takes runs that no other has.
 import argparse
 import shlex
 import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from hf_utils.results.output_files import file_stem, write_atomically
 from hf_utils.study.cells import SCRIPT, Cell, make_cells, read_configs
 from hf_utils.study.costs import describe_costs
 from hf_utils.study.file import Preparation, Study, read_study
-from hf_utils.study.runs import failure_lines, report_line, run_logged, wait_for_lock
+from hf_utils.study.runs import failure_lines, format_clock, report_line, run_logged, wait_for_lock
 from hf_utils.study.state import CHANGED, FINISHED, LOG_FILE, MISSING, RUNNING, find_state, lock_log, read_state
 
 FAILED = "failed"
@@ -59,7 +60,7 @@ def _prepare(study: Study, preparation: Preparation) -> bool:
     with wait_for_lock(folder, title) as log:
         if _is_prepared(study, preparation):
             return True
-        report_line(title)
+        report_line(f"{title}  begins")
         code = run_logged(preparation.command, folder, log, title)
         if code == 0 and preparation.folder.is_dir():
             write_atomically(folder / _DONE_FILE, shlex.join(preparation.command))
@@ -92,11 +93,13 @@ def _run_cell(cell: Cell, config: dict, defaults: dict, title: str, *, wait: boo
         if state == CHANGED:
             report_line(f"{title}  holds a run of another configuration: {details}. Move it away, or study elsewhere.")
             return state
-        report_line(f"{title}  {state}{f', {details}' if details else ''}")
+        report_line(f"{title}  {details or 'begins'}")
         write_config(cell.folder / CELL_FILE, config)
+        started = time.monotonic()
         code = run_logged(cell.command, cell.folder, log, title)
         state, _ = read_state(cell.folder, config, defaults)
     if code == 0 and state == FINISHED:
+        report_line(f"{title}  finished after {format_clock(time.monotonic() - started)}")
         return state
     _report_failure(title, f"exit code {code}" if code else "no complete results", cell.folder)
     return FAILED

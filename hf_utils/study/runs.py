@@ -41,7 +41,7 @@ def run_logged(command: Sequence[str], folder: Path, log: BinaryIO, title: str) 
     )
     try:
         while process.poll() is None:
-            _show(f"{title}  {_clock(time.monotonic() - started)}  {last_line(folder)}", lasting=False)
+            _show(f"{title}  {format_clock(time.monotonic() - started)}  {last_line(folder)}", lasting=False)
             time.sleep(_POLL_SECONDS)
     except BaseException:
         _stop(process)
@@ -53,7 +53,7 @@ def wait_for_lock(folder: Path, title: str) -> BinaryIO:
     """Return the locked log of `folder` as soon as the process that holds it has ended."""
     started = time.monotonic()
     while (log := lock_log(folder)) is None:
-        _show(f"{title}  waiting for another process, {_clock(time.monotonic() - started)}", lasting=False)
+        _show(f"{title}  waiting for another process, {format_clock(time.monotonic() - started)}", lasting=False)
         time.sleep(_POLL_SECONDS)
     return log
 
@@ -96,7 +96,8 @@ def _read_tail(folder: Path) -> str:
         return log.read().decode("utf-8", errors="replace")
 
 
-def _clock(seconds: float) -> str:
+def format_clock(seconds: float) -> str:
+    """Return hours, minutes and seconds, such as 1:02:03."""
     minutes, seconds = divmod(int(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
 
