@@ -49,6 +49,7 @@ def write_run(
     demo=False,
     robustness=None,
     complete=True,
+    data=None,
     **config,
 ):
     """A run's results.json and predictions_test.csv, as run_classification.py writes them."""
@@ -67,6 +68,8 @@ def write_run(
         "config": {"run_name": f"{model}/{arm}", "seed": seed, "model_name_or_path": "x/y", **config},
         "evaluations": {"test": {"num_tracks": len(tracks), "track": track}},
     }
+    if data is not None:
+        results["data"] = data
     if robustness is not None:
         results["robustness"] = robustness
     (folder / "results.json").write_text(json.dumps(results))
@@ -173,6 +176,26 @@ def test_runs_are_paired_by_seed(tmp_path):
     [table], _ = load_tables(tmp_path)
     [comparison] = score_table(table, "clean", num_resamples=50).comparisons
     assert comparison.accuracy.num_seeds == 2
+
+
+def split_sizes(train, test):
+    return {"splits": {"train": {"tracks": train}, "test": {"tracks": test}}}
+
+
+def test_the_page_says_what_data_it_is(tmp_path):
+    write_run(tmp_path / "a", seed=1, dataset_name="/home/me/music", data=split_sizes(1443, 60))
+    write_run(tmp_path / "b", seed=2, dataset_name="/home/me/music", data=split_sizes(1440, 60))
+    note = f"A subset {HOSTILE}"
+    page = read_page(tmp_path, tmp_path / "report", note=note)
+    assert "Data: music; real tracks: 1,440 to 1,443 train, 60 test." in " ".join(page.words)
+    assert note.split("<")[0].strip() in " ".join(page.words)
+    assert "> A subset " in (tmp_path / "report" / "report.md").read_text()
+
+
+@pytest.mark.parametrize("data", [None, [], {"splits": []}, {"splits": {"train": 3, "test": {"tracks": "x"}}}])
+def test_a_run_that_does_not_say_its_data_is_reported_all_the_same(tmp_path, data):
+    write_run(tmp_path / "a", data=data)
+    assert "Data:" not in " ".join(read_page(tmp_path, tmp_path / "report").words)
 
 
 @pytest.mark.parametrize(
@@ -333,8 +356,8 @@ def write_filtered_study(root):
     return root
 
 
-def read_page(runs, output):
-    write_report([runs], output, num_resamples=200)
+def read_page(runs, output, **options):
+    write_report([runs], output, num_resamples=200, **options)
     return PageReader((output / "report.html").read_text(encoding="utf-8"))
 
 

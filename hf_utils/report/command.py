@@ -44,8 +44,11 @@ def write_report(
     reference: str = REFERENCE_ARM,
     set_name: str = "test",
     num_resamples: int = NUM_RESAMPLES,
+    note: str = "",
 ) -> list[ScoredTable]:
     """Write the report on the runs in `folders` into the folder `output`; return its tables.
+
+    `note` stands at its top: what a reader must know of the data.
 
     Raises UserError if a folder does not exist, or holds no run at all.
     """
@@ -65,7 +68,7 @@ def write_report(
     sections += _describe_left_out(left_out)
     sections.append(Section("How to read this page", [Text(text) for text in _METHOD]))
     banner = _DEMO_BANNER if any(table.demo for table in tables) else ""
-    page = Page(f"Genre classification: {len(runs)} runs, evaluated on {set_name}", banner, sections)
+    page = Page(f"Genre classification: {len(runs)} runs, evaluated on {set_name}", banner, note, sections)
     write_page(page, Path(output))
     _write_results_csv(Path(output, "results.csv"), scored)
     return scored
@@ -115,9 +118,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--reference", default=REFERENCE_ARM, metavar="ARM", help="arm that the others are compared with"
     )
     parser.add_argument("--set", default="test", metavar="NAME", help="evaluated set to report on (default: test)")
+    parser.add_argument("--note", default="", metavar="TEXT", help="what a reader must know of the data: at the top")
     args = parser.parse_args(argv)
     try:
-        tables = write_report(args.runs, args.output, reference=args.reference, set_name=args.set)
+        tables = write_report(args.runs, args.output, reference=args.reference, set_name=args.set, note=args.note)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

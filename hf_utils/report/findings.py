@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from hf_utils.arguments.run_options import differing_options
+from hf_utils.cards.disclosure import show_source
 from hf_utils.data.gtzan import repetition_groups, track_facts
 from hf_utils.report.tables import Replicate, Table
 
@@ -96,6 +97,19 @@ def describe_track(track_id: str, genre: str) -> str:
         known.append(f"FAULT: the same recording as {', '.join(others)}")
     known.append(" – ".join(filter(None, (facts["artist"], facts["title"]))) or "artist and title unknown")
     return "; ".join(known)
+
+
+def describe_data(table: Table) -> str:
+    """Return the names of the table's datasets, and the number of tracks of every split; "" if no run says it."""
+    runs = [run for replicate in _all_replicates(table) for run in replicate.runs]
+    names = sorted({show_source(run.dataset) for run in runs if run.dataset})
+    sizes = []
+    for split in ("train", "validation", "test"):
+        counts = sorted({run.track_counts[split] for run in runs if split in run.track_counts})
+        if counts:
+            most = f" to {counts[-1]:,}" if len(counts) > 1 else ""  # folds differ by a few tracks
+            sizes.append(f"{counts[0]:,}{most} {split}")
+    return "; ".join(filter(None, [", ".join(names), sizes and f"real tracks: {', '.join(sizes)}"]))
 
 
 def arm_settings(table: Table, reference: str) -> dict[str, list[str]]:

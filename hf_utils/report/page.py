@@ -69,10 +69,11 @@ class Section:
 
 @dataclasses.dataclass(frozen=True)
 class Page:
-    """The whole report; a `banner`, if any, stands above everything."""
+    """The whole report; a `banner` and a `note`, if any, stand above everything."""
 
     title: str
     banner: str
+    note: str
     sections: Sequence[Section]
 
 

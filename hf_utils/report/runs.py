@@ -34,6 +34,8 @@ class Run:
         track_ids: N names, sorted.
         labels: int (N,).
         probabilities: float (N, K).
+        dataset: the name that the option gave.
+        track_counts: number of tracks of every split.
         robustness: rows with kind, severity, snr_db, accuracy and roc_auc; empty if it was not measured.
     """
 
@@ -48,7 +50,9 @@ class Run:
     track_ids: tuple[str, ...]
     labels: np.ndarray
     probabilities: np.ndarray
-    robustness: tuple[dict[str, Any], ...] = ()
+    dataset: str
+    track_counts: dict[str, int]
+    robustness: tuple[dict[str, Any], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +129,8 @@ def _read_run(folder: Path, set_name: str) -> Run:
         track_ids=tuple(predictions.track_ids[index] for index in order),
         labels=predictions.labels[order],
         probabilities=predictions.probabilities[order],
+        dataset=str(config.get("dataset_name", "")),
+        track_counts=_track_counts(results.get("data")),
         robustness=_robustness_rows(results.get("robustness")),
     )
 
@@ -156,6 +162,14 @@ def _name_cell(config: dict[str, Any]) -> tuple[str, str]:
         mix.append(f"augmented by {config['augmentation']}")
     arm = REFERENCE_ARM if mix in (["real"], [config.get("dataset_name")]) else " + ".join(map(str, mix))
     return model, arm
+
+
+def _track_counts(data: Any) -> dict[str, int]:
+    splits = data.get("splits") if isinstance(data, dict) else None
+    if not isinstance(splits, dict):
+        return {}
+    counts = {name: split.get("tracks") for name, split in splits.items() if isinstance(split, dict)}
+    return {name: count for name, count in counts.items() if isinstance(count, int)}
 
 
 def _robustness_rows(robustness: Any) -> tuple[dict[str, Any], ...]:

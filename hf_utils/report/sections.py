@@ -3,6 +3,7 @@
 from hf_utils.report.findings import (
     arm_settings,
     confused_pairs,
+    describe_data,
     missed_tracks,
     mixed_cells,
     published_results,
@@ -28,6 +29,8 @@ def describe_table(scored: ScoredTable, index: int, *, is_one_of_several: bool) 
         blocks.append(Text("Demo data: no number here is a result.", notice=True))
     if is_one_of_several:
         blocks.append(Text(_SEPARATION, notice=True))
+    if data := describe_data(table):
+        blocks.append(Text(f"Data: {data}."))
     blocks += [Text(warning, notice=True) for warning in mixed_cells(table)]
     blocks += _describe_verdict(scored, index)
     blocks += [score_grid(scored, metric) for metric in METRICS]
