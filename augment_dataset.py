@@ -139,7 +139,7 @@ def make_dataset(
         )
         return False
     description = read_config(args.augmentation).get("description")
-    shards.finish(describe_augmented(plan, shards, config, description, name))
+    shards.finish(describe_augmented(plan, shards, config, args.source_options(), description, name))
     return True
 
 

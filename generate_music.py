@@ -21,7 +21,14 @@ from hf_utils.arguments.parsing import parse_arguments
 from hf_utils.data.shards import Shards, open_shards
 from hf_utils.generation.continuation import load_training_clips
 from hf_utils.generation.generators import load_generator
-from hf_utils.generation.plan import describe_cost, describe_prompts, folder_config, library_versions, make_recipe
+from hf_utils.generation.plan import (
+    describe_cost,
+    describe_prompts,
+    folder_config,
+    library_versions,
+    make_recipe,
+    real_clips,
+)
 from hf_utils.generation.recipes import Recipe
 from hf_utils.generation.synthesis import BatchError, BatchMaker
 from hf_utils.generation.synthetic_dataset import replace_duplicates, write_batches, write_card
@@ -91,7 +98,7 @@ def generate_dataset(
         return False
     if replaced := replace_duplicates(shards, recipe, maker):
         print(f"{replaced} clips repeated one of another batch and were made again.")
-    write_card(shards, recipe, name)
+    write_card(shards, recipe, real_clips(args, recipe), name)
     print(f"Finished: {shards.folder}")
     return True
 

@@ -9,6 +9,7 @@ from markdown_it import MarkdownIt
 from test_results import evaluate, write
 
 from hf_utils.cards.dataset_card import dataset_card
+from hf_utils.cards.dataset_use import use_for_evaluation, use_for_training
 from hf_utils.cards.disclosure import is_hub_id, show_command, show_source
 from hf_utils.cards.markup import Markdown, code_block, escape, table
 from hf_utils.cards.model_card import write_model_card
@@ -82,6 +83,23 @@ def check_harmless(text, widths):
             found.append(columns)
             columns = 0
     assert set(found) == widths
+
+
+@pytest.mark.parametrize(
+    ("config", "shown"),
+    [
+        ({"max_steps": 1120}, {"max_steps"}),
+        ({"max_steps": -1}, {"num_train_epochs"}),
+        ({"max_steps": -1, "stages": [{"max_steps": 5}, {"max_steps": 6}]}, set()),
+        ({"max_steps": 7, "stages": [{"max_steps": 5}, {"learning_rate": 1e-3}]}, {"max_steps"}),
+        ({"max_steps": -1, "stages": [{"max_steps": 5}, {}]}, {"num_train_epochs"}),
+    ],
+)
+def test_settings_show_the_length_of_training_that_counted(tmp_path, config, shown):
+    text = write_card(tmp_path, config={"num_train_epochs": 10.0, **config})
+    names = {line.split("|")[1].strip().replace("\\", "") for line in text.splitlines() if line.startswith("|")}
+    assert "window_seconds" in names
+    assert names & {"max_steps", "num_train_epochs"} == shown
 
 
 def test_metadata_names_every_evaluated_set(tmp_path):
@@ -253,6 +271,7 @@ def test_dataset_card_comes_back(tmp_path):
         summary="First.\n\nSecond <b>.",
         facts={name: name for name in HOSTILE},
         counts=[{"genre": name, "train": 3} for name in HOSTILE],
+        use=use_for_training("me/gtzan-awgn10", {"dataset_name": HOSTILE[4]}, with_real=True),
         sections=[("Licence", "Unknown <b>."), (HOSTILE[0], Markdown("see `config.json`"))],
         license="unknown",
         tags=["noisy"],
@@ -277,7 +296,8 @@ def test_dataset_card_beside_parquet_files_loads(tmp_path):
     (tmp_path / "data").mkdir()
     clips.to_parquet(tmp_path / "data/train-00000-of-00001.parquet")
     info = {"features": clips.features._to_yaml_list(), "splits": [{"name": "train", "num_examples": 2}]}
-    text = dataset_card(title="x", summary="y", facts={}, counts=[{"genre": "a|b", "train": 1}], dataset_info=info)
+    use, counts = use_for_evaluation("me/x"), [{"genre": "a|b", "train": 1}]
+    text = dataset_card(title="x", summary="y", facts={}, counts=counts, use=use, dataset_info=info)
     (tmp_path / "README.md").write_text(text)
     loaded = datasets.load_dataset(str(tmp_path), cache_dir=str(tmp_path / "cache"), split="train")
     assert loaded.features["label"].names == ["a|b", "---"]

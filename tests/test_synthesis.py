@@ -190,7 +190,7 @@ def test_the_card_counts_what_was_rejected_and_states_licence_and_lack_of_vocals
     recipe = make_recipe(clips_per_genre=1)
     rows = make_maker(recipe, spoiler("silent", rows=[2], calls=[0])).make(0)
     config = {"model": "Tiny", "continue_from": None, "seed": 1, "versions": {"torch": "1"}, "shards": {}}
-    card = describe_dataset(recipe, rows, config, "me/data")
+    card = describe_dataset(recipe, rows, config, {"dataset_name": "me/real"}, "me/data")
     assert "license: cc-by-nc-4.0" in card and "not for commercial use" in card and "No vocals" in card
     assert "Rejected and made again: silent 1. All 3 clips that were kept passed." in card
     assert "| rock | 1 | 0.0 | 1 |" in card and rows[1]["prompt"][:20] in card

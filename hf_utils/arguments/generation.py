@@ -16,12 +16,6 @@ _real = partial(option, group="real clips (only for --continue_from and --report
 _scores = partial(option, group="scores, as columns")
 _job = partial(option, group="what to do, and where")
 
-# Options about real clips that hold for nothing else.
-_REAL_ONLY = (
-    "dataset_name dataset_config_name dataset_revision audio_column_name label_column_name on_bad_audio "
-    "split_protocol split_seed num_folds fold"
-).split()
-
 
 def _dataset_folder(options: Mapping[str, Any]) -> str:
     name = options.get("model_name_or_path", "synthetic")
@@ -126,8 +120,7 @@ class GenerationArguments(SourceArguments):
             raise UserError("hub_private_repo is given, but not push_to_hub, which would use it")
         if self.prompt_seconds is not None and self.continue_from is None:
             raise UserError("prompt_seconds is given, but not continue_from, which would use it")
-        defaults = {field.name: field.default for field in dataclasses.fields(self)}
-        changed = [name for name in _REAL_ONLY if getattr(self, name) != defaults[name]]
+        changed = self.changed_source()
         if changed and self.continue_from is None and self.report is None:
             raise UserError(
                 f"{', '.join(changed)} {'is' if len(changed) == 1 else 'are'} given, but neither continue_from nor "

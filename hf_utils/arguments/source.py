@@ -3,13 +3,19 @@
 import dataclasses
 import os
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from hf_utils.arguments.options import option
 from hf_utils.errors import UserError
 
 _data = partial(option, group="data")
 _split = partial(option, group="split into training, validation and test tracks")
+
+# Which real clips there are, in which split. Not the genres: a dataset may be made for fewer than one trains on.
+_SOURCE = (
+    "dataset_name dataset_config_name dataset_revision audio_column_name label_column_name on_bad_audio "
+    "split_protocol split_seed num_folds fold"
+).split()
 
 
 @dataclasses.dataclass
@@ -59,3 +65,13 @@ class SourceArguments:
         if self.genres is not None and (len(self.genres) < 2 or len(set(self.genres)) < len(self.genres)):
             raise UserError(f"genres is {self.genres}, expected two or more different ones")
         self.num_proc = self.num_proc or min(4, os.cpu_count() or 1)
+
+    def changed_source(self) -> dict[str, Any]:
+        """Return the options that say which real clips there are, and their split, where they are not the default."""
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        return {name: getattr(self, name) for name in _SOURCE if getattr(self, name) != defaults[name]}
+
+    def source_options(self) -> dict[str, Any]:
+        """Return the options that give run_classification.py the same real clips and split, after any recipe."""
+        always = {"dataset_name": self.dataset_name, "split_protocol": self.split_protocol}
+        return always | self.changed_source()

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,6 +10,7 @@ import pyarrow as pa
 from hf_utils.augmentation.copies import CopyPlan
 from hf_utils.augmentation.corruptions import Corruption
 from hf_utils.cards.dataset_card import dataset_card
+from hf_utils.cards.dataset_use import Use, use_for_evaluation, use_for_training
 from hf_utils.cards.markup import Markdown
 from hf_utils.data.clips import genre_names
 from hf_utils.data.shards import Shards
@@ -30,12 +32,20 @@ _TRAIN_TEXT = (
     "or test track."
 )
 _ORIGINALS_TEXT = (
-    "The originals are in this dataset as well (origin `real`): train on it alone, `--train_datasets` with this "
-    "dataset and without `real`."
+    "The originals are in this dataset as well (origin `real`): train on it alone, without `real`, which would count "
+    "them twice."
+)
+_OTHER_SPLITS_TEXT = (
+    "Training takes only the split train. To test on copies, make a dataset without it (`--splits test`): "
+    "`--eval_datasets` takes all clips of a dataset."
 )
 _TEST_TEXT = (
-    "This is for evaluation: every corruption is a configuration of its own, {first} for instance, and the same for "
-    "everybody. Report a model that was trained on one of these kinds apart from one that was not."
+    "This is for evaluation: never train on it. `--eval_datasets` gives one score over all its clips{originals}."
+)
+_KINDS_TEXT = (
+    "Every corruption is a configuration of its own, {first} for instance, and the same for everybody. For a score of "
+    "each, give run_classification.py `--corruptions` with the file that this dataset was made from: it makes the "
+    "same clips. Report a model that was trained on one of these kinds apart from one that was not."
 )
 _LICENCE_TEXT = (
     "The copies contain the music of the original dataset and have its licence and its restrictions; none is added "
@@ -44,11 +54,14 @@ _LICENCE_TEXT = (
 )
 
 
-def describe_augmented(plan: CopyPlan, shards: Shards, config: Mapping, description: str | None, name: str) -> str:
+def describe_augmented(
+    plan: CopyPlan, shards: Shards, config: Mapping, source: Mapping[str, Any], description: str | None, name: str
+) -> str:
     """Return the card of the dataset in `shards`, all of which are there.
 
     Args:
         config: of the folder.
+        source: options that give the real clips and their split.
         description: of the transforms, in words.
         name: what `load_dataset` takes.
     """
@@ -57,13 +70,18 @@ def describe_augmented(plan: CopyPlan, shards: Shards, config: Mapping, descript
     copied = pa.concat_tables(tables.values())
     what = "Corrupted" if is_benchmark else "Noisy"
     own_words = f"{description.strip()} " if description else ""
-    use = _use_text(plan, config, is_benchmark)
-    texts = {"Use": use, "Columns": _COLUMN_TEXT, "Seeds": _SEED_TEXT, "Licence": _LICENCE_TEXT}
+    texts = {
+        "Use": _use_text(plan, config, is_benchmark),
+        "Columns": _COLUMN_TEXT,
+        "Seeds": _SEED_TEXT,
+        "Licence": _LICENCE_TEXT,
+    }
     return dataset_card(
         title=f"{what} copies of {config['dataset']} ({config['augmentation']})",
         summary=f"{own_words}{len(copied)} clips, made from {config['clips']} clips of {config['dataset']}.",
         facts={**_config_facts(config), **_measured_facts(plan, copied)},
         counts=_count_corruptions(tables) if is_benchmark else _count_genres(genre_names(plan.clips), tables),
+        use=_use(config, source, name),
         sections=[(heading, Markdown(text)) for heading, text in texts.items()],
         tags=["augmented", "music-genre-classification"],
         configs=_configurations(plan, config["splits"], is_benchmark),
@@ -71,11 +89,23 @@ def describe_augmented(plan: CopyPlan, shards: Shards, config: Mapping, descript
     )
 
 
+def _use(config: Mapping, source: Mapping[str, Any], name: str) -> Use:
+    if "train" not in config["splits"]:
+        return use_for_evaluation(name)
+    return use_for_training(name, source, with_real=not config["include_original"])
+
+
 def _use_text(plan: CopyPlan, config: Mapping, is_benchmark: bool) -> str:
+    originals = config["include_original"]
+    if "train" in config["splits"]:
+        texts = [_TRAIN_TEXT.format(protocol=f"protocol {config['protocol']['name']}")]
+        texts += [_ORIGINALS_TEXT] if originals else []
+        texts += [_OTHER_SPLITS_TEXT] if len(config["splits"]) > 1 else []
+    else:
+        texts = [_TEST_TEXT.format(originals=", the originals among them" if originals else "")]
     if is_benchmark:
-        return _TEST_TEXT.format(first=next(copy.name for copy in plan.copies if copy.name))
-    text = _TRAIN_TEXT.format(protocol=f"protocol {config['protocol']['name']}")
-    return f"{text}\n\n{_ORIGINALS_TEXT}" if config["include_original"] else text
+        texts.append(_KINDS_TEXT.format(first=next(copy.name for copy in plan.copies if copy.name)))
+    return "\n\n".join(texts)
 
 
 def _config_facts(config: Mapping) -> dict[str, str]:

@@ -1,11 +1,11 @@
 """The card of a dataset that this project made: what it is, from what, how many clips, and how to load it."""
 
 import json
-import shlex
 from collections.abc import Mapping, Sequence
 
 from huggingface_hub import DatasetCardData
 
+from hf_utils.cards.dataset_use import Use
 from hf_utils.cards.markup import Markdown, code_block, one_line, paragraphs, render_template, table
 
 
@@ -15,6 +15,7 @@ def dataset_card(
     summary: str,
     facts: Mapping[str, object],
     counts: Sequence[Mapping[str, object]],
+    use: Use,
     sections: Sequence[tuple[str, str]] = (),
     license: str | None = None,
     tags: Sequence[str] = (),
@@ -27,6 +28,7 @@ def dataset_card(
     Args:
         facts: a table of what it was made from and how: source, configuration, seed, versions. No secrets, no folders.
         counts: rows of a table, such as {"genre": "blues", "train": 100}; all with the keys of the first.
+        use: the command that trains or tests on it.
         sections: (heading, text) in order, the licence's caveats among them. Text is shown literally, with its
             paragraphs, unless it is `markup.Markdown`.
         license: a licence identifier of the Hub.
@@ -51,6 +53,7 @@ def dataset_card(
         counts=table(header, [[str(row[key]) for key in header] for row in counts]) if counts else Markdown("none"),
         sections=[(heading, paragraphs(text)) for heading, text in sections],
         usage=code_block(f"from datasets import load_dataset\n\nclips = load_dataset({json.dumps(name)})", "python"),
-        train=code_block(f"python run_classification.py --train_datasets real {shlex.quote(name)}", "bash"),
+        purpose=Markdown(use.purpose),
+        command=code_block(use.command, "bash"),
     )
     return f"---\n{card_data.to_yaml()}\n---\n\n{body}"

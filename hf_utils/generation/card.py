@@ -3,8 +3,10 @@
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from hf_utils.cards.dataset_card import dataset_card
+from hf_utils.cards.dataset_use import use_for_training
 from hf_utils.cards.disclosure import show_source
 from hf_utils.generation.recipes import Recipe
 
@@ -26,12 +28,15 @@ _CONTINUED = (
 )
 
 
-def describe_dataset(recipe: Recipe, rows: Sequence[Mapping], config: Mapping, name: str) -> str:
+def describe_dataset(
+    recipe: Recipe, rows: Sequence[Mapping], config: Mapping, source: Mapping[str, Any], name: str
+) -> str:
     """Return the card's text.
 
     Args:
         rows: label, prompt and rejected of every clip.
         config: of the folder.
+        source: options that give the real clips to train on beside it, and their split.
         name: what `load_dataset` takes.
     """
     checkpoint, sampling = recipe.checkpoint, recipe.sampling
@@ -54,6 +59,7 @@ def describe_dataset(recipe: Recipe, rows: Sequence[Mapping], config: Mapping, n
         "data of music genre classifiers. Nothing in it was played by people; do not evaluate on it.",
         facts={**facts, **{f"{package} version": version for package, version in config["versions"].items()}},
         counts=_count_genres(recipe, rows),
+        use=use_for_training(name, source, with_real=True),
         sections=sections,
         license=checkpoint.license,
         tags=["synthetic", "music-genre-classification"],

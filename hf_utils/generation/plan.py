@@ -4,14 +4,17 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+from typing import Any
 
 import torch
 
 from hf_utils.arguments.generation import GenerationArguments
 from hf_utils.arguments.training import has_bf16_hardware
+from hf_utils.cards.dataset_use import UNKNOWN_CLIPS
 from hf_utils.cards.disclosure import show_source
 from hf_utils.data.clips import genre_names
 from hf_utils.data.corpus import load_split_clips
+from hf_utils.data.genre_names import fold_genre
 from hf_utils.data.gtzan import track_facts
 from hf_utils.errors import UserError
 from hf_utils.generation.continuation import load_training_clips, make_parents
@@ -43,11 +46,7 @@ def make_recipe(args: GenerationArguments, device: torch.device) -> Recipe:
     )
     genres, parents = args.genres, None
     if genres is None:
-        genres = (
-            genre_names(load_split_clips(args))
-            if args.continue_from
-            else sorted({track["genre"] for track in track_facts().values()})
-        )
+        genres = genre_names(load_split_clips(args)) if args.continue_from else _gtzan_genres()
     if args.continue_from is not None:
         rate = native_rate(checkpoint)
         real = load_training_clips(args, rate)
@@ -66,6 +65,19 @@ def make_recipe(args: GenerationArguments, device: torch.device) -> Recipe:
         args.rms_db,
         parents,
     )
+
+
+def _gtzan_genres() -> list[str]:
+    return sorted({track["genre"] for track in track_facts().values()})
+
+
+def real_clips(args: GenerationArguments, recipe: Recipe) -> dict[str, Any]:
+    """Return the options that give the real clips to train on beside the generated ones, as far as they are known."""
+    options = args.source_options()
+    if args.continue_from is None and args.report is None:
+        if not all(fold_genre(genre, _gtzan_genres()) for genre in recipe.genres):
+            options["dataset_name"] = UNKNOWN_CLIPS
+    return options
 
 
 def choose_dtype(asked: str, device: torch.device) -> str:

@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
@@ -75,12 +76,13 @@ def replace_duplicates(shards: Shards, recipe: Recipe, maker: BatchMaker) -> int
             replaced += len(faults)
 
 
-def write_card(shards: Shards, recipe: Recipe, name: str | None) -> None:
+def write_card(shards: Shards, recipe: Recipe, source: Mapping[str, Any], name: str | None) -> None:
     """Check the folder and write its card, which finishes it.
 
     Args:
+        source: options that give the real clips to train on beside it, and their split.
         name: what the card tells `load_dataset` to take; None for the folder.
     """
     rows = shards.read(["label", "prompt", "rejected", "dtype"]).to_pylist()
     config = json.loads((shards.folder / "config.json").read_text(encoding="utf-8"))
-    shards.finish(describe_dataset(recipe, rows, config, name or show_source(str(shards.folder))))
+    shards.finish(describe_dataset(recipe, rows, config, source, name or show_source(str(shards.folder))))
