@@ -1,12 +1,13 @@
 """Write noisy or otherwise altered copies of a dataset's clips, as a dataset to train or to test on.
 
     python augment_dataset.py configs/augment/awgn_10db.yaml --output_dir data/gtzan-awgn10 --num_proc 4
-    python augment_dataset.py configs/augment/codec.yaml --dataset_name path/to/genres --preview 5
+    python augment_dataset.py configs/augment/codec.yaml --dataset_name path/to/genres --preview 5    # only a look
     python augment_dataset.py configs/corruptions.yaml --splits test --output_dir data/gtzan-c --push_to_hub me/gtzan-c
     python augment_dataset.py configs/augment/mild.yaml --num_shards 3 --shard_index 0      # one of three machines
 
 Only training clips are copied unless --splits says otherwise. A run that was stopped goes on when its command is given
-again, under any number of processes, and writes the same files.
+again, under any number of processes, and writes the same files. --preview writes a few clips before and after, with
+spectrograms, into the folder <output_dir>-preview and no dataset.
 """
 
 import hashlib
@@ -25,7 +26,7 @@ from hf_utils.augmentation.card import describe_augmented
 from hf_utils.augmentation.copies import Copy, CopyPlan
 from hf_utils.augmentation.corruptions import Corruption, read_corruptions
 from hf_utils.augmentation.pipeline import TRANSFORM_PACKAGES, package_version, read_augmentation
-from hf_utils.augmentation.preview import write_preview
+from hf_utils.augmentation.preview import format_previews, write_preview
 from hf_utils.cards.disclosure import show_source
 from hf_utils.data.corpus import load_split_clips
 from hf_utils.data.shard_workers import write_shards
@@ -53,8 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     plan = plan_copies(args, clips, copies)
     if args.preview is not None:
         folder = Path(f"{args.output_dir}-preview")
-        pictures = write_preview(plan, folder, args.preview, args.sampling_rate)
-        print("\n".join(["Before and after, as FLAC files beside their pictures:", *map(str, pictures)]))
+        print(format_previews(write_preview(plan, folder, args.preview, args.sampling_rate), folder))
         return 0
     config = describe_config(args, plan)
     shards = open_shards(args.output_dir, config, plan.shards_per_split)

@@ -231,7 +231,23 @@ def test_preview_writes_clips_and_pictures_and_no_dataset(run, tmp_path, capsys)
     files = sorted(path.name for path in (tmp_path / "looked-preview").iterdir())
     assert [name.partition("-0.")[2] for name in files] == ["after.flac", "before.flac", "png"] * 2
     assert (tmp_path / "looked-preview" / files[2]).read_bytes().startswith(b"\x89PNG")
-    assert "png" in capsys.readouterr().out
+    first, *blocks = capsys.readouterr().out.strip().split("\n\n")
+    assert first == f"2 clips before and after, with spectrograms, are in {tmp_path / 'looked-preview'}:"
+    for block, start in zip(blocks, (0, 3), strict=True):
+        track_id, *applied, last = block.splitlines()
+        after, before, picture = files[start : start + 3]
+        assert last.split() == [before, after, picture] and before == f"{track_id}+own-0.before.flac"
+        assert applied and all(line.startswith("  ") for line in applied)
+
+
+def test_preview_says_what_was_applied_and_the_help_where_it_goes(run, capsys):
+    run("looked", AWGN, "--preview", 1)
+    applied = capsys.readouterr().out.splitlines()[3]
+    assert applied.startswith("  AddGaussianSNR: ") and "10" in applied
+    with pytest.raises(SystemExit):
+        augment_dataset.main(["--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert shown.count("into the folder <output_dir>-preview") == 2
 
 
 def test_repository_is_opened_before_the_work_and_pushed_to_after(run, monkeypatch):

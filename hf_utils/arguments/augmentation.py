@@ -53,9 +53,11 @@ class AugmentationArguments(SourceArguments):
         None, "Folder of the new dataset. (default: data/<dataset>-<file>)", metavar="FOLDER", derive=_dataset_folder
     )
     preview: int | None = _job(
-        None, "Only write so many clips before and after, with spectrograms, to <output_dir>-preview.",
-        metavar="CLIPS", at_least=1,
-    )  # fmt: skip
+        None,
+        "Only write so many clips before and after, with spectrograms, into the folder <output_dir>-preview.",
+        metavar="CLIPS",
+        at_least=1,
+    )
     shard_size: int = _job(50, "Clips per file; what a killed run loses at most.", metavar="CLIPS", at_least=1)
     num_shards: int = _job(1, "Number of machines that share the work on one folder.", metavar="MACHINES", at_least=1)
     shard_index: int = _job(0, "Which of them this is, counted from 0.", metavar="MACHINE", at_least=0)

@@ -2,6 +2,7 @@
 
 import textwrap
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,8 +18,16 @@ _FRAME_SAMPLES, _HOP_SAMPLES = 2048, 512
 _RANGE_DB = 80
 
 
-def write_preview(plan: CopyPlan, folder: Path, num_clips: int, sampling_rate: int | None) -> list[Path]:
-    """Write `<copy>.before.flac`, `.after.flac` and `.png` of some copies, and return the pictures.
+class Preview(NamedTuple):
+    """A copy to listen to: the clip, what was applied to it, line by line, and the names of its files."""
+
+    track_id: str
+    applied: str
+    files: list[str]
+
+
+def write_preview(plan: CopyPlan, folder: Path, num_clips: int, sampling_rate: int | None) -> list[Preview]:
+    """Write `<copy>.before.flac`, `.after.flac` and `.png` of some copies.
 
     Args:
         num_clips: how many, spread over all copies of the plan.
@@ -29,7 +38,7 @@ def write_preview(plan: CopyPlan, folder: Path, num_clips: int, sampling_rate: i
     """
     entries = [entry for shard in plan.shards for entry in shard if plan.copies[entry[1]].name is not None]
     chosen = np.linspace(0, len(entries) - 1, min(num_clips, len(entries))).astype(int)
-    pictures = []
+    previews = []
     for row, copy_index in (entries[i] for i in chosen):
         clip, copy = plan.clips[row], plan.copies[copy_index]
         try:
@@ -39,16 +48,27 @@ def write_preview(plan: CopyPlan, folder: Path, num_clips: int, sampling_rate: i
         wanted = sampling_rate or sample_rate
         before = bring_to_full_scale(resample(samples, sample_rate, wanted), []).samples
         after, _ = copy.apply(before, wanted, clip["track_id"])
-        stem = folder / file_stem(f"{clip['track_id']}+{copy.name}-{copy.number}")
-        figure = _spectrograms(before, after, wanted, clip["track_id"])
+        stem = file_stem(f"{clip['track_id']}+{copy.name}-{copy.number}")
+        files = {
+            f"{stem}.before.flac": encode_flac(before, wanted),
+            f"{stem}.after.flac": encode_flac(after.samples, wanted),
+            f"{stem}.png": encode_png(_spectrograms(before, after, wanted, clip["track_id"])),
+        }
         try:
-            write_atomically(f"{stem}.before.flac", encode_flac(before, wanted))
-            write_atomically(f"{stem}.after.flac", encode_flac(after.samples, wanted))
-            write_atomically(f"{stem}.png", encode_png(figure))
+            for name, content in files.items():
+                write_atomically(folder / name, content)
         except OSError as error:
             raise UserError(f"{folder} cannot be written: {error.strerror}") from error
-        pictures.append(Path(f"{stem}.png"))
-    return pictures
+        previews.append(Preview(clip["track_id"], describe_transforms(after), list(files)))
+    return previews
+
+
+def format_previews(previews: list[Preview], folder: Path) -> str:
+    """Return the folder, and per copy what was applied and its files."""
+    lines = [f"{len(previews)} clips before and after, with spectrograms, are in {folder}:"]
+    for preview in previews:
+        lines += ["", preview.track_id, textwrap.indent(f"{preview.applied}\n{'  '.join(preview.files)}", "  ")]
+    return "\n".join(lines)
 
 
 def describe_transforms(clip: AugmentedClip) -> str:
