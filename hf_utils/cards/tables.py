@@ -60,12 +60,22 @@ def data_table(data: Mapping) -> Markdown:
 def settings_table(results: Mapping) -> Markdown:
     """Return what was trained, how long, and every option that bears on it; no secrets, no folders of a machine."""
     facts = [*_flatten(results["model"]), *_flatten(results["seconds"], " (seconds)"), ("seed", str(results["seed"]))]
+    hidden = {"seed", *_unused_lengths(results["config"])}
     options = [
         (name, show_value(value))
         for name, value in sorted(results["config"].items())
-        if value not in (None, "", []) and not _NOT_SETTINGS.fullmatch(name) and not is_secret(name) and name != "seed"
+        if value not in (None, "", []) and not (_NOT_SETTINGS.fullmatch(name) or is_secret(name) or name in hidden)
     ]
     return table(["setting", "value"], [*facts, *options])
+
+
+def _unused_lengths(config: Mapping) -> set[str]:
+    """Return which options did not decide how long training was: steps win over epochs, a stage's over the run's."""
+    unused = {"max_steps", "num_train_epochs"}
+    for changes in config.get("stages") or [{}]:
+        counted = "max_steps" if {**config, **changes}.get("max_steps", -1) > 0 else "num_train_epochs"
+        unused -= {counted} - changes.keys()
+    return unused
 
 
 def robustness_part(robustness: Mapping | Sequence[Mapping]) -> Markdown:
