@@ -69,6 +69,15 @@ def test_a_file_is_the_mean_of_its_windows(tmp_path):
     assert [float(r["loud"]) for r in timeline] == pytest.approx(windows, abs=1e-4)
 
 
+def test_tables_have_no_more_digits_than_say_something(tmp_path):
+    write_levels(tmp_path / "a.wav", [0.8, 0.4, 0.2, -0.6], seconds=1 / 3)
+    predict(tmp_path / "a.wav", tmp_path / "out", per_window=True, window_samples=2999, hop_samples=1000)
+    for path, digits in (("predictions.csv", [6, 6]), ("timeline/a.wav.csv", [3, 3, 6, 6])):
+        for row in read_rows(tmp_path / "out" / path):
+            numbers = [value for name, value in row.items() if name not in ("file", "prediction")]
+            assert [len(number.partition(".")[2]) for number in numbers] == digits
+
+
 def test_a_short_clip_is_repeated_and_another_rate_resampled(tmp_path):
     write_levels(tmp_path / "short.flac", [0.5], seconds=0.75, rate=16000)
     model, _ = predict(tmp_path, tmp_path / "out", per_window=True)

@@ -39,8 +39,9 @@ def predict_files(
     """Write the genre of a file, or of every music file in a folder and its subfolders, to `predictions.csv`.
 
     Its columns: file (relative to `path`), prediction, and a probability per genre, the mean over the file's windows.
-    `per_window` also writes `timeline/<file>.csv`: start_seconds, end_seconds, prediction, and the probabilities. One
-    file is in memory at a time. Interrupted, the files done so far are written.
+    `per_window` also writes `timeline/<file>.csv`: start_seconds, end_seconds, prediction, and the probabilities.
+    Probabilities have 6 decimals, times 3. One file is in memory at a time. Interrupted, the files done so far are
+    written.
 
     Window and hop are at the feature extractor's sampling rate; a shorter clip is repeated to fill a window. Batches
     are of windows. Returns (number of files done, [(file, reason)] of those that could not be read, which are logged
@@ -66,7 +67,10 @@ def predict_files(
             if per_window:
                 spans = [(start, min(start + window_samples, len(samples))) for start in starts]
                 times = np.array(spans) / feature_extractor.sampling_rate
-                timeline = [_row(t, p, genres) for t, p in zip(times.tolist(), probabilities, strict=True)]
+                timeline = [
+                    _row([f"{time:.3f}" for time in span], row, genres)
+                    for span, row in zip(times, probabilities, strict=True)
+                ]
                 header = ["start_seconds", "end_seconds", "prediction", *genres]
                 write_csv(output_dir / TIMELINE_FOLDER / f"{name}.csv", header, timeline)
     finally:
@@ -115,4 +119,4 @@ def _relative_name(file: Path, path: Path) -> str:
 
 
 def _row(first: list, probabilities: np.ndarray, genres: list[str]) -> list:
-    return [*first, genres[probabilities.argmax()], *probabilities.tolist()]
+    return [*first, genres[probabilities.argmax()], *(f"{p:.6f}" for p in probabilities)]
