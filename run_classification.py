@@ -52,12 +52,12 @@ def main(argv: list[str] | None = None) -> int:
     setup_logging(training_args.process_index == 0)
     expect_processes(training_args.world_size)
     if not training_args.do_train:
-        data_args = adopt_data_options(data_args, model_args.model_name_or_path)
+        data_args = adopt_data_options(data_args, model_args, training_args)
     arguments = model_args, data_args, training_args
     if search_args.search is not None:
         from hf_utils.training.search import run_search  # here, because Optuna takes its time to import
 
-        print(f"The best options: {run_search(arguments, search_args.search, search_args.num_trials)}")
+        print(f"The best options: {run_search(arguments, search_args)}")
         return 0
     with claim_folder(training_args.output_dir, is_main_process=training_args.process_index == 0):
         return run_job(*arguments)

@@ -22,6 +22,7 @@ from hub_server import OWNER, STRANGER, TOKEN, HubServer
 from tiny_musicgen import save_tiny_musicgen
 from transformers.trainer_utils import HubStrategy
 
+from hf_utils.arguments.classification import DataArguments, ModelArguments
 from hf_utils.arguments.parsing import build_arguments
 from hf_utils.arguments.training import ClassificationTrainingArguments
 from hf_utils.data.clips import load_clips
@@ -32,6 +33,7 @@ from hf_utils.hub.published_files import select_files
 from hf_utils.hub.repository import open_repository, push_folder
 from hf_utils.models.checkpoints import Checkpoint
 from hf_utils.models.loading import load_classifier
+from hf_utils.training.past_runs import adopt_data_options
 
 ROOT = Path(__file__).resolve().parents[1]
 # What may not break a card, a page or a table; "/" cannot be in the name of a folder.
@@ -196,6 +198,57 @@ def test_what_cannot_be_pushed_is_refused_before_the_work(hub, monkeypatch, name
         open_repository(name, "model", token=token)
     assert words in str(error.value) and (token or "?!") not in str(error.value)
     assert list(hub.repos) == [f"models/{STRANGER}"]
+
+
+def adopt(options: dict, *, do_eval: bool = True, **model_options) -> DataArguments:
+    data_args, model_args = build_arguments(
+        [DataArguments, ModelArguments], {"model_name_or_path": "me/cnn", **model_options, **options}
+    )
+    return adopt_data_options(data_args, model_args, SimpleNamespace(do_eval=do_eval, hub_token=None))
+
+
+def test_a_checkpoint_on_the_hub_is_tested_on_the_split_of_its_revision(hub, monkeypatch, caplog):
+    repository = open_repository("me/cnn", "model")
+    for seed in (3, 4):
+        config = {"dataset_name": "me/music", "split_protocol": "stratified", "window_seconds": 5.0}
+        config["split_seed"] = seed
+        repository.commit({"config.yaml": yaml.safe_dump(config).encode()}, f"seed {seed}")
+    first = hub.repos["models/me/cnn"].commits[1][0]
+    for online in (True, False):
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", not online)
+        for revision, seed in ((first, 3), (None, 4)):
+            adopted = adopt({}, model_revision=revision)
+            assert (adopted.dataset_name, adopted.split_seed, adopted.window_seconds) == ("me/music", seed, 5.0)
+    with pytest.raises(UserError, match="trained on split_seed: 4"):
+        adopt({"split_seed": 3})
+    assert adopt({"dataset_name": "me/other"}).split_protocol == "auto"
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        tagging = adopt({}, do_eval=False)
+    assert (tagging.dataset_name, tagging.window_seconds) == (DataArguments.dataset_name, 5.0)
+    assert caplog.messages == ["Windows are those of the run in me/cnn"]
+
+
+def test_a_checkpoint_of_the_hub_that_was_trained_on_a_folder_wants_to_know_where_it_is(hub):
+    config = {"dataset_name": "genres", "split_protocol": "stratified", "split_seed": 3}
+    open_repository("me/cnn", "model").commit({"config.yaml": yaml.safe_dump(config).encode()}, "x")
+    with pytest.raises(UserError, match="trained on genres, a folder .* --dataset_name"):
+        adopt({})
+    adopted = adopt({"dataset_name": "/data/genres/"})
+    assert (adopted.dataset_name, adopted.split_seed) == ("/data/genres/", 3)
+    with pytest.raises(UserError, match="trained on split_seed: 3"):
+        adopt({"dataset_name": "/data/genres", "split_seed": 1})
+    assert adopt({"dataset_name": "/data/others"}).split_seed == 0
+    adopt({}, do_eval=False)
+
+
+@pytest.mark.parametrize("files", [{}, {"config.yaml": b"window_seconds: {min: 1}\nsplit: x\n"}])
+def test_a_checkpoint_of_the_hub_that_says_nothing_of_its_data_is_tested_with_a_notice(hub, files, caplog):
+    open_repository("me/cnn", "model").commit({"config.json": b"{}", **files}, "x")
+    for options in ({}, {"model_name_or_path": "me/absent"}):
+        caplog.clear()
+        assert adopt({"split_seed": 3}, **options).split_seed == 3
+        assert len(caplog.messages) == 1 and "may be among the test tracks" in caplog.text
 
 
 def test_a_hub_that_is_not_there_is_one_message(hub, monkeypatch):

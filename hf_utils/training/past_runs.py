@@ -1,41 +1,95 @@
-"""What a checkpoint's own run says: on which data and split it was trained, and what has been finished."""
+"""What a checkpoint's own run says: on which data, split and windows it was trained."""
 
 import logging
 from pathlib import Path
 
-from hf_utils.arguments.classification import DataArguments
+from huggingface_hub import hf_hub_download
+
+from hf_utils.arguments.classification import ClassificationTrainingArguments, DataArguments, ModelArguments
 from hf_utils.arguments.config_files import read_config
+from hf_utils.arguments.options import check_value, collect_options
 from hf_utils.arguments.parsing import build_arguments
 from hf_utils.errors import UserError
+from hf_utils.hub.repository import HUB_ERRORS
 
 logger = logging.getLogger(__name__)
 
+CONFIG_FILE = "config.yaml"
 _SPLIT_OPTIONS = ("genres", "split_protocol", "split_seed", "num_folds", "fold")
 _SOURCE_OPTIONS = ("dataset_name", "dataset_config_name", "dataset_revision", "audio_column_name", "label_column_name")
 _WINDOW_OPTIONS = ("window_seconds", "eval_hop_seconds")
 
 
-def adopt_data_options(data_args: DataArguments, model_name_or_path: str) -> DataArguments:
+def adopt_data_options(
+    data_args: DataArguments, model_args: ModelArguments, training_args: ClassificationTrainingArguments
+) -> DataArguments:
     """Return `data_args` with what was not given taken from the run that trained the checkpoint, if it is a run's.
 
     Otherwise the checkpoint would be tested on another split, where its own training tracks are among the test tracks.
+    Where nothing is evaluated, that is the windows alone.
 
     Raises:
-        UserError: another split of the same dataset is asked for.
+        UserError: another split of the same dataset is asked for, or the dataset was a folder on another machine.
     """
-    path = Path(model_name_or_path, "config.yaml")
-    if not path.is_file():
+    name, given = model_args.model_name_or_path, data_args.given_options
+    config = _read_run_config(model_args, training_args.hub_token)
+    if not training_args.do_eval:
+        adopted = {option: config[option] for option in _WINDOW_OPTIONS if option in config}
+        return _merge(data_args, adopted, f"Windows are those of the run in {name}")
+    if not config:
+        logger.warning("%s has no %s of a run: its training tracks may be among the test tracks.", name, CONFIG_FILE)
         return data_args
-    config, given = read_config(str(path)), data_args.given_options
-    trained_on = {name: config[name] for name in (*_SOURCE_OPTIONS, *_SPLIT_OPTIONS) if name in config}
-    if given.get("dataset_name", trained_on.get("dataset_name")) != trained_on.get("dataset_name"):
+    if not Path(name).is_dir():
+        config["dataset_name"] = _find_dataset(config["dataset_name"], given.get("dataset_name"), name)
+    if given.get("dataset_name", config["dataset_name"]) != config["dataset_name"]:
         return data_args
-    for name in _SPLIT_OPTIONS:
-        if name in given and given[name] != trained_on.get(name):
+    for option in _SPLIT_OPTIONS:
+        if option in given and given[option] != config.get(option):
             raise UserError(
-                f"{name} is {given[name]}, but {model_name_or_path} was trained on {name}: {trained_on.get(name)} of "
-                "the same dataset: its training tracks would be among the test tracks. Leave the option out."
+                f"{option} is {given[option]}, but {name} was trained on {option}: {config.get(option)} of the same "
+                "dataset: its training tracks would be among the test tracks. Leave the option out."
             )
-    adopted = {name: config[name] for name in (*trained_on, *_WINDOW_OPTIONS) if name in config and name not in given}
-    logger.info("Data, split and windows are those of the run in %s", model_name_or_path)
-    return build_arguments((DataArguments,), {**adopted, **given})[0]
+    return _merge(data_args, config, f"Data, split and windows are those of the run in {name}")
+
+
+def _merge(data_args: DataArguments, adopted: dict, message: str) -> DataArguments:
+    if adopted.keys() - data_args.given_options.keys():
+        logger.info("%s", message)
+    return build_arguments((DataArguments,), {**adopted, **data_args.given_options})[0]
+
+
+def _find_dataset(trained_on: str, given: str | None, name: str) -> str:
+    """Return what the dataset of a run on the Hub is called here: of a folder's path only the last part was published.
+
+    Raises:
+        UserError: it was a folder, and the user does not say where it is.
+    """
+    if "/" in trained_on:
+        return trained_on
+    if given is None:
+        raise UserError(
+            f"{name} was trained on {trained_on}, a folder or file on another machine: give its place here by "
+            "--dataset_name, or that of other music. Its split is taken over where the last part is the same."
+        )
+    return given if Path(given).name == trained_on else trained_on
+
+
+def _read_run_config(model_args: ModelArguments, token: str | None) -> dict:
+    """Return what may be adopted of the options of the run that trained the checkpoint; {} if nothing is known."""
+    name, options = model_args.model_name_or_path, collect_options([DataArguments])
+    if Path(name).is_dir():
+        path = Path(name, CONFIG_FILE)
+        config = read_config(path) if path.is_file() else {}
+    else:
+        try:
+            source = {"revision": model_args.model_revision, "cache_dir": model_args.cache_dir, "token": token}
+            config = read_config(hf_hub_download(name, CONFIG_FILE, **source))
+        except HUB_ERRORS:  # where more than this file is the trouble, what loads the model says so
+            return {}
+    if not {"dataset_name", "split_protocol"} <= config.keys():  # somebody else's file of that name
+        return {}
+    try:
+        adopted = (*_SOURCE_OPTIONS, *_SPLIT_OPTIONS, *_WINDOW_OPTIONS)
+        return {option: check_value(options[option], config[option]) for option in adopted if option in config}
+    except ValueError as error:
+        raise UserError(f"{CONFIG_FILE} of {name} does not fit this version: a value is {error}") from error
