@@ -5,11 +5,14 @@ The leaf of the package: numpy, soundfile and soxr only. Shapes: T samples, C ch
 
 import hashlib
 import io
+import logging
 import os
 
 import numpy as np
 import soundfile
 import soxr
+
+from hf_utils.decoder_remarks import collect_remarks
 
 # What libsndfile reads and people keep music in. M4A and WMA are not among them.
 AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".au", ".aif", ".aiff"})
@@ -19,19 +22,29 @@ PCM16_SCALE = 32768
 SILENCE_PEAK = 1 / PCM16_SCALE
 # Frames per read, so that a long stereo file never lies in memory with all its channels.
 BLOCK_FRAMES = 1 << 20
+_MAX_REMARKS = 3
+
+logger = logging.getLogger(__name__)
 
 
 class AudioError(ValueError):
     """A file that cannot be used. The message is the reason alone: the caller knows the file."""
 
 
-def decode(source: bytes | str | os.PathLike) -> tuple[np.ndarray, int]:
+def decode(source: bytes | str | os.PathLike, name: str | None = None) -> tuple[np.ndarray, int]:
     """Return (samples, sample_rate in Hz) of an audio file's bytes or path: float32 (T,), the mean of its channels.
+
+    What the decoder remarks on a damaged file that it reads all the same is logged under `name`, by default the path.
 
     Raises:
         AudioError: the file is missing, empty, undecodable, not finite, silent, or shorter than `MIN_SECONDS`.
     """
-    samples, sample_rate = _read_mono(source)
+    remarks: list[str] = []
+    with collect_remarks(remarks):
+        samples, sample_rate = _read_mono(source)
+    if remarks:
+        shown = name or ("an audio file" if isinstance(source, bytes) else os.fspath(source))
+        logger.warning("%s may be damaged; its decoder says: %s", shown, " ".join(remarks[:_MAX_REMARKS]))
     if not samples.size:
         raise AudioError("empty")
     if not np.isfinite(samples).all():
@@ -79,7 +92,8 @@ def _check_readable(path: str) -> None:
 def read_duration(source: bytes | str | os.PathLike) -> float:
     """Return the length in seconds that a file's header states, without decoding; 0.0 where it cannot be read."""
     try:
-        info = soundfile.info(io.BytesIO(source) if isinstance(source, bytes) else os.fspath(source))
+        with collect_remarks([]):  # decoding says them
+            info = soundfile.info(io.BytesIO(source) if isinstance(source, bytes) else os.fspath(source))
     except (soundfile.SoundFileError, TypeError):
         return 0.0
     return info.frames / info.samplerate

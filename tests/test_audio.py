@@ -21,6 +21,18 @@ def make_file(samples: np.ndarray, rate: int = RATE, **options) -> bytes:
     return file.getvalue()
 
 
+def test_what_the_mp3_decoder_remarks_is_logged_under_the_name_of_the_file(capfd, caplog):
+    whole = make_file(make_tone(3), format="MP3")
+    audio.decode(whole, "whole")
+    damaged = whole[: len(whole) // 2] + bytes(500) + whole[len(whole) // 2 :]
+    samples, _ = audio.decode(damaged, "jazz.00054")
+    audio.read_duration(damaged)
+    assert samples.size > 2 * RATE
+    assert len(caplog.messages) == 1 and caplog.messages[0].startswith("jazz.00054 may be damaged; its decoder says: ")
+    assert "Illegal Audio-MPEG-Header" in caplog.text
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     ("format", "subtype", "tolerance"),
     [

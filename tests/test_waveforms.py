@@ -29,7 +29,7 @@ def list_files(genre_folder):
 
 
 def forbid_decoding(monkeypatch):
-    def decode(source):
+    def decode(*source):
         raise AssertionError("decoded again")
 
     monkeypatch.setattr(audio, "decode", decode)
@@ -223,11 +223,11 @@ def test_interrupted_build_leaves_nothing_and_is_not_read(genre_folder, tmp_path
     clips, cache = load_clips(str(genre_folder)), tmp_path / "cache"
     decode, seen = audio.decode, []
 
-    def interrupt(source):
+    def interrupt(*source):
         seen.append(source)
         if len(seen) == 6:
             raise KeyboardInterrupt
-        return decode(source)
+        return decode(*source)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(audio, "decode", interrupt)

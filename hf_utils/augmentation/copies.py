@@ -101,7 +101,7 @@ class CopyPlan:
         for row, entries in groupby(self.shards[index], key=lambda entry: entry[0]):
             clip = self.clips[row]
             try:
-                samples, sample_rate = decode(clip["audio"]["bytes"] or clip["audio"]["path"])
+                samples, sample_rate = decode(clip["audio"]["bytes"] or clip["audio"]["path"], clip["track_id"])
             except AudioError as error:
                 problems.append(f"{clip['track_id']}: {error}")
                 continue

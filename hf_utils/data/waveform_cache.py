@@ -152,12 +152,13 @@ def _decode_row(
     row: int, rank: int | None, *, pickled: bytes, sample_rate: int, folder: str, corruption: Corruption | None
 ) -> dict:
     """Append a file's samples to its process's part, and return its row of the index."""
+    source, name = _read_source(pickled, row), _open_block(pickled, row // _BLOCK_ROWS)[row]["track_id"]
     try:
-        samples, native_rate = audio.decode(_read_source(pickled, row))
+        samples, native_rate = audio.decode(source, name)
     except audio.AudioError as error:
         return {"sha256": None, "num_samples": 0, "problem": str(error)}
     if corruption is not None:
-        made = corruption(samples, native_rate, _open_block(pickled, row // _BLOCK_ROWS)[row]["track_id"]).samples
+        made = corruption(samples, native_rate, name).samples
         samples = audio.from_pcm16(audio.to_pcm16(made))  # what a file of it would hold
     pcm = audio.to_pcm16(audio.resample(samples, native_rate, sample_rate)).astype("<i2")
     with open(Path(folder, f"part-{rank or 0:05d}"), "ab") as part:
