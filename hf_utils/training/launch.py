@@ -9,8 +9,11 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import datasets
 import filelock
+import huggingface_hub
 import torch
+import transformers
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils.logging import disable_progress_bar
 
@@ -52,6 +55,11 @@ def setup_logging(is_main_process: bool) -> None:
     # tensor parallelism, which is not used.
     for name in ("modeling_utils", "trainer_utils", "distributed.tensor_parallel"):
         logging.getLogger(f"transformers.{name}").setLevel(logging.ERROR)
+    # Messages of libraries come through our format alone, and not through handlers of their own as well.
+    for library in (datasets, huggingface_hub, transformers):
+        messages = logging.getLogger(library.__name__)
+        messages.handlers.clear()
+        messages.propagate = True
     # A bar for each file of weights that is read or written.
     disable_progress_bar()
 
