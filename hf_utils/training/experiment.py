@@ -83,7 +83,8 @@ def prepare_experiment(
         name: EvaluationWindows(tracks, window_samples, hop_samples) for name, tracks in corpus.evaluations.items()
     }
     trainable, total = freeze(model, model_args.freeze, model_args.unfrozen_layers)
-    logger.info("%s: %s of %s parameters learn", type(model).__name__, f"{trainable:,}", f"{total:,}")
+    if training_args.do_train:
+        logger.info("%s: %s of %s parameters learn", type(model).__name__, f"{trainable:,}", f"{total:,}")
     model_facts = {
         "name": model_args.model_name_or_path,
         "revision": model_args.model_revision,
