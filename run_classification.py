@@ -181,9 +181,8 @@ def run_prediction(
         per_window=training_args.per_window,
         device=training_args.device,
     )
-    print(f"{done} files tagged: {Path(training_args.output_dir, 'predictions.csv')}")
-    for path, reason in failures:
-        print(f"skipped {path}: {reason}")
+    skipped = f", {len(failures)} skipped" if failures else ""
+    print(f"{done} files tagged{skipped}: {Path(training_args.output_dir, 'predictions.csv')}")
     return 1 if failures else 0
 
 

@@ -1,6 +1,7 @@
 """Clips as samples: every clip is decoded once, then a window of it is read in microseconds."""
 
 import errno
+import functools
 import logging
 import mmap
 import os
@@ -144,5 +145,11 @@ def drop_problems(decoded: datasets.Dataset, on_bad_audio: str) -> datasets.Data
         raise UserError(f"{message}\nRepair or remove them, or go on without them by --on_bad_audio skip.")
     if len(bad) == len(decoded):
         raise UserError(f"{message}\nNo clip is left.")
-    logger.warning("%s\nThey are left out.", message)
+    _warn_once(f"{message}\nThey are left out.")
     return decoded.select([row for row, problem in enumerate(problems) if not problem])
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    """Every stage of a run, and every trial of a search, decodes the same clips."""
+    logger.warning("%s", message)
