@@ -62,7 +62,8 @@ def write_demo_data(
         for number in range(tracks_per_genre)
     ]
     missing = [track for track in tracks if not track[2].is_file()]
-    for genre, number, path in tqdm(missing, desc="Synthesising demo music", unit="track", disable=not missing):
+    disable = None if missing else True  # None: on a terminal there is a bar
+    for genre, number, path in tqdm(missing, desc="Synthesising demo music", unit="track", disable=disable):
         write_atomically(path, encode_flac(synthesise(genre, number, seconds, seed), SAMPLE_RATE))
     logger.info("%s: %d demo tracks, %d of them new", folder, len(tracks), len(missing))
 

@@ -36,7 +36,8 @@ def write_shards(
     """
     problems: list[str] = []
     failed = 0
-    with tqdm(total=sum(len(plan.shards[i]) for i in indices), desc="Copying", unit="clip", mininterval=1) as bar:
+    total = sum(len(plan.shards[i]) for i in indices)
+    with tqdm(total=total, desc="Copying", unit="clip", mininterval=1, disable=None) as bar:
         for index, found, is_written in _run(plan, shards, indices, num_proc, skip_bad_audio):
             problems += found
             failed += not is_written

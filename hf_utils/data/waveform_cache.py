@@ -70,7 +70,7 @@ def make_key(files: datasets.Dataset, sample_rate: int, corruption: Corruption |
     if corruption is not None:
         key.update(json.dumps([corruption.fingerprint, files["track_id"][:]]).encode())
     pickled = pickle.dumps(files)
-    for row in tqdm(range(len(files)), desc="Checking audio files", unit=" files", leave=False):
+    for row in tqdm(range(len(files)), desc="Checking audio files", unit=" files", leave=False, disable=None):
         key.update(f"\n{_digest(_read_source(pickled, row))}".encode())
     _open_block.cache_clear()
     return key.hexdigest()

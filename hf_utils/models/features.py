@@ -130,7 +130,7 @@ def fit_feature_stats(
         loader = torch.utils.data.DataLoader(
             windows, batch_size=16, num_workers=num_workers, collate_fn=WindowCollator(feature_extractor)
         )
-        for batch in tqdm(loader, desc="Feature statistics of the training split", leave=False):
+        for batch in tqdm(loader, desc="Feature statistics of the training split", leave=False, disable=None):
             features = batch[feature_extractor.model_input_names[0]].double()
             total += features.sum().item()
             squares += features.square().sum().item()

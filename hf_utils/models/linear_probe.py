@@ -138,7 +138,7 @@ def compute_embeddings(trainer: GenreTrainer, windows: EvaluationWindows) -> np.
     head, heard = Head(model), []
     hook = head.first.register_forward_pre_hook(lambda module, inputs: heard.append(inputs[0]))
     try:
-        for batch in tqdm(trainer.get_test_dataloader(windows), desc="Embeddings", leave=False):
+        for batch in tqdm(trainer.get_test_dataloader(windows), desc="Embeddings", leave=False, disable=None):
             inputs = {name: value for name, value in batch.items() if name != "labels"}
             with accelerator.autocast():
                 logits = model(**inputs).logits.float()

@@ -62,6 +62,8 @@ def setup_logging(is_main_process: bool) -> None:
         messages.propagate = True
     # A bar for each file of weights that is read or written.
     disable_progress_bar()
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
 
 
 def expect_processes(num_processes: int) -> None:

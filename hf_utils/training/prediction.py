@@ -53,7 +53,7 @@ def predict_files(
     model = model.to(device).eval()
     rows, failures = [], []
     try:
-        for file in tqdm(files, desc="Predicting", unit="file"):
+        for file in tqdm(files, desc="Predicting", unit="file", disable=None):
             name = _relative_name(file, path)
             try:
                 samples = load(file, feature_extractor.sampling_rate)

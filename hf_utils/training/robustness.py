@@ -24,7 +24,7 @@ from hf_utils.data.windows import EvaluationWindows
 from hf_utils.errors import UserError
 from hf_utils.results.run_results import EvaluatedSet
 from hf_utils.training.experiment import Experiment
-from hf_utils.training.trainer import EpochLine
+from hf_utils.training.trainer import ProgressBars
 
 logger = logging.getLogger(__name__)
 
@@ -76,10 +76,10 @@ def evaluate_corruptions(
     clips = experiment.clips.select([row for row, (split, name) in rows if split == "test" and name in track_ids])
     num_bytes = estimate_bytes(select_files(clips), model["sample_rate"], num_proc=1) * len(corruptions)
     num_proc = max(1, min(args.num_proc, len(clips) // _CLIPS_PER_PROCESS))
-    progress = trainer.pop_callback(EpochLine)  # a bar for every corruption is too many
+    bars = trainer.pop_callback(ProgressBars)  # a bar for every corruption is too many
     measured = []
     with _cache_folder(trainer, args, num_bytes) as (folder, temporary), _no_bars_of_datasets():
-        bar = tqdm(corruptions, desc="Corruptions", disable=not trainer.is_world_process_zero())
+        bar = tqdm(corruptions, desc="Corruptions", disable=None if trainer.is_world_process_zero() else True)
         for corruption in bar:
             bar.set_postfix_str(corruption.name)
             with trainer.args.main_process_first(desc="corrupting"):
@@ -90,7 +90,8 @@ def evaluate_corruptions(
             measured.append(CorruptedSet(corruption, trainer.evaluate_set(windows, corruption.name)))
             if temporary:
                 _empty(trainer, folder)
-    trainer.add_callback(progress)
+    if bars is not None:
+        trainer.add_callback(bars)
     return measured
 
 

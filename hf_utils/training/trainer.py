@@ -6,13 +6,22 @@ N tracks, W windows, K genres.
 import copy
 import dataclasses
 import logging
+import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 from sklearn.utils.class_weight import compute_class_weight
 from torch.utils.tensorboard import SummaryWriter
-from transformers import EarlyStoppingCallback, EvalPrediction, ProgressCallback, Trainer, TrainerCallback
+from tqdm.auto import tqdm
+from transformers import (
+    EarlyStoppingCallback,
+    EvalPrediction,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+)
 from transformers.integrations import TensorBoardCallback
 
 from hf_utils.models.freezing import keep_frozen_in_eval
@@ -71,7 +80,10 @@ class GenreTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self.genres, self.class_weights = genres, class_weights
         self._evaluated: EvaluatedSet | None = None
-        self.pop_callback(ProgressCallback)
+        for stock in (ProgressCallback, PrinterCallback):
+            self.pop_callback(stock)
+        if sys.stderr.isatty() and not args.disable_tqdm:
+            self.add_callback(ProgressBars())
         self.add_callback(EpochLine())
         self.add_callback(TellEpoch())
         if args.early_stopping_patience:
@@ -131,11 +143,17 @@ class TellEpoch(TrainerCallback):
 TRACKED_SCORES = ("accuracy", "f1", "roc_auc", "log_loss", "ece")
 
 
-class EpochLine(ProgressCallback):
-    """The stock progress bars, and one line per evaluation instead of a printed dictionary per log."""
+class ProgressBars(ProgressCallback):
+    """The stock bars, without a printed dictionary per log: `EpochLine` says it. For terminals alone."""
+
+    def on_log(self, args, state, control, **kwargs):
+        """Print nothing."""
+
+
+class EpochLine(TrainerCallback):
+    """One line per evaluation while training."""
 
     def __init__(self):
-        super().__init__()
         self._loss = float("nan")
 
     def on_epoch_end(self, args, state, control, **kwargs):
@@ -145,9 +163,8 @@ class EpochLine(ProgressCallback):
         self._loss = (logs or {}).get("loss", self._loss)
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
-        super().on_evaluate(args, state, control, **kwargs)
-        if state.is_world_process_zero and self.training_bar is not None and "eval_accuracy" in (metrics or {}):
-            self.training_bar.write(
+        if state.is_world_process_zero and "eval_accuracy" in (metrics or {}):
+            tqdm.write(
                 f"epoch {state.epoch:5.1f}/{state.num_train_epochs}  train loss {self._loss:.3f}  |  validation: "
                 f"loss {metrics['eval_loss']:.3f}  accuracy {metrics['eval_accuracy']:.1%}  "
                 f"F1 {metrics['eval_f1']:.3f}  ROC-AUC {metrics['eval_roc_auc']:.3f}"
