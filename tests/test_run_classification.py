@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import tiny_models
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 import run_classification
 from hf_utils.errors import UserError
@@ -82,6 +84,17 @@ def test_a_run_leaves_what_the_report_and_the_reader_need(run):
     card = (run / "README.md").read_text()
     assert "stratified" in card and "--learning_rate" in card
     assert {"model.safetensors", "config.json", "preprocessor_config.json"} <= {p.name for p in run.iterdir()}
+
+
+def test_tensorboard_shows_curves_pictures_and_the_options_that_tell_runs_apart(run):
+    page = EventAccumulator(str(run / "tensorboard"))
+    page.Reload()
+    assert {"train/loss", "eval/accuracy"} <= set(page.Tags()["scalars"])
+    assert set(page.Tags()["images"]) == {"confusion/validation", "confusion/test"}
+    metadata = page.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    shown = HParamsPluginData.FromString(metadata).session_start_info.hparams
+    assert shown["train_datasets"].string_value == "real" and shown["num_mel_bins"].number_value == 32
+    assert shown["num_train_epochs"].number_value == 2 and "max_steps" not in shown and "allow_pickle" not in shown
 
 
 def test_a_checkpoint_is_evaluated_on_the_split_it_was_trained_with(run, music, tmp_path, capsys):

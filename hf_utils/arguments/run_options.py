@@ -13,6 +13,22 @@ _BOOKKEEPING = frozenset(
     """.split()
 )
 
+# What runs are usually told apart by.
+_HYPERPARAMETERS = """
+    model_name_or_path dataset_name split_protocol fold train_datasets train_filter augmentation spectrogram num_mel_bins
+    window_seconds spec_augment_time_seconds spec_augment_freq_bins freeze head learning_rate lr_scheduler_type
+    warmup_steps weight_decay label_smoothing_factor class_weights num_train_epochs max_steps
+    per_device_train_batch_size gradient_accumulation_steps precision seed
+""".split()
+
+
+def select_hyperparameters(config: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
+    """Return the options by which runs are usually compared, lists as text, without those that are not set."""
+    chosen = {name: config.get(name) for name in _HYPERPARAMETERS}
+    del chosen["num_train_epochs" if (config.get("max_steps") or -1) > 0 else "max_steps"]  # which does not count
+    texts = {name: " + ".join(map(str, value)) for name, value in chosen.items() if isinstance(value, list)}
+    return {name: value for name, value in (chosen | texts).items() if value is not None}
+
 
 def differing_options(
     first: Mapping[str, Any], second: Mapping[str, Any], *, ignored: frozenset[str] = frozenset()

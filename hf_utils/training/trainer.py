@@ -24,6 +24,7 @@ from transformers import (
 )
 from transformers.integrations import TensorBoardCallback
 
+from hf_utils.arguments.run_options import select_hyperparameters
 from hf_utils.models.freezing import keep_frozen_in_eval
 from hf_utils.models.loading import reload_weights
 from hf_utils.results.plots import confusion_figure, figure_to_array
@@ -181,5 +182,4 @@ def write_tensorboard_summary(
         for evaluated in evaluations:
             picture = figure_to_array(confusion_figure(evaluated, genres))
             writer.add_image(f"confusion/{evaluated.name}", picture, dataformats="HWC")
-        plain = {key: value for key, value in options.items() if isinstance(value, (bool, int, float, str))}
-        writer.add_hparams(plain, scores, run_name=".")
+        writer.add_hparams(select_hyperparameters(options), scores, run_name=".")
