@@ -4,13 +4,16 @@
     accelerate launch generate_music.py --model_name_or_path facebook/musicgen-medium --genres blues jazz
     python generate_music.py configs/generate/musicgen_small.yaml --preview 3
     python generate_music.py configs/generate/musicgen_small.yaml --report laion/larger_clap_music
+    python generate_music.py configs/generate/musicgen_small.yaml --score_with runs/ast    # also when all is there
 
 A run that was stopped goes on when its command is given again, under any number of processes, and gives the same
-clips.
+clips. Scores are columns beside the clips: they can be asked for at once, or later for a finished folder.
 """
 
+import functools
 import logging
 import sys
+from collections.abc import Mapping, Sequence
 
 import torch
 import transformers
@@ -27,9 +30,11 @@ from hf_utils.generation.plan import (
     folder_config,
     library_versions,
     make_recipe,
+    name_scorers,
     real_clips,
 )
 from hf_utils.generation.recipes import Recipe
+from hf_utils.generation.scoring import Scorer, add_scores, check_scores, find_unscored
 from hf_utils.generation.synthesis import BatchError, BatchMaker
 from hf_utils.generation.synthetic_dataset import replace_duplicates, write_batches, write_card
 from hf_utils.hub.repository import Repository, open_repository, push_folder
@@ -55,74 +60,103 @@ def main(argv: list[str] | None = None) -> int:
             print(f"{describe_prompts(recipe, args.preview)}\n\n{describe_cost(recipe)}")
         return 0
     shards = open_shards(args.output_dir, folder_config(recipe, args, state.device), {"train": recipe.num_batches})
+    wanted = name_scorers(args)
+    check_scores(shards, wanted, overwrite=args.overwrite_scores)
     repository = None
     if args.push_to_hub:
         repository = open_repository(
             args.push_to_hub, "dataset", private=args.hub_private_repo or None, token=args.hub_token
         )
-    is_last = state.is_main_process
-    if not shards.finished:
-        try:
-            is_last = generate_dataset(args, recipe, shards, state, repository and repository.name)
-        except BatchError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
+    try:
+        is_last = make_dataset(args, recipe, shards, wanted, state, repository and repository.name)
+    except BatchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     if is_last:
         publish(args, recipe, shards, state.device, repository)
     return 0
 
 
-def generate_dataset(
-    args: GenerationArguments, recipe: Recipe, shards: Shards, state: PartialState, name: str | None
+def make_dataset(
+    args: GenerationArguments,
+    recipe: Recipe,
+    shards: Shards,
+    wanted: Mapping[str, str],
+    state: PartialState,
+    name: str | None,
 ) -> bool:
-    """Make this process's share of the batches; return whether it was the last one, which finishes the folder.
-
-    `name` is what the card tells `load_dataset` to take; None for the folder.
+    """Make this process's share of the clips, and score them once all are there; return whether it shall publish them.
 
     Nobody waits for anybody: a share follows from the numbers of the batches, and whoever sees all of them there
     finishes. Two that do so at the same moment write the same.
+
+    Args:
+        wanted: the models that shall score the clips, from `name_scorers`.
+        name: what the card tells `load_dataset` to take; None for the folder.
 
     Raises:
         BatchError: batches failed. All others are written.
     """
     part = args.shard_index * state.num_processes + state.process_index
-    batches = shards.missing(part, args.num_shards * state.num_processes)
+    num_parts = args.num_shards * state.num_processes
+    # Of processes that all find the clips there, one is enough.
+    is_last = state.is_main_process or bool(shards.missing())
+    # Before the clips, so that a mistake in their options does not show hours later.
+    scorers = load_scorers(args, recipe, find_unscored(shards, wanted), state.device)
+    if not shards.finished and not make_clips(args, recipe, shards, shards.missing(part, num_parts), state):
+        return False
+    add_scores(shards, recipe, scorers, wanted, part=part, num_parts=num_parts, show_progress=is_last)
+    if not shards.finished:
+        write_card(shards, recipe, real_clips(args, recipe), name)
+    return is_last
+
+
+def make_clips(
+    args: GenerationArguments, recipe: Recipe, shards: Shards, batches: Sequence[int], state: PartialState
+) -> bool:
+    """Make `batches`, and what repeats if all others are there; return whether they are. Raises BatchError."""
+
+    @functools.cache
+    def load_maker() -> BatchMaker:
+        generator = load_generator(recipe.checkpoint, recipe.sampling, recipe.dtype, state.device)
+        return BatchMaker(recipe, generator, library_versions(recipe))
+
     logger.info("%s", describe_cost(recipe))
     logger.info("%d of %d batches are there already.", recipe.num_batches - len(shards.missing()), recipe.num_batches)
-    maker = load_maker(args, recipe, state.device)
-    write_batches(shards, recipe, maker, batches, show_progress=state.is_main_process)
+    if batches:
+        write_batches(shards, recipe, load_maker(), batches, show_progress=state.is_main_process)
     if missing := shards.missing():
         logger.info(
             "%d batches are not there yet: other processes make them, and the last one finishes.", len(missing)
         )
         return False
-    if replaced := replace_duplicates(shards, recipe, maker):
+    if replaced := replace_duplicates(shards, recipe, load_maker):
         print(f"{replaced} clips repeated one of another batch and were made again.")
-    write_card(shards, recipe, real_clips(args, recipe), name)
-    print(f"Finished: {shards.folder}")
     return True
 
 
-def load_maker(args: GenerationArguments, recipe: Recipe, device: torch.device) -> BatchMaker:
-    """Load the generator and what scores its clips."""
-    generator = load_generator(recipe.checkpoint, recipe.sampling, recipe.dtype, device)
-    scorers = []
-    if args.clap_model is not None or args.score_with is not None:
+def load_scorers(
+    args: GenerationArguments, recipe: Recipe, unscored: Mapping[int, Mapping[str, str]], device: torch.device
+) -> dict[str, Scorer]:
+    """Return what scores clips, by the columns that name the models; nothing is loaded that no clip needs."""
+    needed, scorers = set().union(*unscored.values()), {}
+    if needed:
         # Classifiers and their metrics take seconds to import, and most runs score nothing.
         from hf_utils.generation.clap import ClapEmbedder
         from hf_utils.generation.clip_scores import ClapScorer, ClassifierScorer
-    if args.clap_model is not None:
+    if "clap_model" in needed:
         spoken = [recipe.prompts[genre].spoken for genre in recipe.genres]
-        scorers.append(ClapScorer(ClapEmbedder(args.clap_model, None, device), recipe.genres, spoken))
-    if args.score_with is not None:
-        scorers.append(ClassifierScorer(args.score_with, recipe.genres, device))
-    return BatchMaker(recipe, generator, library_versions(recipe), scorers)
+        scorers["clap_model"] = ClapScorer(ClapEmbedder(args.clap_model, None, device), recipe.genres, spoken)
+    if "classifier_model" in needed:
+        scorers["classifier_model"] = ClassifierScorer(args.score_with, recipe.genres, device)
+    return scorers
 
 
 def publish(
     args: GenerationArguments, recipe: Recipe, shards: Shards, device: torch.device, repository: Repository | None
 ) -> None:
-    """Compare a finished dataset with real clips and push it, as far as asked for."""
+    """Say where a finished dataset is, compare it with real clips and push it, as far as asked for."""
+    print(f"Finished: {shards.folder}")
     if args.report is not None:
         from hf_utils.generation.quality_report import write_report  # as above
 

@@ -1,18 +1,17 @@
 """Scores repeat themselves and mean what their columns say; a classifier's are those that it gives elsewhere."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 from tiny_clap import save_clap
-from tiny_models import save_ast
+from tiny_models import save_run
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
 from hf_utils.audio import resample
 from hf_utils.errors import UserError
 from hf_utils.generation.clap import ClapEmbedder
 from hf_utils.generation.clip_scores import ClapScorer, ClassifierScorer
+from hf_utils.generation.recipes import SCORES
 
 CPU = torch.device("cpu")
 GENRES = ["jazz", "hiphop", "rock"]
@@ -26,21 +25,7 @@ def embedder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory):
-    """The folder of a run: an AST for windows of 1 s, with genres in another order and spelling than asked for."""
-    folder = save_ast(tmp_path_factory.mktemp("run"))
-    config = json.loads((folder / "config.json").read_text())
-    model = AutoModelForAudioClassification.from_pretrained(
-        folder, num_labels=4, ignore_mismatched_sizes=True, problem_type="single_label_classification"
-    )
-    names = ["Hip-Hop", "rock", "blues", "jazz"]
-    model.config.id2label = dict(enumerate(names))
-    model.config.label2id = {name: index for index, name in enumerate(names)}
-    with torch.no_grad():
-        model.classifier.dense.weight.mul_(30)
-    model.save_pretrained(folder)
-    assert config["max_length"] == 100
-    (folder / "results.json").write_text("{}")
-    return folder
+    return save_run(tmp_path_factory.mktemp("run"))
 
 
 def noise(seed: int, seconds: float) -> np.ndarray:
@@ -74,7 +59,7 @@ def test_clap_scores_are_cosines_with_one_sentence_per_genre(embedder):
     texts = embedder.embed_texts(["This is jazz music.", "This is hip hop music.", "This is rock music."])
     cosines = embedder.embed(clips, RATE) @ texts.T
     for row, label, score in zip(cosines, labels, scorer.score(clips, RATE, labels), strict=True):
-        assert set(score) == set(scorer.columns)
+        assert set(score) == set(SCORES["clap_model"])
         assert score["clap_similarity"] == pytest.approx(row[label])
         assert score["clap_genre"] == GENRES[row.argmax()]
         assert score["clap_margin"] == pytest.approx(row[label] - max(np.delete(row, label)))
@@ -94,6 +79,7 @@ def test_classifier_scores_are_mean_probabilities_over_windows(run_folder):
         with torch.no_grad():
             logits = model(**extractor(windows, sampling_rate=RATE, return_tensors="pt")).logits
         probabilities = logits.softmax(-1).mean(0)
+        assert set(score) == set(SCORES["classifier_model"])
         assert score["classifier_score"] == pytest.approx(float(probabilities[label]), abs=1e-4)
         assert score["classifier_genre"] == ["hiphop", "rock", "blues", "jazz"][int(probabilities.argmax())]
 

@@ -7,6 +7,7 @@ import os
 import datasets
 import pytest
 
+from hf_utils.data.clips import load_clips
 from hf_utils.data.shards import open_shards
 from hf_utils.errors import UserError
 
@@ -120,6 +121,37 @@ def test_leftovers_of_a_killed_run_are_swept(tmp_path):
     shards.finish("# card\n")
     assert not leftover.exists()
     assert json.loads((tmp_path / "config.json").read_text()) == {**CONFIG, "shards": {"train": 1}}
+
+
+def test_a_shard_that_another_process_made_meanwhile_may_be_swept_away(tmp_path):
+    shards = open_shards(tmp_path, CONFIG, {"train": 1})
+    shards.write(0, make_rows("a"), FEATURES)
+
+    def rows():
+        yield from make_rows("a")
+        shards.finish("# card\n")  # sweeps what is being written
+
+    shards.write(0, rows(), FEATURES)
+    assert shards.read(["track_id"])["track_id"].to_pylist() == ["a"] and shards.finished
+
+
+def test_a_shard_gives_the_columns_that_it_has_and_a_reopened_folder_cannot_be_loaded(tmp_path):
+    shards = open_shards(tmp_path, CONFIG, {"train": 1})
+    shards.write(0, make_rows("a", "b"), FEATURES)
+    shards.finish("# card\n")
+    assert shards.read_shard(0, ["label", "score"]).to_pydict() == {"label": [0, 1]}
+    assert shards.read_shard(0).column_names == list(FEATURES)
+    shards.reopen()
+    with pytest.raises(UserError, match="unfinished"):
+        load_clips(str(tmp_path))
+    assert open_shards(tmp_path, CONFIG, {"train": 1}).missing() == []
+
+
+def test_an_option_that_is_not_used_is_the_same_as_none(tmp_path):
+    open_shards(tmp_path / "old", {**CONFIG, "noise": None}, {"train": 1})
+    assert open_shards(tmp_path / "old", CONFIG, {"train": 1}).missing() == [0]
+    with pytest.raises(UserError, match='noise: null in the folder, "x" now'):
+        open_shards(tmp_path / "old", {**CONFIG, "noise": "x"}, {"train": 1})
 
 
 @pytest.mark.parametrize(

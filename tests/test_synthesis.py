@@ -159,31 +159,12 @@ def test_a_clip_that_repeats_another_batch_is_made_again(tmp_path):
     write_batches(shards, recipe, maker, range(3), show_progress=False)
     before = shards.read(["sha256", "track_id"]).to_pylist()
     assert before[1]["sha256"] == before[10]["sha256"]
-    assert replace_duplicates(shards, recipe, maker) == 1
+    assert replace_duplicates(shards, recipe, lambda: maker) == 1
     after = shards.read(["sha256", "track_id", "rejected", "attempt"]).to_pylist()
     assert [row["track_id"] for row in after] == [row["track_id"] for row in before]
     changed = [index for index in range(12) if after[index]["sha256"] != before[index]["sha256"]]
     assert changed == [10] and json.loads(after[10]["rejected"]) == ["duplicate"] and after[10]["attempt"] == 1
-    assert replace_duplicates(shards, recipe, maker) == 0
-
-
-def test_scores_are_asked_for_kept_clips_alone():
-    class Loudest:
-        columns = {"peak": "float64"}
-
-        def __init__(self):
-            self.heard = []
-
-        def score(self, clips, sample_rate, labels):
-            self.heard.append((len(clips), sample_rate, list(labels)))
-            return [{"peak": float(np.abs(samples).max())} for samples in clips]
-
-    scorer, recipe = Loudest(), make_recipe()
-    generator = NoiseGenerator(spoiler("silent", rows=[3], calls=[0]))
-    rows = BatchMaker(recipe, generator, {}, [scorer]).make(0)
-    assert scorer.heard == [(4, RATE, [0, 1, 2, 1]), (1, RATE, [0])]
-    assert all(0 < row["peak"] <= 1 for row in rows)
-    assert "peak" in clip_features(recipe.genres, [scorer])
+    assert replace_duplicates(shards, recipe, lambda: pytest.fail("nothing repeats, so nothing is loaded")) == 0
 
 
 def test_the_card_counts_what_was_rejected_and_states_licence_and_lack_of_vocals():

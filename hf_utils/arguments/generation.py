@@ -13,7 +13,7 @@ from hf_utils.errors import UserError
 _generator = partial(option, group="generator")
 _clips = partial(option, group="clips")
 _real = partial(option, group="real clips (only for --continue_from and --report)")
-_scores = partial(option, group="scores, as columns")
+_scores = partial(option, group="scores, as columns (at once, or later for a finished folder)")
 _job = partial(option, group="what to do, and where")
 
 
@@ -92,6 +92,7 @@ class GenerationArguments(SourceArguments):
     score_with: str | None = _scores(
         None, "Folder of a run of run_classification.py, for the probability of the genre.", metavar="FOLDER"
     )
+    overwrite_scores: bool = _scores(False, "Replace scores that another model gave.")
 
     output_dir: str | None = _job(
         None, "Folder of the dataset. (default: data/<model>)", metavar="FOLDER", derive=_dataset_folder
@@ -118,6 +119,10 @@ class GenerationArguments(SourceArguments):
             raise UserError(f"shard_index is {self.shard_index}, expected less than num_shards, {self.num_shards}")
         if self.hub_private_repo and self.push_to_hub is None:
             raise UserError("hub_private_repo is given, but not push_to_hub, which would use it")
+        if self.overwrite_scores and self.clap_model is None and self.score_with is None:
+            raise UserError(
+                "overwrite_scores is given, but neither clap_model nor score_with, which would replace any"
+            )
         if self.prompt_seconds is not None and self.continue_from is None:
             raise UserError("prompt_seconds is given, but not continue_from, which would use it")
         changed = self.changed_source()

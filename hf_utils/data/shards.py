@@ -8,12 +8,9 @@ The file system is the only meeting place: no process waits for another, and a s
 is the same file. `datasets.load_dataset(folder)` reads a finished folder.
 """
 
-import contextlib
-import errno
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -23,16 +20,14 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hf_utils.data.written_aside import ASIDE, written_aside
 from hf_utils.errors import UserError
 
 CONFIG_FILE = "config.json"
 CARD_FILE = "README.md"
 # Rows per Parquet row group, and so what a writer or reader holds in memory at once: some 20 MB of 30 s clips.
 ROWS_PER_GROUP = 20
-# A shard that is being written, or that a killed process left; `datasets` passes over names that begin with a dot.
-_ASIDE = ".aside-"
 _SPLIT_NAME = re.compile(r"\w+(\.\w+)*")
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Shards:
@@ -80,7 +75,7 @@ class Shards:
         # FLAC does not compress; the other columns do.
         compression = {name: "none" if name == "audio" else "zstd" for name in schema.names}
         with (
-            _written_aside(self.paths[index]) as file,
+            written_aside(self.paths[index]) as file,
             pq.ParquetWriter(file, schema, compression=compression) as writer,
         ):
             rows = iter(rows)
@@ -93,13 +88,25 @@ class Shards:
         Raises:
             UserError: a shard is no whole Parquet file, as after a copy that broke off.
         """
-        tables = []
-        for path in (p for p, name in zip(self.paths, self.splits, strict=True) if split in (None, name)):
-            try:
-                tables.append(pq.read_table(path, columns=columns))
-            except pa.ArrowInvalid as error:
-                raise UserError(f"{path} is damaged ({error}): delete it and run the same command again") from error
-        return pa.concat_tables(tables)
+        wanted = [index for index, name in enumerate(self.splits) if split in (None, name)]
+        return pa.concat_tables([self.read_shard(index, columns) for index in wanted])
+
+    def read_shard(self, index: int, columns: list[str] | None = None) -> pa.Table:
+        """Return shard `index`, or those of `columns` that it has.
+
+        Raises:
+            UserError: it is no whole Parquet file, as after a copy that broke off.
+        """
+        path = self.paths[index]
+        try:
+            with pq.ParquetFile(path) as file:
+                return file.read(columns)
+        except pa.ArrowInvalid as error:
+            raise UserError(f"{path} is damaged ({error}): delete it and run the same command again") from error
+
+    def reopen(self) -> None:
+        """Take the card away, before shards of a finished folder are written anew: nobody can load it meanwhile."""
+        (self.folder / CARD_FILE).unlink(missing_ok=True)
 
     def finish(self, card_text: str) -> None:
         """Check that every shard is there and every `track_id` stands once, then write the card.
@@ -123,9 +130,9 @@ class Shards:
             (doubled if track_id in seen else seen).add(track_id)
         if doubled:
             raise UserError(f"{self.folder} holds track_ids more than once: {', '.join(sorted(doubled)[:5])}")
-        for leftover in self.folder.rglob(f"{_ASIDE}*"):
+        for leftover in self.folder.rglob(f"{ASIDE}*"):
             leftover.unlink(missing_ok=True)
-        with _written_aside(self.folder / CARD_FILE) as file:
+        with written_aside(self.folder / CARD_FILE) as file:
             file.write(card_text.encode())
 
 
@@ -150,13 +157,13 @@ def open_shards(folder: str | os.PathLike, config: Mapping[str, Any], shards_per
     if not path.exists():
         if folder.exists() and (not folder.is_dir() or any(p.name[0] != "." for p in folder.iterdir())):
             raise UserError(f"{folder} holds other files and no {CONFIG_FILE}: choose a new or empty folder")
-        with _written_aside(path) as file:
+        with written_aside(path) as file:
             file.write(json.dumps(wanted, indent=2, ensure_ascii=False).encode() + b"\n")
     begun = json.loads(path.read_text(encoding="utf-8"))
-    if begun != wanted:
+    if differences := list(_differences(begun, wanted)):
         raise UserError(
             f"{folder} was begun with another configuration; nothing was changed. The difference:\n"
-            + "\n".join(f"  {line}" for line in _differences(begun, wanted))
+            + "\n".join(f"  {line}" for line in differences)
             + "\nGive the same options as before to continue it, or choose another folder."
         )
     return Shards(folder, shards_per_split)
@@ -168,32 +175,3 @@ def _differences(begun: Any, wanted: Any, name: str = "") -> Iterator[str]:
             yield from _differences(begun.get(key), wanted.get(key), f"{name}.{key}" if name else key)
     elif begun != wanted:
         yield f"{name}: {json.dumps(begun)} in the folder, {json.dumps(wanted)} now"
-
-
-@contextlib.contextmanager
-def _written_aside(path: Path) -> Iterator:
-    """Give a file to write that becomes `path` when the block ends, and vanishes when it raises."""
-    aside = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # A name of its own for every writer: two that make one shard at once must not write into one file.
-        descriptor, aside = tempfile.mkstemp(prefix=f"{_ASIDE}{path.name}-", dir=path.parent)
-        with open(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(aside, 0o644)
-        os.replace(aside, path)
-    except OSError as error:
-        if error.errno in _NO_SPACE:
-            raise UserError(
-                f"{path}: no space left on the disk. Finished shards are kept: make room and run the same "
-                "command again."
-            ) from error
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR):
-            raise UserError(f"{path} cannot be written ({error.strerror}): choose another folder.") from error
-        raise
-    finally:
-        if aside is not None:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(aside)

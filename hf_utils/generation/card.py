@@ -35,7 +35,7 @@ def describe_dataset(
 
     Args:
         rows: label, prompt and rejected of every clip.
-        config: of the folder.
+        config: of the folder, and the models that scored the clips.
         source: options that give the real clips to train on beside it, and their split.
         name: what `load_dataset` takes.
     """

@@ -1,4 +1,4 @@
-"""Scores of synthetic clips: how well a clip fits its genre, as columns. Nothing is deleted for them.
+"""Scores of synthetic clips: how well a clip fits its genre. `recipes.SCORES` has their columns.
 
 B clips, W windows, K genres, D dimensions, T samples.
 """
@@ -27,8 +27,6 @@ class ClapScorer:
     Ten closed classes are better told apart by the largest cosine and its margin than by a threshold on a cosine.
     """
 
-    columns = {"clap_genre": "string", "clap_margin": "float64", "clap_similarity": "float64"}
-
     def __init__(self, embedder: ClapEmbedder, genres: Sequence[str], spoken: Sequence[str]):
         self._embedder = embedder
         self._genres = list(genres)
@@ -56,8 +54,6 @@ class ClassifierScorer:
     It must have been trained on the training split alone; else it would choose the clips by what validation and test
     sound like.
     """
-
-    columns = {"classifier_genre": "string", "classifier_score": "float64"}
 
     def __init__(self, folder: str, genres: Sequence[str], device: torch.device):
         if not Path(folder, "results.json").is_file():

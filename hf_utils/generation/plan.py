@@ -123,7 +123,7 @@ def library_versions(recipe: Recipe) -> dict[str, str]:
 
 
 def folder_config(recipe: Recipe, args: GenerationArguments, device: torch.device) -> dict:
-    """Return all that the bytes of the dataset depend on, JSON-ready; a folder goes on only with an equal one."""
+    """Return all that the clips depend on, JSON-ready; a folder goes on only with an equal one. Not the scores."""
     parents = recipe.parents
     return {
         "model": show_source(recipe.checkpoint.name),
@@ -142,11 +142,15 @@ def folder_config(recipe: Recipe, args: GenerationArguments, device: torch.devic
         "rms_db": recipe.rms_db,
         "continue_from": show_source(args.continue_from) if parents else None,
         "parents": hashlib.sha256(json.dumps(parents.recordings).encode()).hexdigest()[:16] if parents else None,
-        "clap_model": _named_revision(args.clap_model),
-        "score_with": _named_revision(args.score_with),
         "versions": library_versions(recipe),
     }
 
 
-def _named_revision(name: str | None) -> str | None:
-    return name and f"{show_source(name)}@{resolve_revision(name, None, 'config.json')}"
+def name_scorers(args: GenerationArguments) -> dict[str, str]:
+    """Return which models shall score the clips, as name@revision, by the columns that name them in `SCORES`."""
+    asked = {"clap_model": args.clap_model, "classifier_model": args.score_with}
+    return {
+        column: f"{show_source(name)}@{resolve_revision(name, None, 'config.json')}"
+        for column, name in asked.items()
+        if name is not None
+    }

@@ -12,7 +12,7 @@ Another batch size gives other clips: a generator draws for a whole batch at onc
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import datasets
 
@@ -21,6 +21,13 @@ from hf_utils.generation.generators import Checkpoint
 from hf_utils.generation.prompts import GenrePrompts
 from hf_utils.generation.sampling import Sampling
 from hf_utils.seeding import derive_seed
+
+# The columns of each kind of score, by the column that names the model and its revision. Their order is this one,
+# whichever score came first.
+SCORES = {
+    "clap_model": {"clap_genre": "string", "clap_margin": "float64", "clap_similarity": "float64"},
+    "classifier_model": {"classifier_genre": "string", "classifier_score": "float64"},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,14 +88,15 @@ class Recipe:
         return clip | (self.parents.choose(label, index // len(self.genres), seed) if self.parents else {})
 
 
-def clip_features(genres: Sequence[str], scorers: Sequence = ()) -> datasets.Features:
-    """Return the columns of a synthetic clip; those of scores last."""
+def clip_features(genres: Sequence[str], scored: Collection[str] = ()) -> datasets.Features:
+    """Return the columns of a synthetic clip; last those of the scores that it has, named as in `SCORES`."""
     texts = "track_id origin parent_id prompt model model_revision dtype versions sha256 fingerprint rejected".split()
     whole = "seed batch batch_row batch_size attempt top_k tokens inference_steps source_rate".split()
     floats = "guidance_scale temperature prompt_seconds prompt_start_seconds gain_db".split()
     features = {"audio": datasets.Audio(decode=False), "label": datasets.ClassLabel(names=list(genres))}
     for names, dtype in ((texts, "string"), (whole, "int64"), (floats, "float64")):
         features |= {name: datasets.Value(dtype) for name in names}
-    for scorer in scorers:
-        features |= {name: datasets.Value(dtype) for name, dtype in scorer.columns.items()}
+    for model, columns in SCORES.items():
+        if model in scored:
+            features |= {name: datasets.Value(dtype) for name, dtype in {model: "string", **columns}.items()}
     return datasets.Features(features)

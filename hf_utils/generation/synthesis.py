@@ -1,4 +1,4 @@
-"""Making one batch of synthetic clips: generated, finished, passed through the gates, scored. B clips, T samples.
+"""Making one batch of synthetic clips: generated, finished, passed through the gates. B clips, T samples.
 
 The seed rule stands in `recipes.py`.
 """
@@ -21,16 +21,11 @@ class BatchError(RuntimeError):
 
 
 class BatchMaker:
-    """Makes batches of a recipe with a loaded generator.
+    """Makes batches of a recipe with a loaded generator."""
 
-    Attributes:
-        scorers: with `columns`, their names and types, and `score(clips, sample_rate, labels)`, their values per clip.
-    """
-
-    def __init__(self, recipe: Recipe, generator, versions: Mapping[str, str], scorers: Sequence = ()):
+    def __init__(self, recipe: Recipe, generator, versions: Mapping[str, str]):
         self._recipe = recipe
         self._generator = generator
-        self.scorers = scorers
         self._versions = json.dumps(dict(versions))
 
     def make(self, batch: int) -> list[dict]:
@@ -81,14 +76,14 @@ class BatchMaker:
         continued = recipe.parents.read(clips) if recipe.parents else None
         heard, dtype = generate_batch(self._generator, [clip["prompt"] for clip in clips], seed, continued)
         provenance = self._provenance(seed, batch, attempt, dtype)
-        made, faults, sounds = {}, {}, {}
+        made, faults = {}, {}
         for position, clip, channels in zip(positions, clips, heard, strict=True):
             samples, fault = self._finish(channels, rate)
             if fault:
                 faults[position] = fault
                 continue
-            sounds[position], gain_db = clip_gates.set_loudness(samples, recipe.rms_db)
-            made[position] = clip | provenance | self._encode(clip["track_id"], sounds[position])
+            samples, gain_db = clip_gates.set_loudness(samples, recipe.rms_db)
+            made[position] = clip | provenance | self._encode(clip["track_id"], samples)
             made[position] |= {"batch_row": position, "gain_db": gain_db}
         known = [*kept, *made.values()]
         repeats = clip_gates.find_duplicates([row["sha256"] for row in known], [row["fingerprint"] for row in known])
@@ -96,7 +91,6 @@ class BatchMaker:
         for index, reason in repeats.items():
             faults[order[index]] = reason
             del made[order[index]]
-        self._score(made, sounds)
         return made, faults
 
     def _finish(self, channels: np.ndarray, rate: int) -> tuple[np.ndarray, str | None]:
@@ -134,12 +128,3 @@ class BatchMaker:
             "prompt_seconds": sampling.prompt_seconds or None,
             "versions": self._versions,
         }
-
-    def _score(self, made: dict[int, dict], sounds: Mapping[int, np.ndarray]) -> None:
-        if not made:
-            return
-        clips, labels = [sounds[position] for position in made], [row["label"] for row in made.values()]
-        for scorer in self.scorers:
-            scores = scorer.score(clips, self._recipe.sample_rate, labels)
-            for position, columns in zip(made, scores, strict=True):
-                made[position] |= columns

@@ -2,10 +2,9 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from hf_utils.cards.disclosure import show_source
@@ -13,6 +12,7 @@ from hf_utils.data.shards import Shards
 from hf_utils.generation.card import describe_dataset
 from hf_utils.generation.clip_gates import find_duplicates
 from hf_utils.generation.recipes import Recipe, clip_features
+from hf_utils.generation.scoring import read_scores
 from hf_utils.generation.synthesis import BatchError, BatchMaker
 
 
@@ -25,7 +25,7 @@ def write_batches(
         BatchError: after all others were written, for those that failed.
         UserError: out of memory, or the disk is full.
     """
-    features = clip_features(recipe.genres, maker.scorers)
+    features = clip_features(recipe.genres)
     failures, clips, started = [], 0, time.monotonic()
     with tqdm(
         total=sum(len(recipe.batch_indices(batch)) for batch in batches),
@@ -51,8 +51,8 @@ def write_batches(
         raise BatchError("\n".join(failures))
 
 
-def replace_duplicates(shards: Shards, recipe: Recipe, maker: BatchMaker) -> int:
-    """Make clips anew that repeat one of an earlier batch; return their number.
+def replace_duplicates(shards: Shards, recipe: Recipe, load_maker: Callable[[], BatchMaker]) -> int:
+    """Make clips anew that repeat one of an earlier batch; return their number. Without any, nothing is loaded.
 
     All batches must be there. What comes out depends on their contents alone, so it does not matter which process does
     it, nor whether two do.
@@ -71,8 +71,8 @@ def replace_duplicates(shards: Shards, recipe: Recipe, maker: BatchMaker) -> int
         if not by_batch:
             return replaced
         for batch, faults in by_batch.items():
-            rows = pq.read_table(shards.paths[batch]).to_pylist()
-            shards.write(batch, maker.replace(batch, rows, faults), clip_features(recipe.genres, maker.scorers))
+            rows = shards.read_shard(batch).to_pylist()
+            shards.write(batch, load_maker().replace(batch, rows, faults), clip_features(recipe.genres))
             replaced += len(faults)
 
 
@@ -85,4 +85,5 @@ def write_card(shards: Shards, recipe: Recipe, source: Mapping[str, Any], name: 
     """
     rows = shards.read(["label", "prompt", "rejected", "dtype"]).to_pylist()
     config = json.loads((shards.folder / "config.json").read_text(encoding="utf-8"))
+    config |= read_scores(shards)
     shards.finish(describe_dataset(recipe, rows, config, source, name or show_source(str(shards.folder))))
