@@ -33,7 +33,8 @@ from hf_utils.data.shard_workers import write_shards
 from hf_utils.data.shards import Shards, open_shards
 from hf_utils.data.splits import describe_splits, read_protocol, select_split
 from hf_utils.hub.repository import Repository, open_repository, push_folder
-from hf_utils.training.launch import run_script, setup_logging
+from hf_utils.script import run_script
+from hf_utils.training.launch import setup_logging
 
 DEFAULT_SEED = 42
 # What changes bytes.

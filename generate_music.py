@@ -38,7 +38,8 @@ from hf_utils.generation.scoring import Scorer, add_scores, check_scores, find_u
 from hf_utils.generation.synthesis import BatchError, BatchMaker
 from hf_utils.generation.synthetic_dataset import replace_duplicates, write_batches, write_card
 from hf_utils.hub.repository import Repository, open_repository, push_folder
-from hf_utils.training.launch import expect_processes, run_script, setup_logging
+from hf_utils.script import run_script
+from hf_utils.training.launch import expect_processes, setup_logging
 
 logger = logging.getLogger("generate_music")
 

@@ -96,3 +96,26 @@ def test_bars_are_for_terminals(told, tmp_path, monkeypatch, terminal, disable_t
     assert [type(callback) for callback in shown] == [ProgressBars] * (terminal and not disable_tqdm)
     kinds = {type(callback) for callback in trainer.callback_handler.callbacks}
     assert EpochLine in kinds and PrinterCallback not in kinds
+
+
+@pytest.mark.parametrize(
+    ("script", "slow"),
+    [
+        ("run_classification", {"transformers.trainer", "datasets", "evaluate", "sklearn", "scipy", "timm", "optuna"}),
+        ("augment_dataset", {"torch", "audiomentations", "sklearn", "matplotlib"}),
+    ],
+)
+def test_a_mistake_in_options_does_not_wait_for_libraries_that_it_does_not_need(script, slow):
+    code = f"""
+import sys, {script}
+try:
+    {script}.main(["--output_dirr", "x"])
+except ValueError as error:
+    print(error, *sys.modules, sep="\\n")
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=100)
+    message, *modules = done.stdout.splitlines()
+    assert "output_dirr" in message and "argparse" in modules
+    assert not slow & set(modules)

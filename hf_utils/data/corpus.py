@@ -6,7 +6,7 @@ from collections import Counter
 
 import datasets
 
-from hf_utils.arguments.classification import DataArguments
+from hf_utils.arguments.data import DataArguments
 from hf_utils.data.clip_filter import filter_clips
 from hf_utils.data.clips import genre_names, load_clips
 from hf_utils.data.demo_data import is_demo

@@ -1,4 +1,4 @@
-"""What surrounds a script: logging, ranks, exit codes, and the checkpoint to continue from."""
+"""What a script starts with: logging, ranks, its folder, and the checkpoint to continue from."""
 
 import contextlib
 import logging
@@ -6,15 +6,13 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
 import filelock
 import huggingface_hub
-import torch
 import transformers
-from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils.logging import disable_progress_bar
 
 from hf_utils.arguments.options import is_secret
@@ -25,31 +23,11 @@ _LOCK_FILE = ".lock"
 logger = logging.getLogger(__name__)
 
 
-def run_script(main: Callable[[], int]) -> None:
-    """Call `main` and exit with its code; a user's mistake prints its message alone and exits with 2.
-
-    The process group, if any, is ended last: a group that is alive at interpreter exit aborts some runs on CPU after
-    correct results.
-    """
-    try:
-        code = main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = 2
-    except KeyboardInterrupt:
-        print("Interrupted; the same command continues where it can.", file=sys.stderr)
-        code = 130
-    finally:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
-    sys.exit(code)
-
-
 def setup_logging(is_main_process: bool) -> None:
     """Our messages from the main process on standard error, and from libraries only warnings."""
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING)
     level = logging.INFO if is_main_process else logging.ERROR
-    for name in ("hf_utils", "__main__", "run_classification"):
+    for name in ("hf_utils", "__main__"):
         logging.getLogger(name).setLevel(level)
     # Tables of every new head, checked more strictly by our own loading; remarks on the order of checkpoints and on
     # tensor parallelism, which is not used.
@@ -114,6 +92,8 @@ def find_checkpoint(output_dir: str, resume_from_checkpoint: str | None, *, over
     Raises:
         UserError: there is an earlier run, and the user has not said what to do with it.
     """
+    from transformers.trainer_utils import get_last_checkpoint  # here, because it imports PyTorch
+
     newest = get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
     if resume_from_checkpoint == "auto":
         logger.info("Continuing from %s", newest) if newest else logger.info("No checkpoint yet: from the start")
