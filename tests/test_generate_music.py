@@ -30,6 +30,7 @@ from hf_utils.data.clips import load_clips
 from hf_utils.data.splits import assign_splits
 from hf_utils.data.waveforms import decode_clips
 from hf_utils.errors import UserError
+from hf_utils.generation import job
 from hf_utils.generation.continuation import load_training_clips, make_parents
 from hf_utils.generation.synthesis import BatchError
 
@@ -224,14 +225,14 @@ def test_an_unknown_genre_gets_a_plain_prompt(checkpoint, tmp_path, capsys, capl
 
 
 def test_failed_batches_are_named_and_the_others_kept(checkpoint, tmp_path, monkeypatch, capsys):
-    make = generate_music.BatchMaker.make
+    make = job.BatchMaker.make
 
     def fail_one(maker, batch):
         if batch == 1:
             raise BatchError("Batch 1: no sound clip in 4 attempts: silent")
         return make(maker, batch)
 
-    monkeypatch.setattr(generate_music.BatchMaker, "make", fail_one)
+    monkeypatch.setattr(job.BatchMaker, "make", fail_one)
     assert generate(tmp_path / "d", checkpoint) == 1
     assert "Batch 1: no sound clip" in capsys.readouterr().err
     assert len(list((tmp_path / "d" / "data").iterdir())) == 3 and not (tmp_path / "d" / "README.md").exists()

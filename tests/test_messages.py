@@ -103,6 +103,7 @@ def test_bars_are_for_terminals(told, tmp_path, monkeypatch, terminal, disable_t
     [
         ("run_classification", {"transformers.trainer", "datasets", "evaluate", "sklearn", "scipy", "timm", "optuna"}),
         ("augment_dataset", {"torch", "audiomentations", "sklearn", "matplotlib"}),
+        ("generate_music", {"torch", "datasets", "accelerate", "diffusers"}),
     ],
 )
 def test_a_mistake_in_options_does_not_wait_for_libraries_that_it_does_not_need(script, slow):

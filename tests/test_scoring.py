@@ -21,6 +21,7 @@ from hf_utils import audio
 from hf_utils.data.clip_filter import filter_clips
 from hf_utils.data.clips import load_clips
 from hf_utils.errors import UserError
+from hf_utils.generation import job
 from hf_utils.generation.clap import ClapEmbedder
 from hf_utils.generation.recipes import SCORES
 
@@ -157,7 +158,7 @@ def test_scoring_that_was_killed_goes_on_and_half_of_it_cannot_be_loaded(copied,
         load_clips(str(copied))
     with pytest.raises(UserError, match="only some clips have their scores .clap_model clap@.*classifier_model run@"):
         generate(copied)
-    monkeypatch.setattr(generate_music, "load_generator", lambda *_: pytest.fail("the clips are all there"))
+    monkeypatch.setattr(job, "load_generator", lambda *_: pytest.fail("the clips are all there"))
     assert generate(copied, "--clap_model", "--score_with", options=["--num_shards", "2", "--shard_index", "1"]) == 0
     assert read_files(copied) == read_files(scored)
 
@@ -183,7 +184,7 @@ def test_scores_of_another_model_are_refused_and_replaced_when_asked_for(
 
 
 def test_mistakes_about_scores_stop_before_anything_is_generated(generate, models, tmp_path, monkeypatch):
-    monkeypatch.setattr(generate_music, "load_generator", lambda *_: pytest.fail("too late"))
+    monkeypatch.setattr(job, "load_generator", lambda *_: pytest.fail("too late"))
     with pytest.raises(UserError, match="overwrite_scores is given, but neither clap_model nor score_with"):
         generate(tmp_path / "d", options=["--overwrite_scores"])
     monkeypatch.setitem(models, "--score_with", models["--clap_model"])

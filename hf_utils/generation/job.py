@@ -1,0 +1,156 @@
+"""The job of generate_music.py after its options are read: clips, scores, card, report and push.
+
+Apart from the script, which gives help and names mistakes in options without the seconds that the imports here take.
+"""
+
+import functools
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+
+import torch
+import transformers
+from accelerate import PartialState
+
+from hf_utils.arguments.generation import GenerationArguments
+from hf_utils.data.shards import Shards, open_shards
+from hf_utils.generation.continuation import load_training_clips
+from hf_utils.generation.generators import load_generator
+from hf_utils.generation.plan import (
+    describe_cost,
+    describe_prompts,
+    folder_config,
+    library_versions,
+    make_recipe,
+    name_scorers,
+    real_clips,
+)
+from hf_utils.generation.recipes import Recipe
+from hf_utils.generation.scoring import Scorer, add_scores, check_scores, find_unscored
+from hf_utils.generation.synthesis import BatchError, BatchMaker
+from hf_utils.generation.synthetic_dataset import replace_duplicates, write_batches, write_card
+from hf_utils.hub.repository import Repository, open_repository, push_folder
+from hf_utils.training.launch import expect_processes, setup_logging
+
+logger = logging.getLogger(__name__)
+
+
+def run_job(args: GenerationArguments) -> int:
+    """Do what the options ask for; return the exit code, 1 if clips are missing that were to be made here."""
+    # With `cpu` unset, every process of torchrun on a machine without a GPU believes it is alone.
+    state = PartialState(cpu=not torch.cuda.is_available())
+    setup_logging(state.is_main_process)
+    expect_processes(state.num_processes)
+    if not state.is_main_process:
+        transformers.logging.disable_progress_bar()
+    recipe = make_recipe(args, state.device)
+    if args.preview is not None:
+        if state.is_main_process:
+            print(f"{describe_prompts(recipe, args.preview)}\n\n{describe_cost(recipe)}")
+        return 0
+    shards = open_shards(args.output_dir, folder_config(recipe, args, state.device), {"train": recipe.num_batches})
+    wanted = name_scorers(args)
+    check_scores(shards, wanted, overwrite=args.overwrite_scores)
+    repository = None
+    if args.push_to_hub:
+        repository = open_repository(
+            args.push_to_hub, "dataset", private=args.hub_private_repo or None, token=args.hub_token
+        )
+    try:
+        is_last = make_dataset(args, recipe, shards, wanted, state, repository and repository.name)
+    except BatchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if is_last:
+        publish(args, recipe, shards, state.device, repository)
+    return 0
+
+
+def make_dataset(
+    args: GenerationArguments,
+    recipe: Recipe,
+    shards: Shards,
+    wanted: Mapping[str, str],
+    state: PartialState,
+    name: str | None,
+) -> bool:
+    """Make this process's share of the clips, and score them once all are there; return whether it shall publish them.
+
+    Nobody waits for anybody: a share follows from the numbers of the batches, and whoever sees all of them there
+    finishes. Two that do so at the same moment write the same.
+
+    Args:
+        wanted: the models that shall score the clips, from `name_scorers`.
+        name: what the card tells `load_dataset` to take; None for the folder.
+
+    Raises:
+        BatchError: batches failed. All others are written.
+    """
+    part = args.shard_index * state.num_processes + state.process_index
+    num_parts = args.num_shards * state.num_processes
+    # Of processes that all find the clips there, one is enough.
+    is_last = state.is_main_process or bool(shards.missing())
+    # Before the clips, so that a mistake in their options does not show hours later.
+    scorers = load_scorers(args, recipe, find_unscored(shards, wanted), state.device)
+    if not shards.finished and not make_clips(args, recipe, shards, shards.missing(part, num_parts), state):
+        return False
+    add_scores(shards, recipe, scorers, wanted, part=part, num_parts=num_parts, show_progress=is_last)
+    if not shards.finished:
+        write_card(shards, recipe, real_clips(args, recipe), name)
+    return is_last
+
+
+def make_clips(
+    args: GenerationArguments, recipe: Recipe, shards: Shards, batches: Sequence[int], state: PartialState
+) -> bool:
+    """Make `batches`, and what repeats if all others are there; return whether they are. Raises BatchError."""
+
+    @functools.cache
+    def load_maker() -> BatchMaker:
+        generator = load_generator(recipe.checkpoint, recipe.sampling, recipe.dtype, state.device)
+        return BatchMaker(recipe, generator, library_versions(recipe))
+
+    logger.info("%s", describe_cost(recipe))
+    logger.info("%d of %d batches are there already.", recipe.num_batches - len(shards.missing()), recipe.num_batches)
+    if batches:
+        write_batches(shards, recipe, load_maker(), batches, show_progress=state.is_main_process)
+    if missing := shards.missing():
+        logger.info(
+            "%d batches are not there yet: other processes make them, and the last one finishes.", len(missing)
+        )
+        return False
+    if replaced := replace_duplicates(shards, recipe, load_maker):
+        print(f"{replaced} clips repeated one of another batch and were made again.")
+    return True
+
+
+def load_scorers(
+    args: GenerationArguments, recipe: Recipe, unscored: Mapping[int, Mapping[str, str]], device: torch.device
+) -> dict[str, Scorer]:
+    """Return what scores clips, by the columns that name the models; nothing is loaded that no clip needs."""
+    needed, scorers = set().union(*unscored.values()), {}
+    if needed:
+        # Classifiers and their metrics take seconds to import, and most runs score nothing.
+        from hf_utils.generation.clap import ClapEmbedder
+        from hf_utils.generation.clip_scores import ClapScorer, ClassifierScorer
+    if "clap_model" in needed:
+        spoken = [recipe.prompts[genre].spoken for genre in recipe.genres]
+        scorers["clap_model"] = ClapScorer(ClapEmbedder(args.clap_model, None, device), recipe.genres, spoken)
+    if "classifier_model" in needed:
+        scorers["classifier_model"] = ClassifierScorer(args.score_with, recipe.genres, device)
+    return scorers
+
+
+def publish(
+    args: GenerationArguments, recipe: Recipe, shards: Shards, device: torch.device, repository: Repository | None
+) -> None:
+    """Say where a finished dataset is, compare it with real clips and push it, as far as asked for."""
+    print(f"Finished: {shards.folder}")
+    if args.report is not None:
+        from hf_utils.generation.quality_report import write_report  # as above
+
+        real = load_training_clips(args, recipe.sample_rate)
+        rate, seed = recipe.sample_rate, args.seed
+        print(write_report(shards.folder, recipe.genres, real, args.report, device, sample_rate=rate, seed=seed))
+    if repository is not None:
+        print(f"Pushed: {push_folder(shards.folder, repository)}")
