@@ -81,7 +81,11 @@ def test_only_what_is_asked_for_is_done(flags, job):
             "fold is 5, expected less than num_folds, 5: folds count from 0",
         ),
         ("--num_folds 2", "num_folds on the command line is 2, expected at least 3"),
-        ("--genres jazz jazz", "genres is ['jazz', 'jazz'], expected two or more different ones"),
+        (
+            "--genres jazz jazz",
+            "genres is ['jazz', 'jazz'], expected different ones, two or more, for a classifier to tell apart",
+        ),
+        ("--genres jazz", "genres is ['jazz'], expected different ones, two or more, for a classifier to tell apart"),
         (
             "--window_seconds 4 --eval_hop_seconds 5",
             "eval_hop_seconds is 5.0, longer than window_seconds, 4.0: some audio is never heard",

@@ -183,6 +183,16 @@ def test_scores_of_another_model_are_refused_and_replaced_when_asked_for(
         assert clips[column] == old[column]  # the weights are the same
 
 
+def test_one_genre_is_scored_by_a_classifier_and_clap_has_nothing_to_tell_apart(generate, tmp_path):
+    options = ["--genres", "jazz", "--clips_per_genre", "2"]
+    with pytest.raises(UserError, match="against the other genres of its dataset, and jazz is the only one"):
+        generate(tmp_path / "d", "--clap_model", "--score_with", options=options)
+    assert not list(tmp_path.glob("d/data/*"))
+    assert generate(tmp_path / "d", "--score_with", options=options) == 0
+    clips = load_clips(str(tmp_path / "d"), genres=["blues", "jazz"])
+    assert clips["label"][:] == [1, 1] and all(0 < score < 1 for score in clips["classifier_score"])
+
+
 def test_mistakes_about_scores_stop_before_anything_is_generated(generate, models, tmp_path, monkeypatch):
     monkeypatch.setattr(job, "load_generator", lambda *_: pytest.fail("too late"))
     with pytest.raises(UserError, match="overwrite_scores is given, but neither clap_model nor score_with"):

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from hf_utils.arguments.config_files import SUFFIXES, read_config
 from hf_utils.arguments.options import option
@@ -27,6 +27,8 @@ def _dataset_folder(options: Mapping[str, Any]) -> str:
 @dataclasses.dataclass
 class AugmentationArguments(SourceArguments):
     """Which clips to copy, how, and where to. Raises UserError on contradictions."""
+
+    makes_clips: ClassVar[bool] = True
 
     augmentation: str | None = _copies(
         None,

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from hf_utils.arguments.options import option
 from hf_utils.arguments.source import SourceArguments
@@ -25,6 +25,8 @@ def _dataset_folder(options: Mapping[str, Any]) -> str:
 @dataclasses.dataclass
 class GenerationArguments(SourceArguments):
     """What to generate, with what, how much of it, and from which real clips. Raises UserError on contradictions."""
+
+    makes_clips: ClassVar[bool] = True
 
     model_name_or_path: str = _generator(
         "facebook/musicgen-small",
@@ -53,7 +55,7 @@ class GenerationArguments(SourceArguments):
     )
 
     genres: list[str] | None = _clips(
-        None, "Genres, two or more. (default: the ten of GTZAN, or those of --continue_from)", metavar="GENRE"
+        None, "Genres, one or more. (default: the ten of GTZAN, or those of --continue_from)", metavar="GENRE"
     )
     clips_per_genre: int = _clips(80, "Clips of each genre, exactly.", metavar="CLIPS", at_least=1)
     clip_seconds: float = _clips(30.0, "Length of a clip, in seconds, exactly.", metavar="SECONDS", at_least=1)

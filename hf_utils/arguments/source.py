@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from hf_utils.arguments.options import option
 from hf_utils.errors import UserError
@@ -20,7 +20,13 @@ _SOURCE = (
 
 @dataclasses.dataclass
 class SourceArguments:
-    """The real clips, and which side of the split each is on. Raises UserError on contradictions."""
+    """The real clips, and which side of the split each is on. Raises UserError on contradictions.
+
+    Attributes:
+        makes_clips: whether the genres say what is made, and one may be enough; a classifier tells two or more apart.
+    """
+
+    makes_clips: ClassVar[bool] = False
 
     dataset_name: str = _data(
         "sanchit-gandhi/gtzan",
@@ -62,8 +68,10 @@ class SourceArguments:
                     f"{name} is {getattr(self, name)}, but only split_protocol: artist_folds has folds, and "
                     f"split_protocol is {self.split_protocol}"
                 )
-        if self.genres is not None and (len(self.genres) < 2 or len(set(self.genres)) < len(self.genres)):
-            raise UserError(f"genres is {self.genres}, expected two or more different ones")
+        fewest = 1 if self.makes_clips else 2
+        if self.genres is not None and (len(self.genres) < fewest or len(set(self.genres)) < len(self.genres)):
+            number = "one or more" if self.makes_clips else "two or more, for a classifier to tell apart"
+            raise UserError(f"genres is {self.genres}, expected different ones, {number}")
         self.num_proc = self.num_proc or min(4, os.cpu_count() or 1)
 
     def changed_source(self) -> dict[str, Any]:

@@ -25,9 +25,18 @@ class ClapScorer:
     """Zero-shot genre by CLAP: cosines between a clip and one sentence per genre.
 
     Ten closed classes are better told apart by the largest cosine and its margin than by a threshold on a cosine.
+
+    Raises:
+        UserError: there is only one genre, so that nothing is told apart.
     """
 
     def __init__(self, embedder: ClapEmbedder, genres: Sequence[str], spoken: Sequence[str]):
+        if len(genres) < 2:
+            raise UserError(
+                "clap_model scores a clip against the other genres of its dataset, and "
+                f"{', '.join(genres)} is the only one. Leave clap_model out; score_with compares with all genres that "
+                "a classifier knows."
+            )
         self._embedder = embedder
         self._genres = list(genres)
         self._texts = embedder.embed_texts([f"This is {name} music." for name in spoken])

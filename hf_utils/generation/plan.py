@@ -96,9 +96,10 @@ def describe_cost(recipe: Recipe) -> str:
     disk = recipe.num_clips * recipe.num_samples * 2 * _FLAC_SHARE
     disk_text = f"{disk / 1e9:.2f} GB" if disk >= 1e8 else f"{disk / 1e6:.1f} MB"
     steps = recipe.sampling.steps
+    genres = f"{len(recipe.genres)} genre{'s'[: len(recipe.genres) > 1]}"
     return (
         f"{recipe.num_clips} clips of {recipe.sampling.clip_seconds:g} s ({recipe.clips_per_genre} for each of "
-        f"{len(recipe.genres)} genres), {minutes:.1f} minutes of audio, some {disk_text} on disk; "
+        f"{genres}), {minutes:.1f} minutes of audio, some {disk_text} on disk; "
         f"{recipe.num_batches} batches of up to {recipe.batch_size} clips, {steps} steps each, "
         f"{recipe.num_batches * steps} steps in all ({recipe.checkpoint.kind}, {recipe.dtype})"
     )
