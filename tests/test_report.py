@@ -179,7 +179,8 @@ def test_runs_are_paired_by_seed(tmp_path):
 
 
 def split_sizes(train, test):
-    return {"splits": {"train": {"tracks": train}, "test": {"tracks": test}}}
+    mix = {"tracks": 2 * train, "origins": {"real": train, "noisy": train}}
+    return {"splits": {"train": mix, "test": {"tracks": test, "origins": {"real": test}}}}
 
 
 def test_the_page_says_what_data_it_is(tmp_path):
@@ -192,7 +193,7 @@ def test_the_page_says_what_data_it_is(tmp_path):
     assert "> A subset " in (tmp_path / "report" / "report.md").read_text()
 
 
-@pytest.mark.parametrize("data", [None, [], {"splits": []}, {"splits": {"train": 3, "test": {"tracks": "x"}}}])
+@pytest.mark.parametrize("data", [None, [], {"splits": []}, {"splits": {"train": 3, "test": {"origins": [1]}}}])
 def test_a_run_that_does_not_say_its_data_is_reported_all_the_same(tmp_path, data):
     write_run(tmp_path / "a", data=data)
     assert "Data:" not in " ".join(read_page(tmp_path, tmp_path / "report").words)

@@ -105,7 +105,7 @@ def describe_data(table: Table) -> str:
     names = sorted({show_source(run.dataset) for run in runs if run.dataset})
     sizes = []
     for split in ("train", "validation", "test"):
-        counts = sorted({run.track_counts[split] for run in runs if split in run.track_counts})
+        counts = sorted({run.real_tracks[split] for run in runs if split in run.real_tracks})
         if counts:
             most = f" to {counts[-1]:,}" if len(counts) > 1 else ""  # folds differ by a few tracks
             sizes.append(f"{counts[0]:,}{most} {split}")

@@ -35,7 +35,7 @@ class Run:
         labels: int (N,).
         probabilities: float (N, K).
         dataset: the name that the option gave.
-        track_counts: number of tracks of every split.
+        real_tracks: their number in every split.
         robustness: rows with kind, severity, snr_db, accuracy and roc_auc; empty if it was not measured.
     """
 
@@ -51,7 +51,7 @@ class Run:
     labels: np.ndarray
     probabilities: np.ndarray
     dataset: str
-    track_counts: dict[str, int]
+    real_tracks: dict[str, int]
     robustness: tuple[dict[str, Any], ...]
 
 
@@ -130,7 +130,7 @@ def _read_run(folder: Path, set_name: str) -> Run:
         labels=predictions.labels[order],
         probabilities=predictions.probabilities[order],
         dataset=str(config.get("dataset_name", "")),
-        track_counts=_track_counts(results.get("data")),
+        real_tracks=_real_tracks(results.get("data")),
         robustness=_robustness_rows(results.get("robustness")),
     )
 
@@ -164,11 +164,12 @@ def _name_cell(config: dict[str, Any]) -> tuple[str, str]:
     return model, arm
 
 
-def _track_counts(data: Any) -> dict[str, int]:
+def _real_tracks(data: Any) -> dict[str, int]:
+    """Return how many tracks of every split are real: a training mix holds copies and generated clips as well."""
     splits = data.get("splits") if isinstance(data, dict) else None
-    if not isinstance(splits, dict):
-        return {}
-    counts = {name: split.get("tracks") for name, split in splits.items() if isinstance(split, dict)}
+    splits = splits if isinstance(splits, dict) else {}
+    origins = {name: split.get("origins") for name, split in splits.items() if isinstance(split, dict)}
+    counts = {name: counted.get("real") for name, counted in origins.items() if isinstance(counted, dict)}
     return {name: count for name, count in counts.items() if isinstance(count, int)}
 
 

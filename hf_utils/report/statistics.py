@@ -21,7 +21,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+import scipy  # its parts are imported when they are first used: a second, for statistics alone
 
 from hf_utils.seeding import derive_seed
 
@@ -72,7 +72,7 @@ def mcnemar_p(first: np.ndarray, second: np.ndarray) -> float:
     only_first, only_second = int(np.sum(first & ~second)), int(np.sum(~first & second))
     if only_first + only_second == 0:
         return 1.0
-    return float(stats.binomtest(only_first, only_first + only_second).pvalue)
+    return float(scipy.stats.binomtest(only_first, only_first + only_second).pvalue)
 
 
 def correct_holm(p_values: Sequence[float]) -> np.ndarray:
@@ -122,12 +122,12 @@ def compare_seeds(
     degrees = max([num_seeds - 1, *(estimate.degrees for estimate in pooled[:1])])
     if variance > 0:
         degrees = variance**2 / (of_seeds**2 / degrees + of_tracks**2 / max(num_changed - 1, 1))
-        p = float(2 * stats.t.sf(abs(mean) / np.sqrt(variance), degrees))
+        p = float(2 * scipy.stats.t.sf(abs(mean) / np.sqrt(variance), degrees))
     else:
         p = 0.0 if mean else 1.0
     p = max(p, min(1.0, 2.0 ** (1 - num_changed)))
-    half = float(stats.t.isf(LEVEL / 2, degrees) * np.sqrt(variance))
-    factor = stats.t.isf(LEVEL / 2 / num_tests, degrees) + stats.t.isf(1 - POWER, degrees)
+    half = float(scipy.stats.t.isf(LEVEL / 2, degrees) * np.sqrt(variance))
+    factor = scipy.stats.t.isf(LEVEL / 2 / num_tests, degrees) + scipy.stats.t.isf(1 - POWER, degrees)
     return Difference(mean, mean - half, mean + half, p, num_seeds, float(factor * np.sqrt(variance)))
 
 
@@ -137,7 +137,7 @@ def compare_runs(difference: float, resampled: np.ndarray, p: float, *, num_test
     Says nothing about other seeds: that chance cannot be seen in one run.
     """
     low, high = percentile_interval(resampled)
-    factor = stats.norm.isf(LEVEL / 2 / num_tests) + stats.norm.isf(1 - POWER)
+    factor = scipy.stats.norm.isf(LEVEL / 2 / num_tests) + scipy.stats.norm.isf(1 - POWER)
     return Difference(difference, low, high, p, 1, float(factor * _deviation(resampled)))
 
 
