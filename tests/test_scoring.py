@@ -24,6 +24,7 @@ from hf_utils.errors import UserError
 from hf_utils.generation import job
 from hf_utils.generation.clap import ClapEmbedder
 from hf_utils.generation.recipes import SCORES
+from hf_utils.generation.revisions import resolve_revision
 
 # Six clips in three batches.
 OPTIONS = "--genres blues jazz --clips_per_genre 3 --clip_seconds 1 --batch_size 2 --dtype fp32".split()
@@ -181,6 +182,15 @@ def test_scores_of_another_model_are_refused_and_replaced_when_asked_for(
     assert again != name and f"| {again} |".replace("@", "&#64;") in (copied / "README.md").read_text()
     for column in ("clap_model", "clap_margin", "classifier_score", "sha256"):
         assert clips[column] == old[column]  # the weights are the same
+
+
+def test_a_run_is_the_same_classifier_without_its_checkpoints(models, tmp_path):
+    run = Path(shutil.copytree(models["--score_with"], tmp_path / "run"))
+    before = resolve_revision(str(run), None, "config.json")
+    shutil.copytree(models["--score_with"], run / "checkpoint-5")
+    assert resolve_revision(str(run), None, "config.json") == before
+    (run / "model.safetensors").write_bytes(b"other weights")
+    assert resolve_revision(str(run), None, "config.json") != before
 
 
 def test_one_genre_is_scored_by_a_classifier_and_clap_has_nothing_to_tell_apart(generate, tmp_path):

@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 from huggingface_hub.errors import HfHubHTTPError
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import cached_file
 from transformers.utils.hub import extract_commit_hash
 
@@ -48,8 +49,9 @@ def resolve_revision(name: str, revision: str | None, file: str) -> str:
 
 def _digest_folder(folder: Path) -> str:
     digest = hashlib.sha256()
-    # The training state and curves of a run's folder are no part of its model.
-    for path in sorted(path for pattern in ("*.json", "*.safetensors", "*.bin") for path in folder.rglob(pattern)):
+    # The training state and curves of a run's folder are no part of its model, nor are its earlier checkpoints.
+    files = {path for pattern in ("*.json", "*.safetensors", "*.bin") for path in folder.rglob(pattern)}
+    for path in sorted(files - set(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/**/*"))):
         digest.update(f"{path.relative_to(folder).as_posix()} {path.stat().st_size}\n".encode())
         with path.open("rb") as file:
             while block := file.read(1 << 22):
