@@ -203,6 +203,20 @@ def test_one_genre_is_scored_by_a_classifier_and_clap_has_nothing_to_tell_apart(
     assert clips["label"][:] == [1, 1] and all(0 < score < 1 for score in clips["classifier_score"])
 
 
+def test_finished_clips_are_scored_on_another_machine_and_with_other_versions(copied, generate):
+    path = copied / "config.json"
+    config = json.loads(path.read_text())
+    config |= {"device": "cuda", "versions": {**config["versions"], "torch": "1.0"}}
+    path.write_text(json.dumps(config))
+    assert generate(copied, "--score_with") == 0
+    assert columns_of(copied) == [{"classifier_model"}] * 3 and json.loads(path.read_text()) == config
+    with pytest.raises(UserError, match="seed: 42 in the folder, 7 now"):
+        generate(copied, "--score_with", options=["--seed", "7"])
+    next(copied.glob("data/*")).unlink()
+    with pytest.raises(UserError, match='device: "cuda" in the folder, "cpu" now\n  versions.torch: "1.0"'):
+        generate(copied, "--score_with")
+
+
 def test_mistakes_about_scores_stop_before_anything_is_generated(generate, models, tmp_path, monkeypatch):
     monkeypatch.setattr(job, "load_generator", lambda *_: pytest.fail("too late"))
     with pytest.raises(UserError, match="overwrite_scores is given, but neither clap_model nor score_with"):

@@ -11,7 +11,7 @@ is the same file. `datasets.load_dataset(folder)` reads a finished folder.
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -136,13 +136,20 @@ class Shards:
             file.write(card_text.encode())
 
 
-def open_shards(folder: str | os.PathLike, config: Mapping[str, Any], shards_per_split: Mapping[str, int]) -> Shards:
+def open_shards(
+    folder: str | os.PathLike,
+    config: Mapping[str, Any],
+    shards_per_split: Mapping[str, int],
+    environment: Collection[str] = (),
+) -> Shards:
     """Return the shards of `folder`, which is created, or continued if it was begun with the same configuration.
 
     Args:
         config: everything that the content depends on (options, seed, versions), JSON-ready; nothing that it does not
             depend on (number of processes, the folder's name).
         shards_per_split: number of shards of each split, such as {"train": 12}. Kept with the configuration.
+        environment: keys of `config` that the user does not choose, such as versions: another one matters only while
+            shards are missing.
 
     Raises:
         UserError: the folder was begun with another configuration (the difference is shown), holds something else, or
@@ -160,13 +167,16 @@ def open_shards(folder: str | os.PathLike, config: Mapping[str, Any], shards_per
         with written_aside(path) as file:
             file.write(json.dumps(wanted, indent=2, ensure_ascii=False).encode() + b"\n")
     begun = json.loads(path.read_text(encoding="utf-8"))
+    shards = Shards(folder, shards_per_split)
+    if not shards.missing():
+        wanted |= {key: begun.get(key) for key in environment}
     if differences := list(_differences(begun, wanted)):
         raise UserError(
             f"{folder} was begun with another configuration; nothing was changed. The difference:\n"
             + "\n".join(f"  {line}" for line in differences)
             + "\nGive the same options as before to continue it, or choose another folder."
         )
-    return Shards(folder, shards_per_split)
+    return shards
 
 
 def _differences(begun: Any, wanted: Any, name: str = "") -> Iterator[str]:

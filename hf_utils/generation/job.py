@@ -17,6 +17,7 @@ from hf_utils.data.shards import Shards, open_shards
 from hf_utils.generation.continuation import load_training_clips
 from hf_utils.generation.generators import load_generator
 from hf_utils.generation.plan import (
+    ENVIRONMENT,
     describe_cost,
     describe_prompts,
     folder_config,
@@ -48,7 +49,8 @@ def run_job(args: GenerationArguments) -> int:
         if state.is_main_process:
             print(f"{describe_prompts(recipe, args.preview)}\n\n{describe_cost(recipe)}")
         return 0
-    shards = open_shards(args.output_dir, folder_config(recipe, args, state.device), {"train": recipe.num_batches})
+    config = folder_config(recipe, args, state.device)
+    shards = open_shards(args.output_dir, config, {"train": recipe.num_batches}, ENVIRONMENT)
     wanted = name_scorers(args)
     check_scores(shards, wanted, overwrite=args.overwrite_scores)
     repository = None
