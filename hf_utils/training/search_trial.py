@@ -1,0 +1,126 @@
+"""What back ends of a search share: what is searched, and a trial, trained as the script does, judged on validation.
+
+A trial may change the model, its windows and its features, so each is an experiment of its own with a fresh model.
+"""
+
+import dataclasses
+import gc
+import logging
+import math
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+from optuna.distributions import BaseDistribution
+from optuna.trial import TrialState
+from transformers import TrainerCallback
+
+from hf_utils.arguments.classification import ClassificationTrainingArguments, DataArguments, ModelArguments
+from hf_utils.arguments.parsing import build_arguments
+from hf_utils.errors import UserError
+from hf_utils.training.experiment import make_learner, prepare_experiment
+
+logger = logging.getLogger(__name__)
+
+CLASSES = (ModelArguments, DataArguments, ClassificationTrainingArguments)
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+NO_BETTER = "no better than others at this point"
+# A trial keeps nothing: its score is the best of its evaluations.
+_TRIAL_OPTIONS = {
+    "do_train": True,
+    "do_eval": False,
+    "save_strategy": "no",
+    "load_best_model_at_end": False,
+    "early_stopping_patience": 0,
+    "report_to": "none",
+    "push_to_hub": False,
+    "disable_tqdm": True,
+}
+
+# Is told all scores of a trial so far after every evaluation; says whether the trial is not worth going on.
+Report = Callable[[list[float]], bool]
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """What a back end gets: the study that keeps the trials, what they choose from, and what they have in common."""
+
+    study: optuna.Study
+    space: Mapping[str, BaseDistribution]
+    common: Mapping[str, Any]
+    training_args: ClassificationTrainingArguments
+
+    @property
+    def output_dir(self) -> Path:
+        return Path(self.training_args.output_dir)
+
+    def finished(self) -> list[optuna.trial.FrozenTrial]:
+        """Return the trials that count: those that came to their end, and those that were pruned."""
+        return self.study.get_trials(deepcopy=False, states=FINISHED)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a trial ended: with the best of its scores, or why it counts as pruned."""
+
+    score: float | None = None
+    pruned_because: str | None = None
+
+    def log(self, trial: int | str, chosen: Mapping[str, Any]) -> None:
+        """Tell the user."""
+        end = f"{self.score:.4f} on validation" if self.pruned_because is None else f"pruned, {self.pruned_because}"
+        logger.info("Trial %s: %s  %s", trial, end, dict(chosen))
+
+
+class ReportTrial(TrainerCallback):
+    """Reports the scores of a trial after every evaluation, and ends training where the answer is to."""
+
+    def __init__(self, report: Report, metric: str):
+        self._report, self._metric = report, metric
+        self.scores: list[float] = []
+        self.is_pruned = False
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        self.scores.append(metrics[self._metric])
+        self.is_pruned = self._report(list(self.scores))
+        if self.is_pruned:
+            control.should_training_stop = True
+
+
+def run_trial(options: Mapping[str, Any], folder: Path, report: Report) -> Outcome:
+    """Train with `options` in a temporary folder inside `folder`.
+
+    Options that contradict each other, and a model too large for the device, are outcomes and no errors.
+    """
+    learner = None
+    with tempfile.TemporaryDirectory(prefix="trial-", dir=folder) as output_dir:
+        try:
+            arguments = build_arguments(CLASSES, {**options, **_TRIAL_OPTIONS, "output_dir": output_dir})
+            training_args = arguments[-1]
+            watch = ReportTrial(report, f"eval_{training_args.metric_for_best_model.removeprefix('eval_')}")
+            learner = make_learner(prepare_experiment(*arguments), arguments[1])
+            learner.add_callback(watch)
+            learner.train()
+            outcome = judge(watch, maximise=training_args.greater_is_better)
+        except UserError as error:
+            outcome = Outcome(pruned_because=str(error))
+        except torch.OutOfMemoryError:
+            outcome = Outcome(pruned_because="out of memory")
+    # The next trial of this process needs the memory.
+    del learner
+    gc.collect()
+    torch.cuda.empty_cache()
+    return outcome
+
+
+def judge(watch: ReportTrial, *, maximise: bool) -> Outcome:
+    """Return the outcome of a training that came to its end: its best score, if it has one."""
+    if watch.is_pruned:
+        return Outcome(pruned_because=NO_BETTER)
+    scores = [score for score in watch.scores if not math.isnan(score)]
+    if not scores:
+        return Outcome(pruned_because="no evaluation gave it a score")
+    return Outcome(score=max(scores) if maximise else min(scores))
