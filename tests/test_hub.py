@@ -172,7 +172,8 @@ def test_a_push_that_breaks_off_is_finished_by_its_command(hub, made, request_, 
     assert (f"not sent again: {first}" in message) == (SECOND_SHARD in request_ or "commit" in request_)
     hub.recover()
     assert pushes.main(command[3:]) == 0
-    assert capsys.readouterr().out == f"Pushed: {hub.url}/datasets/me/made\n"
+    written = capsys.readouterr()
+    assert written.out == f"Pushed: {hub.url}/datasets/me/made\n" and "\r" not in written.err
     assert {path: path.read_bytes() for path in made.rglob("*") if path.is_file()} == before
     expected = {name: (made / name).read_bytes() for name in select_files(made, "dataset")}
     assert files_of(hub, "datasets/me/made") == expected | {".gitattributes": b""}

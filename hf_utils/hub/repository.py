@@ -18,6 +18,7 @@ from typing import Literal
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import HTTPError
+from huggingface_hub.utils import disable_progress_bars
 
 from hf_utils.cards.disclosure import show_value
 from hf_utils.errors import UserError
@@ -151,6 +152,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("repository", help="Repository on the Hub, such as me/gtzan-ast.")
     parser.add_argument("--private", action="store_true", default=None, help="Make a new repository private.")
     arguments = parser.parse_args(argv)
+    if not sys.stderr.isatty():
+        disable_progress_bars()
     try:
         kind = find_kind(arguments.folder)
         select_files(arguments.folder, kind)  # before a repository is made for nothing
