@@ -32,7 +32,7 @@ from hf_utils.data.corpus import load_split_clips
 from hf_utils.data.shard_workers import write_shards
 from hf_utils.data.shards import Shards, open_shards
 from hf_utils.data.splits import describe_splits, read_protocol, select_split
-from hf_utils.hub.repository import Repository, open_repository, push_folder
+from hf_utils.hub.repository import Repository, open_dataset_repository, push_folder
 from hf_utils.script import run_script
 from hf_utils.training.launch import setup_logging
 
@@ -59,11 +59,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     config = describe_config(args, plan)
     shards = open_shards(args.output_dir, config, plan.shards_per_split)
-    repository = None
-    if args.push_to_hub:
-        repository = open_repository(
-            args.push_to_hub, "dataset", private=args.hub_private_repo or None, token=args.hub_token
-        )
+    repository = open_dataset_repository(args)
     name = repository.name if repository else show_source(str(shards.folder))
     if shards.finished or make_dataset(args, plan, shards, config, name):
         publish(shards, repository)

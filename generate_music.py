@@ -10,8 +10,11 @@ A run that was stopped goes on when its command is given again, under any number
 clips. Scores are columns beside the clips: they can be asked for at once, or later for a finished folder.
 """
 
+import sys
+
 from hf_utils.arguments.generation import GenerationArguments
 from hf_utils.arguments.parsing import parse_arguments
+from hf_utils.hub.repository import open_dataset_repository
 from hf_utils.script import run_script
 
 
@@ -20,9 +23,25 @@ def main(argv: list[str] | None = None) -> int:
     description, _, examples = __doc__.partition("\n\n")
     (args,) = parse_arguments((GenerationArguments,), argv, description=description, examples=examples)
     # Here, because generators take seconds to import, and help and mistakes in options shall not wait for them.
-    from hf_utils.generation.job import run_job
+    from hf_utils.generation import job, plan
+    from hf_utils.generation.synthesis import BatchError
 
-    return run_job(args)
+    state = job.start_process()
+    recipe = plan.make_recipe(args, state.device)
+    if args.preview is not None:
+        if state.is_main_process:
+            print(f"{plan.describe_prompts(recipe, args.preview)}\n\n{plan.describe_cost(recipe)}")
+        return 0
+    shards = job.open_dataset(args, recipe, state.device)
+    repository = open_dataset_repository(args)
+    try:
+        is_last = job.make_dataset(args, recipe, shards, state, repository and repository.name)
+    except BatchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if is_last:
+        job.publish(args, recipe, shards, state.device, repository)
+    return 0
 
 
 if __name__ == "__main__":

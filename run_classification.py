@@ -14,21 +14,35 @@ from hf_utils.arguments.classification import ClassificationTrainingArguments, D
 from hf_utils.arguments.parsing import parse_arguments
 from hf_utils.arguments.search import SearchArguments
 from hf_utils.script import run_script
+from hf_utils.training.past_runs import adopt_data_options
 
 
 def main(argv: list[str] | None = None) -> int:
     """Do what the command line asks for; return the exit code."""
     description, _, examples = __doc__.partition("\n\n")
-    arguments = parse_arguments(
+    model_args, data_args, search_args, training_args = parse_arguments(
         (ModelArguments, DataArguments, SearchArguments, ClassificationTrainingArguments),
         argv,
         description=description,
         examples=examples,
     )
     # Here, because the Trainer takes seconds to import, and help and mistakes in options shall not wait for it.
-    from hf_utils.training.job import run_job
+    from hf_utils.training import job, launch
 
-    return run_job(*arguments)
+    is_main_process = training_args.process_index == 0
+    launch.setup_logging(is_main_process)
+    launch.expect_processes(training_args.world_size)
+    if not training_args.do_train:
+        data_args = adopt_data_options(data_args, model_args, training_args)
+    arguments = model_args, data_args, training_args
+    if search_args.search is not None:
+        return job.search(arguments, search_args)
+    with launch.claim_folder(training_args.output_dir, is_main_process=is_main_process):
+        if training_args.do_train or training_args.do_eval:
+            job.train_and_evaluate(*arguments)
+        if training_args.do_predict and is_main_process:
+            return job.predict(*arguments)
+    return 0
 
 
 if __name__ == "__main__":

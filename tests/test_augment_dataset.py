@@ -260,7 +260,7 @@ def test_repository_is_opened_before_the_work_and_pushed_to_after(run, monkeypat
     def push_folder(folder, repository):
         calls.append(("push", repository.name, (folder / "README.md").is_file()))
 
-    monkeypatch.setattr(augment_dataset, "open_repository", open_repository)
+    monkeypatch.setattr("hf_utils.hub.repository.open_repository", open_repository)
     monkeypatch.setattr(augment_dataset, "push_folder", push_folder)
     folder = run("pushed", AWGN, "--push_to_hub", "noisy", "--hub_private_repo")
     assert calls == [("open", "noisy", "dataset", True), ("push", "me/noisy", True)]

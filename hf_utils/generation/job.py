@@ -1,11 +1,7 @@
-"""The job of generate_music.py after its options are read: clips, scores, card, report and push.
-
-Apart from the script, which gives help and names mistakes in options without the seconds that the imports here take.
-"""
+"""What generate_music.py does with its options: clips, scores, card, report and push."""
 
 import functools
 import logging
-import sys
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -19,62 +15,46 @@ from hf_utils.generation.generators import load_generator
 from hf_utils.generation.plan import (
     ENVIRONMENT,
     describe_cost,
-    describe_prompts,
     folder_config,
     library_versions,
-    make_recipe,
     name_scorers,
     real_clips,
 )
 from hf_utils.generation.recipes import Recipe
 from hf_utils.generation.scoring import Scorer, add_scores, check_scores, find_unscored
-from hf_utils.generation.synthesis import BatchError, BatchMaker
+from hf_utils.generation.synthesis import BatchMaker
 from hf_utils.generation.synthetic_dataset import replace_duplicates, write_batches, write_card
-from hf_utils.hub.repository import Repository, open_repository, push_folder
+from hf_utils.hub.repository import Repository, push_folder
 from hf_utils.training.launch import expect_processes, setup_logging
 
 logger = logging.getLogger(__name__)
 
 
-def run_job(args: GenerationArguments) -> int:
-    """Do what the options ask for; return the exit code, 1 if clips are missing that were to be made here."""
+def start_process() -> PartialState:
+    """Return this process's place among all of them, with logging set up for it."""
     # With `cpu` unset, every process of torchrun on a machine without a GPU believes it is alone.
     state = PartialState(cpu=not torch.cuda.is_available())
     setup_logging(state.is_main_process)
     expect_processes(state.num_processes)
     if not state.is_main_process:
         transformers.logging.disable_progress_bar()
-    recipe = make_recipe(args, state.device)
-    if args.preview is not None:
-        if state.is_main_process:
-            print(f"{describe_prompts(recipe, args.preview)}\n\n{describe_cost(recipe)}")
-        return 0
-    config = folder_config(recipe, args, state.device)
+    return state
+
+
+def open_dataset(args: GenerationArguments, recipe: Recipe, device: torch.device) -> Shards:
+    """Return the shards of the output folder, new or begun.
+
+    Raises:
+        UserError: it was begun with other options, or holds scores by other models.
+    """
+    config = folder_config(recipe, args, device)
     shards = open_shards(args.output_dir, config, {"train": recipe.num_batches}, ENVIRONMENT)
-    wanted = name_scorers(args)
-    check_scores(shards, wanted, overwrite=args.overwrite_scores)
-    repository = None
-    if args.push_to_hub:
-        repository = open_repository(
-            args.push_to_hub, "dataset", private=args.hub_private_repo or None, token=args.hub_token
-        )
-    try:
-        is_last = make_dataset(args, recipe, shards, wanted, state, repository and repository.name)
-    except BatchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    if is_last:
-        publish(args, recipe, shards, state.device, repository)
-    return 0
+    check_scores(shards, name_scorers(args), overwrite=args.overwrite_scores)
+    return shards
 
 
 def make_dataset(
-    args: GenerationArguments,
-    recipe: Recipe,
-    shards: Shards,
-    wanted: Mapping[str, str],
-    state: PartialState,
-    name: str | None,
+    args: GenerationArguments, recipe: Recipe, shards: Shards, state: PartialState, name: str | None
 ) -> bool:
     """Make this process's share of the clips, and score them once all are there; return whether it shall publish them.
 
@@ -82,7 +62,6 @@ def make_dataset(
     finishes. Two that do so at the same moment write the same.
 
     Args:
-        wanted: the models that shall score the clips, from `name_scorers`.
         name: what the card tells `load_dataset` to take; None for the folder.
 
     Raises:
@@ -92,6 +71,7 @@ def make_dataset(
     num_parts = args.num_shards * state.num_processes
     # Of processes that all find the clips there, one is enough.
     is_last = state.is_main_process or bool(shards.missing())
+    wanted = name_scorers(args)
     # Before the clips, so that a mistake in their options does not show hours later.
     scorers = load_scorers(args, recipe, find_unscored(shards, wanted), state.device)
     if not shards.finished and not make_clips(args, recipe, shards, shards.missing(part, num_parts), state):

@@ -112,6 +112,13 @@ def open_repository(name: str, kind: Kind, *, private: bool | None = None, token
     return Repository(name, kind, token)
 
 
+def open_dataset_repository(args) -> Repository | None:
+    """Return the repository that the options of a script which makes a dataset ask to push to; None without one."""
+    if not args.push_to_hub:
+        return None
+    return open_repository(args.push_to_hub, "dataset", private=args.hub_private_repo or None, token=args.hub_token)
+
+
 def push_folder(folder: str | os.PathLike, repository: Repository) -> str:
     """Push what others need of a finished run or dataset folder; return the repository's address.
 

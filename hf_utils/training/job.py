@@ -1,7 +1,4 @@
-"""The job of run_classification.py after its options are read: search, or train, evaluate and predict.
-
-Apart from the script, which gives help and names mistakes in options without the seconds that the imports here take.
-"""
+"""What run_classification.py does with its options: search, train and evaluate, predict."""
 
 import time
 from pathlib import Path
@@ -18,58 +15,34 @@ from hf_utils.models.loading import window_samples_for
 from hf_utils.results.robustness_report import RobustnessReport
 from hf_utils.results.run_results import EvaluatedSet, format_scores, write_results
 from hf_utils.training.experiment import Experiment, load_model, make_learner, prepare_experiment
-from hf_utils.training.launch import (
-    claim_folder,
-    expect_processes,
-    find_checkpoint,
-    launch_command,
-    setup_logging,
-)
-from hf_utils.training.past_runs import adopt_data_options
+from hf_utils.training.launch import find_checkpoint, launch_command
 from hf_utils.training.prediction import predict_files
 from hf_utils.training.robustness import CorruptedSet, check_transforms, evaluate_corruptions
 from hf_utils.training.stages import expand_stages
 from hf_utils.training.trainer import write_tensorboard_summary
 
 
-def run_job(
-    model_args: ModelArguments,
-    data_args: DataArguments,
-    search_args: SearchArguments,
-    training_args: ClassificationTrainingArguments,
-) -> int:
-    """Do what the options ask for; return the exit code."""
-    setup_logging(training_args.process_index == 0)
-    expect_processes(training_args.world_size)
-    if not training_args.do_train:
-        data_args = adopt_data_options(data_args, model_args, training_args)
-    arguments = model_args, data_args, training_args
-    if search_args.search is not None:
-        from hf_utils.training.search import run_search  # here, because Optuna takes its time to import
+def search(arguments: tuple, search_args: SearchArguments) -> int:
+    """Try options and say which were best on validation."""
+    from hf_utils.training.search import run_search  # here, because Optuna takes its time to import
 
-        print(f"The best options: {run_search(arguments, search_args)}")
-        return 0
-    with claim_folder(training_args.output_dir, is_main_process=training_args.process_index == 0):
-        return run_stages(*arguments)
+    print(f"The best options: {run_search(arguments, search_args)}")
+    return 0
 
 
-def run_stages(
+def train_and_evaluate(
     model_args: ModelArguments, data_args: DataArguments, training_args: ClassificationTrainingArguments
-) -> int:
-    """Train, evaluate and predict, as far as asked for; return the exit code."""
+) -> None:
+    """Run every stage that is still to be run: one, where the options name none."""
     arguments = model_args, data_args, training_args
     corruptions = check_transforms(data_args, training_args)
     repository = open_model_repository(training_args)
-    if training_args.do_train or training_args.do_eval:
-        config = merged_config(arguments)
-        if repository is not None:
-            config["hub_model_id"] = repository.name
-        for stage in expand_stages(arguments):
-            stage_repository = repository if stage[-1].push_to_hub else None
-            run_experiment(*stage, corruptions=corruptions, config=config, repository=stage_repository)
-    if training_args.do_predict and training_args.process_index == 0:
-        return run_prediction(model_args, data_args, training_args)
-    return 0
+    config = merged_config(arguments)
+    if repository is not None:
+        config["hub_model_id"] = repository.name
+    for stage in expand_stages(arguments):
+        stage_repository = repository if stage[-1].push_to_hub else None
+        run_experiment(*stage, corruptions=corruptions, config=config, repository=stage_repository)
 
 
 def run_experiment(
@@ -154,7 +127,7 @@ def write_run(
     print(f"\nEverything is in {output_dir}: results.json, predictions, confusion matrices, TensorBoard events.")
 
 
-def run_prediction(
+def predict(
     model_args: ModelArguments, data_args: DataArguments, training_args: ClassificationTrainingArguments
 ) -> int:
     """Tag the user's files; return 1 if some could not be read, else 0."""
