@@ -2,13 +2,20 @@
 
 import contextlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator
+
+# The MP3 decoder's, such as "Note: Trying to resync..." and "[src/libmpg123/id3.c:...] error: ...".
+_REMARK = re.compile(r"(Note|Warning): |\[.*libmpg123")
 
 
 @contextlib.contextmanager
 def collect_remarks(remarks: list[str]) -> Iterator[None]:
-    """Add the lines, each once, that are written meanwhile to the standard error of the process: libsndfile's MP3s."""
+    """Add the decoder's lines, each once, that are written meanwhile to the standard error of the process.
+
+    What other threads write there at that moment, such as progress bars, comes out afterwards.
+    """
     own = os.dup(2)
     with tempfile.TemporaryFile() as written:
         os.dup2(written.fileno(), 2)
@@ -18,4 +25,8 @@ def collect_remarks(remarks: list[str]) -> Iterator[None]:
             os.dup2(own, 2)
             os.close(own)
             written.seek(0)
-            remarks += dict.fromkeys(written.read().decode(errors="replace").splitlines())
+            lines = written.read().decode(errors="replace").splitlines(keepends=True)
+            remarks += dict.fromkeys(line.strip() for line in lines if _REMARK.match(line))
+            others = "".join(line for line in lines if not _REMARK.match(line))
+            if others.strip():
+                os.write(2, others.encode())

@@ -1,12 +1,14 @@
 """Audio: every format decodes to the same samples, every bad file says why, windows cover every sample."""
 
 import io
+import os
 
 import numpy as np
 import pytest
 import soundfile
 
 from hf_utils import audio
+from hf_utils.decoder_remarks import collect_remarks
 
 RATE = 16000
 
@@ -19,6 +21,14 @@ def make_file(samples: np.ndarray, rate: int = RATE, **options) -> bytes:
     file = io.BytesIO()
     soundfile.write(file, samples, rate, **{"format": "WAV", **options})
     return file.getvalue()
+
+
+def test_what_others_write_while_a_file_is_decoded_is_no_remark(capfd):
+    remarks = []
+    with collect_remarks(remarks):
+        os.write(2, b"\nNote: Trying to resync...\nNote: Trying to resync...\n\rDecoding:  50%\n")
+    assert remarks == ["Note: Trying to resync..."]
+    assert capfd.readouterr().err.strip() == "Decoding:  50%"
 
 
 def test_what_the_mp3_decoder_remarks_is_logged_under_the_name_of_the_file(capfd, caplog):
