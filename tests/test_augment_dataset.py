@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import signal
 import time
 
@@ -110,6 +111,16 @@ def test_columns_tell_what_was_done_and_the_audio_agrees(run, genre_folder):
         assert row["measured_snr_db"] == pytest.approx(by_hand_db, abs=0.02)
         assert by_hand_db == pytest.approx(10, abs=0.1)
     assert rows[0]["audio"] != rows[1]["audio"] and rows[0]["seed"] != rows[1]["seed"]
+
+
+def test_the_card_shows_how_to_load_the_samples_without_ffmpeg(run, monkeypatch, tmp_path):
+    folder = run("noisy", AWGN)
+    [snippet] = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), flags=re.DOTALL)
+    shown = re.search(r'load_dataset\("(.*?)"\)', snippet).group(1)
+    found = {}
+    exec(snippet.replace(shown, str(folder)), found)
+    assert found["samples"].size == decode(read_rows(folder)[0]["audio"]["bytes"])[0].size
+    assert found["sampling_rate"] == decode(read_rows(folder)[0]["audio"]["bytes"])[1]
 
 
 def test_dataset_loads_and_can_be_trained_on(run, genre_folder, tmp_path):

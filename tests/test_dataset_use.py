@@ -31,6 +31,9 @@ def project(genre_folder, tmp_path, monkeypatch):
     """A working folder with the project's configs, real clips in `genres` and a model in `ast`."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     save_ast(tmp_path / "ast")
+    # What a card says instead of the place of somebody's clips.
+    (tmp_path / "path" / "to").mkdir(parents=True)
+    (tmp_path / "path" / "to" / "genres").symlink_to(genre_folder)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -8,6 +8,17 @@ from huggingface_hub import DatasetCardData
 from hf_utils.cards.dataset_use import Use
 from hf_utils.cards.markup import Markdown, code_block, one_line, paragraphs, render_template, table
 
+# Without the cast, `datasets` decodes by torchcodec, which needs FFmpeg.
+_LOADING = """\
+import io
+
+import soundfile
+from datasets import Audio, load_dataset
+
+clips = load_dataset({name}).cast_column("audio", Audio(decode=False))
+clip = next(iter(next(iter(clips.values()))))
+samples, sampling_rate = soundfile.read(io.BytesIO(clip["audio"]["bytes"]))"""
+
 
 def dataset_card(
     *,
@@ -52,7 +63,7 @@ def dataset_card(
         facts=table(["fact", "value"], [(key, str(value)) for key, value in facts.items()]),
         counts=table(header, [[str(row[key]) for key in header] for row in counts]) if counts else Markdown("none"),
         sections=[(heading, paragraphs(text)) for heading, text in sections],
-        usage=code_block(f"from datasets import load_dataset\n\nclips = load_dataset({json.dumps(name)})", "python"),
+        usage=code_block(_LOADING.format(name=json.dumps(name)), "python"),
         purpose=Markdown(use.purpose),
         command=code_block(use.command, "bash"),
     )

@@ -30,10 +30,14 @@ def use_for_training(name: str, source: Mapping[str, Any], *, with_real: bool) -
         with_real: whether they are trained on as well, since the dataset does not hold them itself.
     """
     words = ["accelerate", "launch", "run_classification.py", _RECIPE]
+    clips = source.get("dataset_name", "")
+    if show_source(clips) != clips:  # a folder whose place is nobody's business
+        source = {**source, "dataset_name": f"path/to/{show_source(clips)}"}
     for option, value in source.items():
-        words += [f"--{option}", *(map(str, value) if isinstance(value, list) else [show_source(str(value))])]
+        words += [f"--{option}", *(map(str, value) if isinstance(value, list) else [str(value)])]
     words += ["--train_datasets", *([REAL] if with_real else []), name]
-    unknown = f", where `{UNKNOWN_CLIPS}` stands for real clips" if UNKNOWN_CLIPS in source.values() else ""
+    clips = source.get("dataset_name", "")
+    unknown = f", where `{clips}` stands for the folder of the real clips" if clips.startswith("path/to/") else ""
     return Use(f"To train on it, here with the recipe `{_RECIPE}`{unknown}", _join(words, name))
 
 
