@@ -35,6 +35,9 @@ def test_a_model_is_all_that_must_be_given():
     model, data, training = parse()
     assert (data.dataset_name, data.split_protocol, data.train_datasets) == ("sanchit-gandhi/gtzan", "auto", ["real"])
     assert (training.do_train, training.do_eval, training.do_predict) == (True, True, False)
+    # A checkpoint's own run is not written over by what is only found out about it.
+    assert parse("--do_eval")[2].output_dir == "runs/model-eval"
+    assert parse("--do_eval --do_train")[2].output_dir == "runs/model"
     assert training.output_dir == "runs/model" and training.report_to == ["tensorboard"]
     assert training.eval_strategy == training.save_strategy == "epoch" and training.load_best_model_at_end
     assert training.metric_for_best_model == "accuracy" and training.greater_is_better

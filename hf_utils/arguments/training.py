@@ -28,9 +28,10 @@ _CPU_BF16_UNITS = ("avx512_bf16", "amx_bf16")
 
 
 def _run_folder(options: Mapping[str, Any]) -> str:
-    return (
-        str(Path("runs", Path(options["model_name_or_path"]).name)) if "model_name_or_path" in options else "runs/run"
-    )
+    """A folder of its own where nothing is trained: that of the model may be the run that trained it."""
+    trains = options.get("do_train") or not (options.get("do_eval") or options.get("do_predict"))
+    kind = "" if trains else "-eval" if options.get("do_eval") else "-predict"
+    return str(Path("runs", Path(options.get("model_name_or_path", "run")).name + kind))
 
 
 def has_bf16_hardware(use_cpu: bool) -> bool:
@@ -109,7 +110,10 @@ class ClassificationTrainingArguments(TrainingArguments):
     )
 
     output_dir: str | None = _output(
-        None, "Folder of the run. (default: runs/<model>)", metavar="FOLDER", derive=_run_folder
+        None,
+        "Folder of the run. (default: runs/<model>, with -eval or -predict after it where nothing is trained)",
+        metavar="FOLDER",
+        derive=_run_folder,
     )
     overwrite: bool = _output(False, "Replace the results of a finished run in --output_dir.")
     save_strategy: SaveStrategy | str = _output("epoch", "When to save a checkpoint.")
