@@ -213,6 +213,22 @@ with claim_folder({str(tmp_path)!r}, is_main_process=True):
     assert read_results(tmp_path)["complete"]
 
 
+def test_a_mistake_leaves_no_folder_behind(checkpoints, tmp_path):
+    arguments = ["--model_name_or_path", str(checkpoints["ast"]), "--dataset_name", str(tmp_path / "nothing")]
+    with pytest.raises(UserError):
+        run_classification.main([*arguments, "--output_dir", str(tmp_path / "run"), *TINY])
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_earlier_run_is_noticed_before_the_data_is_read(checkpoints, tmp_path):
+    (tmp_path / "checkpoint-2").mkdir()
+    (tmp_path / "checkpoint-2" / "trainer_state.json").write_text("{}")
+    arguments = ["--model_name_or_path", str(checkpoints["ast"]), "--dataset_name", str(tmp_path / "nothing")]
+    with pytest.raises(UserError, match="Continue it by --resume_from_checkpoint auto"):
+        run_classification.main([*arguments, "--output_dir", str(tmp_path), *TINY])
+    assert (tmp_path / "checkpoint-2").is_dir()
+
+
 def test_a_folder_that_cannot_be_written_is_refused(music, checkpoints, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written"):

@@ -15,7 +15,7 @@ from hf_utils.models.loading import window_samples_for
 from hf_utils.results.robustness_report import RobustnessReport
 from hf_utils.results.run_results import EvaluatedSet, format_scores, write_results
 from hf_utils.training.experiment import Experiment, load_model, make_learner, prepare_experiment
-from hf_utils.training.launch import find_checkpoint, launch_command
+from hf_utils.training.launch import check_checkpoints, find_checkpoint, launch_command
 from hf_utils.training.prediction import predict_files
 from hf_utils.training.robustness import CorruptedSet, check_transforms, evaluate_corruptions
 from hf_utils.training.stages import expand_stages
@@ -57,6 +57,9 @@ def run_experiment(
 
     `config` is the merged configuration of the whole run, saved for whoever repeats it.
     """
+    if training_args.do_train:
+        resume, overwrite = training_args.resume_from_checkpoint, training_args.overwrite
+        check_checkpoints(training_args.output_dir, resume, overwrite=overwrite)
     experiment = prepare_experiment(model_args, data_args, training_args)
     trainer, windows, started = experiment.trainer, experiment.windows, time.time()
     if training_args.do_train:
