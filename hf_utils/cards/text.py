@@ -76,3 +76,8 @@ feature_extractor = AutoFeatureExtractor.from_pretrained({model}{trust})
 model = AutoModelForAudioClassification.from_pretrained({model}{trust})
 inputs = feature_extractor(samples, sampling_rate=feature_extractor.sampling_rate, return_tensors="pt")
 probabilities = model(**inputs).logits.softmax(-1)                   # samples at that rate, one window long"""
+
+
+def show_corruption(name: str) -> str:
+    """Return a kind or severity of configs/corruptions.yaml as people write it: 20_db is 20 dB."""
+    return name.replace("_", " ").replace(" db", " dB")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from hf_utils.cards.text import show_corruption
 from hf_utils.report.findings import confusion_matrix, genre_recalls
 from hf_utils.report.scores import BETTER, NO_DIFFERENCE, WORSE, Comparison, ScoredTable
 from hf_utils.report.tables import Table
@@ -124,7 +125,7 @@ def _draw_kind(axes, kind: str, by_snr: bool, severities: list, lines: dict) -> 
             axes.plot(xs, [np.mean(y) for y in ys], marker="o", markersize=3, label=name, **style)
             axes.fill_between(xs, [min(y) for y in ys], [max(y) for y in ys], color=style["color"], alpha=0.15)
     if named:
-        names = [shorten(str(severity).replace("_", " ")) for severity in severities]
+        names = [shorten(show_corruption(str(severity))) for severity in severities]
         axes.set_xticks(range(len(names)), names, parse_math=False)
     if by_snr:
         axes.invert_xaxis()  # from little noise to much

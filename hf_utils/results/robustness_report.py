@@ -14,7 +14,7 @@ import numpy as np
 from hf_utils.cards.disclosure import show_command, show_source
 from hf_utils.cards.markup import Markdown, code_block, escape, render_template
 from hf_utils.cards.tables import robustness_part, show_number
-from hf_utils.cards.text import PROTOCOLS
+from hf_utils.cards.text import PROTOCOLS, show_corruption
 from hf_utils.report.statistics import percentile_interval, resample_tracks
 from hf_utils.results.output_files import write_atomically, write_csv
 from hf_utils.results.plots import encode_png
@@ -78,7 +78,7 @@ class RobustnessReport:
         lines = []
         for row in self._table():
             band = f"{row['accuracy_low']:.3f}-{row['accuracy_high']:.3f}" if "accuracy_low" in row else ""
-            name = " ".join(filter(None, (row["kind"], row["severity"]))).replace("_", " ")
+            name = show_corruption(" ".join(filter(None, (row["kind"], row["severity"]))))
             changes = [f"{row[f'{score}_change']:+.3f}" for score in ("accuracy", "roc_auc")]
             accuracy, auc, f1 = (f"{row[score]:.3f}" for score in _SCORES)
             lines.append([name, accuracy, band, changes[0], auc, changes[1], f1])
@@ -97,7 +97,7 @@ class RobustnessReport:
         columns = ["kind", "severity", "accuracy", "accuracy_low", "accuracy_high", "accuracy_change", "roc_auc"]
         columns += ["roc_auc_change", "f1"]
         rows = [{name: row.get(name, "") for name in columns} for row in self._table()]
-        rows = [{**row, **{name: str(row[name] or "").replace("_", " ") for name in columns[:2]}} for row in rows]
+        rows = [{**row, **{name: show_corruption(str(row[name] or "")) for name in columns[:2]}} for row in rows]
         return {"summary": summary, "picture": PICTURE_FILE, "rows": rows}
 
     def _table(self) -> list[dict[str, Any]]:
