@@ -49,7 +49,7 @@ demo: env
 	@echo "  picture      runs/demo/confusion_test.png"
 	@echo "  curves       make tensorboard"
 	@echo "  real music   .venv/bin/accelerate launch run_classification.py configs/ast.yaml"
-	@echo "               .venv/bin/accelerate launch run_classification.py --dataset_name path/to/genre_folders"
+	@echo "               .venv/bin/accelerate launch run_classification.py --model_name_or_path ntu-spml/distilhubert --dataset_name path/to/genre_folders"
 
 study-demo: export HF_HUB_OFFLINE := 1
 study-demo: env

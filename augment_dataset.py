@@ -126,7 +126,8 @@ def make_dataset(
     `name` is what the card tells `load_dataset` to take.
     """
     total = len(shards.paths)
-    logger.info("%d of %d shards are there already.", total - len(shards.missing()), total)
+    if there := total - len(shards.missing()):
+        logger.info("%d of %d shards are there already.", there, total)
     mine = shards.missing(args.shard_index, args.num_shards)
     write_shards(plan, shards, mine, num_proc=args.num_proc, skip_bad_audio=args.on_bad_audio == "skip")
     if missing := shards.missing():
@@ -142,7 +143,8 @@ def make_dataset(
 
 def publish(shards: Shards, repository: Repository | None) -> None:
     """Say where the finished dataset is, and push it if asked to."""
-    print(f"Finished: {shards.folder}, {sum(path.stat().st_size for path in shards.paths) / 1e6:.0f} MB")
+    megabytes = sum(path.stat().st_size for path in shards.paths) / 1e6
+    print(f"Finished: {shards.folder}, {megabytes:.0f} MB; how to use it: {shards.folder / 'README.md'}")
     if repository is not None:
         print(f"Pushed: {push_folder(shards.folder, repository)}")
 

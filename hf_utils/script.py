@@ -18,7 +18,10 @@ def run_script(main: Callable[[], int]) -> None:
         print(f"error: {error}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
-        print("Interrupted; the same command continues where it can.", file=sys.stderr)
+        print(
+            "Interrupted. The same command continues; for training, with --resume_from_checkpoint auto added.",
+            file=sys.stderr,
+        )
         code = 130
     finally:
         distributed = sys.modules.get("torch.distributed")  # a mistake in the options ends before it is imported

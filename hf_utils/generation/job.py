@@ -93,7 +93,8 @@ def make_clips(
         return BatchMaker(recipe, generator, library_versions(recipe))
 
     logger.info("%s", describe_cost(recipe))
-    logger.info("%d of %d batches are there already.", recipe.num_batches - len(shards.missing()), recipe.num_batches)
+    if there := recipe.num_batches - len(shards.missing()):
+        logger.info("%d of %d batches are there already.", there, recipe.num_batches)
     if batches:
         write_batches(shards, recipe, load_maker(), batches, show_progress=state.is_main_process)
     if missing := shards.missing():
@@ -127,7 +128,7 @@ def publish(
     args: GenerationArguments, recipe: Recipe, shards: Shards, device: torch.device, repository: Repository | None
 ) -> None:
     """Say where a finished dataset is, compare it with real clips and push it, as far as asked for."""
-    print(f"Finished: {shards.folder}")
+    print(f"Finished: {shards.folder}; how to use it: {shards.folder / 'README.md'}")
     if args.report is not None:
         from hf_utils.generation.quality_report import write_report  # as above
 

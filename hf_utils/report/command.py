@@ -130,5 +130,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         for comparison in scored.comparisons:
             points = 100 * comparison.accuracy.mean
             print(f"  {comparison.model}, {comparison.arm}: {comparison.verdict} ({points:+.1f} points)")
-    print(f"Report: {Path(args.output, 'report.html')}")
+    print(f"Report: {Path(args.output, 'report.html')}; report.md and results.csv beside it")
     return 0

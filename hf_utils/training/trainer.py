@@ -165,8 +165,10 @@ class EpochLine(TrainerCallback):
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         if state.is_world_process_zero and "eval_accuracy" in (metrics or {}):
+            steps = f"step {state.global_step:5d}/{state.max_steps}"
+            epochs = f"epoch {state.epoch:5.1f}/{state.num_train_epochs}"
             tqdm.write(
-                f"epoch {state.epoch:5.1f}/{state.num_train_epochs}  train loss {self._loss:.3f}  |  validation: "
+                f"{steps if args.max_steps > 0 else epochs}  train loss {self._loss:.3f}  |  validation: "
                 f"loss {metrics['eval_loss']:.3f}  accuracy {metrics['eval_accuracy']:.1%}  "
                 f"F1 {metrics['eval_f1']:.3f}  ROC-AUC {metrics['eval_roc_auc']:.3f}"
             )
