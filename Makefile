@@ -14,7 +14,7 @@ LOGDIR ?= runs
 
 help:
 	@echo "make demo         environment, demo data, and the main job on it: offline, on the CPU, a few minutes"
-	@echo "make study-demo   a whole study on demo data and tiny models, and its report: offline, some ten minutes"
+	@echo "make study-demo   a whole study on demo data and tiny models, and its report: offline, 4 to 8 minutes"
 	@echo "make test         environment and the whole test suite"
 	@echo "make lint         ruff: lint, imports and format, without changing anything"
 	@echo "make format       mend what ruff can mend"
