@@ -22,13 +22,8 @@ os.environ.update(
 )
 os.environ.pop("HF_TOKEN", None)
 
-import numpy as np  # noqa: E402
 import pytest  # noqa: E402
-import soundfile  # noqa: E402
-
-GENRE_TONES_HZ = {"blues": 220.0, "hiphop": 440.0, "rock": 880.0}
-TRACKS_PER_GENRE = 4
-SAMPLE_RATE = 16000
+from tones import GENRE_TONES_HZ, TRACKS_PER_GENRE, write_tone  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -39,14 +34,6 @@ def gtzan_mini() -> Path:
     if not folder.is_dir():
         pytest.skip("needs the real clips: set GTZAN_MINI to a folder of genre folders")
     return folder
-
-
-def write_tone(path: Path, hz: float, seconds: float, seed: int) -> None:
-    """Write a pure tone with a little noise, so that no two clips are the same recording."""
-    time = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
-    noise = np.random.default_rng(seed).normal(0, 0.01, time.size)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, 0.5 * np.sin(2 * np.pi * hz * time) + noise, SAMPLE_RATE)
 
 
 @pytest.fixture

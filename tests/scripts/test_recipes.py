@@ -22,7 +22,7 @@ from hf_utils.models.freezing import freeze
 from hf_utils.models.loading import load_classifier, needs_feature_stats, set_feature_stats, window_samples_for
 from hf_utils.training.experiment import load_model
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 GENRES = "blues classical country disco hiphop jazz metal pop reggae rock".split()
 FILES = sorted(ROOT.glob("configs/recipes/*.yaml")) + sorted(ROOT.glob("configs/overlays/*.yaml"))
 # What makes an architecture of timm small, by the start of its name; the others are small enough.

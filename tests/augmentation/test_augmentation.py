@@ -16,7 +16,7 @@ from hf_utils.augmentation.pipeline import Augmentation, read_augmentation
 from hf_utils.errors import UserError
 
 RATE = 22050
-SHIPPED = sorted((Path(__file__).parents[1] / "configs" / "augment").glob("*.yaml"))
+SHIPPED = sorted((Path(__file__).parents[2] / "configs" / "augment").glob("*.yaml"))
 AWGN_10_DB = [{"AddGaussianSNR": {"min_snr_db": 10.0, "max_snr_db": 10.0, "p": 1.0}}]
 
 

@@ -26,7 +26,7 @@ from hf_utils.results.robustness_report import OVERALL, RobustnessReport
 from hf_utils.results.run_results import EvaluatedSet
 from hf_utils.training.robustness import CorruptedSet
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TINY = ["--window_seconds", "0.5", "--dataloader_num_workers", "0", "--num_proc", "1", "--use_cpu"]
 KINDS = {
     "white_noise": {
@@ -41,7 +41,7 @@ GENRES = ["blues", "rock"]
 @pytest.fixture(scope="module")
 def music(tmp_path_factory) -> Path:
     """Three genres of ten tones each, enough for a stratified split."""
-    from conftest import GENRE_TONES_HZ, write_tone
+    from tones import GENRE_TONES_HZ, write_tone
 
     folder = tmp_path_factory.mktemp("music") / "genres"
     for index, (genre, hz) in enumerate(GENRE_TONES_HZ.items()):

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import yaml
 from huggingface_hub import DatasetCard, ModelCard
+from made_results import evaluate, write
 from markdown_it import MarkdownIt
-from test_results import evaluate, write
 
 from hf_utils.cards.dataset_card import dataset_card
 from hf_utils.cards.dataset_use import use_for_evaluation, use_for_training

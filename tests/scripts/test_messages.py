@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import tiny_models
-from conftest import GENRE_TONES_HZ, write_tone
+from tones import GENRE_TONES_HZ, write_tone
 from transformers import PrinterCallback, ProgressCallback
 
 import run_classification
@@ -18,7 +18,7 @@ from hf_utils.models.loading import load_classifier
 from hf_utils.training.launch import setup_logging
 from hf_utils.training.trainer import EpochLine, GenreTrainer, ProgressBars
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TINY = "--window_seconds 0.5 --dataloader_num_workers 0 --num_proc 1 --use_cpu --on_bad_audio skip".split()
 
 

@@ -16,7 +16,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 import run_classification
 from hf_utils.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TINY = ["--window_seconds", "0.5", "--dataloader_num_workers", "0", "--num_proc", "1", "--use_cpu"]
 SAVERS = {"ast": tiny_models.save_ast, "hubert": tiny_models.save_hubert, "convnext": tiny_models.save_convnext}
 
@@ -39,7 +39,7 @@ def read_rows(path: Path) -> list[dict]:
 @pytest.fixture(scope="module")
 def music(tmp_path_factory) -> Path:
     """Three genres of ten tones each, enough for a stratified split."""
-    from conftest import GENRE_TONES_HZ, write_tone
+    from tones import GENRE_TONES_HZ, write_tone
 
     folder = tmp_path_factory.mktemp("music") / "genres"
     for index, (genre, hz) in enumerate(GENRE_TONES_HZ.items()):

@@ -10,7 +10,7 @@ from hf_utils.arguments.classification import ClassificationTrainingArguments, D
 from hf_utils.arguments.config_files import read_config
 from hf_utils.arguments.parsing import parse_arguments
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 CLASSES = (ModelArguments, DataArguments, ClassificationTrainingArguments)
 # YAML files that are read by something else than the options of run_classification.py.
 OTHER_READERS = {"accelerate", "augment", "corruptions.yaml", "generate", "models", "study", "search"}

@@ -21,7 +21,7 @@ from hf_utils.study import runs as study_runs
 from hf_utils.study.cells import make_cells
 from hf_utils.study.file import read_study
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 # Takes the configuration that the study wrote for the one it was asked for, as the real script's parser would.
 STAND_IN = """

@@ -17,9 +17,9 @@ import tiny_models
 import torch
 import yaml
 from accelerate import PartialState
-from conftest import write_tone
 from hub_server import OWNER, STRANGER, TOKEN, HubServer
 from tiny_musicgen import save_tiny_musicgen
+from tones import write_tone
 from transformers.trainer_utils import HubStrategy
 
 from hf_utils.arguments.classification import DataArguments, ModelArguments
@@ -35,7 +35,7 @@ from hf_utils.models.checkpoints import Checkpoint
 from hf_utils.models.loading import load_classifier
 from hf_utils.training.past_runs import adopt_data_options
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 # What may not break a card, a page or a table; "/" cannot be in the name of a folder.
 GENRES = ("blues", "<img src=x onerror=alert(1)>|rock", "---\nlicense: mit\n[x](javascript:1)")
 

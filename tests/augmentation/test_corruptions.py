@@ -10,7 +10,7 @@ from hf_utils.audio import decode
 from hf_utils.augmentation.corruptions import read_corruptions
 from hf_utils.errors import UserError
 
-SHIPPED = Path(__file__).parents[1] / "configs" / "corruptions.yaml"
+SHIPPED = Path(__file__).parents[2] / "configs" / "corruptions.yaml"
 
 
 def white_noise(seconds, rate):

@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import optuna
 import pytest
@@ -19,6 +20,8 @@ from hf_utils.training.search_space import read_space
 from hf_utils.training.search_trial import CLASSES, NO_BETTER, Outcome, ReportTrial, judge
 from hf_utils.training.trainer import GenreTrainer
 
+ROOT = Path(__file__).resolve().parents[2]
+
 OPTIONS = collect_options(CLASSES)
 SPACE = """
 learning_rate: {low: 1.0e-4, high: 1.0e-2, log: true}
@@ -31,7 +34,7 @@ num_mel_bins: {low: 16, high: 32, step: 16}
 @pytest.fixture
 def music(tmp_path):
     """Three genres of ten tones, enough for a stratified split."""
-    from conftest import GENRE_TONES_HZ, write_tone
+    from tones import GENRE_TONES_HZ, write_tone
 
     for index, (genre, hz) in enumerate(GENRE_TONES_HZ.items()):
         for track in range(10):
@@ -225,7 +228,5 @@ def test_the_space_names_every_mistake(tmp_path):
 
 
 def test_the_shipped_space_is_of_options():
-    from test_configs import CONFIGS
-
-    space = read_space(str(CONFIGS / "search" / "optuna.yaml"), OPTIONS)
+    space = read_space(str(ROOT / "configs" / "search" / "optuna.yaml"), OPTIONS)
     assert space["learning_rate"].log and space["window_seconds"].choices == (5.0, 10.0)

@@ -13,7 +13,7 @@ import augment_dataset
 import generate_music
 import run_classification
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 AWGN = "transforms:\n  - AddGaussianSNR: {min_snr_db: 10, max_snr_db: 10, p: 1.0}\n"
 KINDS = """kinds:
   white_noise:

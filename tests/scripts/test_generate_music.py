@@ -34,7 +34,7 @@ from hf_utils.generation import job
 from hf_utils.generation.continuation import load_training_clips, make_parents
 from hf_utils.generation.synthesis import BatchError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 # Eight clips in four batches.
 OPTIONS = "--genres blues jazz --clips_per_genre 4 --clip_seconds 1 --batch_size 2 --dtype fp32".split()
 
