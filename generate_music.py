@@ -15,7 +15,7 @@ import sys
 from hf_utils.arguments.generation import GenerationArguments
 from hf_utils.arguments.parsing import parse_arguments
 from hf_utils.hub.repository import open_dataset_repository
-from hf_utils.script import run_script
+from hf_utils.launch import run_script
 
 
 def main(argv: list[str] | None = None) -> int:

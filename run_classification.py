@@ -10,10 +10,12 @@
 Options come from any number of YAML files, left to right, and then from the command line.
 """
 
-from hf_utils.arguments.classification import ClassificationTrainingArguments, DataArguments, ModelArguments
+from hf_utils.arguments.classification import ModelArguments
+from hf_utils.arguments.data import DataArguments
 from hf_utils.arguments.parsing import parse_arguments
 from hf_utils.arguments.search import SearchArguments
-from hf_utils.script import run_script
+from hf_utils.arguments.training import ClassificationTrainingArguments
+from hf_utils.launch import run_script
 from hf_utils.training.past_runs import adopt_data_options
 
 
@@ -27,7 +29,8 @@ def main(argv: list[str] | None = None) -> int:
         examples=examples,
     )
     # Here, because the Trainer takes seconds to import, and help and mistakes in options shall not wait for it.
-    from hf_utils.training import job, launch
+    from hf_utils import launch
+    from hf_utils.training import job
 
     is_main_process = training_args.process_index == 0
     launch.setup_logging(is_main_process)

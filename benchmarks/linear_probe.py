@@ -26,14 +26,15 @@ import soundfile
 import torch
 from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification, set_seed
 
-from hf_utils.arguments.classification import ClassificationTrainingArguments
+from hf_utils.arguments.training import ClassificationTrainingArguments
 from hf_utils.data.clips import load_clips
 from hf_utils.data.waveforms import decode_clips
 from hf_utils.data.windows import EvaluationWindows, TrainingWindows
+from hf_utils.models.families import window_samples_for
 from hf_utils.models.features import WindowCollator
 from hf_utils.models.freezing import freeze
 from hf_utils.models.linear_probe import choose_learner
-from hf_utils.models.loading import load_classifier, window_samples_for
+from hf_utils.models.loading import load_classifier
 from hf_utils.training.trainer import GenreTrainer
 
 GENRES = ["blues", "jazz", "metal", "rock"]

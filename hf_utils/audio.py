@@ -1,28 +1,69 @@
 """Audio files as mono float32 arrays: decoding, resampling, 16-bit PCM, fixed windows, loudness.
 
 The leaf of the package: numpy, soundfile and soxr only. Shapes: T samples, C channels. Full scale is 1.0.
+
+What decoders written in C say, which is past Python and all logging.
 """
 
+import contextlib
 import hashlib
 import io
 import logging
 import os
+import re
+import tempfile
+from collections.abc import Iterator
 
 import numpy as np
 import soundfile
 import soxr
 
-from hf_utils.decoder_remarks import collect_remarks
+# The MP3 decoder's, such as "Note: Trying to resync..." and "[src/libmpg123/id3.c:...] error: ...".
+_REMARK = re.compile(r"(Note|Warning): |\[.*libmpg123")
+
+
+@contextlib.contextmanager
+def collect_remarks(remarks: list[str]) -> Iterator[None]:
+    """Add the decoder's lines, each once, that are written meanwhile to the standard error of the process.
+
+    What other threads write there at that moment, such as progress bars, comes out afterwards.
+    """
+    own = os.dup(2)
+    with tempfile.TemporaryFile() as written:
+        os.dup2(written.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(own, 2)
+            os.close(own)
+            written.seek(0)
+            lines = written.read().decode(errors="replace").splitlines(keepends=True)
+            remarks += dict.fromkeys(line.strip() for line in lines if _REMARK.match(line))
+            others = "".join(line for line in lines if not _REMARK.match(line))
+            if others.strip():
+                os.write(2, others.encode())
+
 
 # What libsndfile reads and people keep music in. M4A and WMA are not among them.
 AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".au", ".aif", ".aiff"})
+
+
 MIN_SECONDS = 0.5
+
+
 PCM16_SCALE = 32768
+
+
 # One 16-bit step, -90.3 dBFS: dither alone stays at or below it, so such a file holds no music.
 SILENCE_PEAK = 1 / PCM16_SCALE
+
+
 # Frames per read, so that a long stereo file never lies in memory with all its channels.
 BLOCK_FRAMES = 1 << 20
+
+
 _MAX_REMARKS = 3
+
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from hf_utils import audio
-from hf_utils.decoder_remarks import collect_remarks
+from hf_utils.audio import collect_remarks
 
 RATE = 16000
 

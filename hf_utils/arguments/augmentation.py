@@ -6,9 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from hf_utils.arguments.config_files import SUFFIXES, read_config
 from hf_utils.arguments.options import option
 from hf_utils.arguments.source import SourceArguments
+from hf_utils.config_files import SUFFIXES, read_config
 from hf_utils.data.protocols import SPLITS
 from hf_utils.errors import UserError
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from transformers import HfArgumentParser
 
-from hf_utils.arguments.config_files import SUFFIXES
 from hf_utils.arguments.option_help import OptionHelpFormatter, describe_option, metavar_of
 from hf_utils.arguments.replaced_options import explain_unknown
+from hf_utils.config_files import SUFFIXES
 from hf_utils.errors import UserError
 
 COMMAND_LINE = "the command line"

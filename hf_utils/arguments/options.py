@@ -17,11 +17,15 @@ from enum import Enum
 from typing import Any, Literal, Union
 
 _KINDS = {bool: "true or false", int: "a whole number", float: "a float", str: "text", dict: "a mapping"}
+
+
 _BOUNDS = {
     "at_least": ("at least", operator.ge),
     "above": ("more than", operator.gt),
     "below": ("less than", operator.lt),
 }
+
+
 # Floats that YAML 1.1 reads as text, because it wants a dot in the number and a sign in the exponent.
 _FLOAT_TEXT = re.compile(r"([+-]?\d+)(\.\d*)?[eE]([+-]?)(\d+)")
 
@@ -71,11 +75,6 @@ def _copy(field: dataclasses.Field, hint: Any) -> dataclasses.Field:
 def default_of(field: dataclasses.Field) -> Any:
     """Return the option's default, a new object each time; `dataclasses.MISSING` if the option is required."""
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-
-
-def is_secret(name: str) -> bool:
-    """Whether the option's value may stand in no file, log or message; a flag's spelling with hyphens counts too."""
-    return name == "token" or name.endswith(("_token", "-token"))
 
 
 def check_value(field: dataclasses.Field, value: Any) -> Any:

@@ -10,10 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hf_utils.arguments.command_line import COMMAND_LINE, parse_command_line
-from hf_utils.arguments.config_files import read_config, write_config
 from hf_utils.arguments.option_help import describe_option
-from hf_utils.arguments.options import check_value, collect_options, default_of, is_secret
+from hf_utils.arguments.options import check_value, collect_options, default_of
 from hf_utils.arguments.replaced_options import explain_unknown
+from hf_utils.config_files import read_config, write_config
+from hf_utils.disclosure import is_secret
 from hf_utils.errors import UserError
 
 __all__ = ["build_arguments", "merged_config", "parse_arguments", "write_config"]

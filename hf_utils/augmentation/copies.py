@@ -11,7 +11,7 @@ import numpy as np
 from hf_utils.audio import AudioError, decode, encode_flac, resample
 from hf_utils.augmentation.corruptions import Corruption
 from hf_utils.augmentation.pipeline import Augmentation, AugmentedClip, bring_to_full_scale
-from hf_utils.results.output_files import file_stem
+from hf_utils.files import file_stem
 from hf_utils.seeding import derive_seed
 
 PROVENANCE = datasets.Features(

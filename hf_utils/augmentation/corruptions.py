@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_utils.arguments.config_files import read_config
 from hf_utils.augmentation.pipeline import TRANSFORM_PACKAGES, Augmentation, AugmentedClip, package_version
 from hf_utils.augmentation.transform_spec import needs_noise_folder
+from hf_utils.config_files import read_config
 from hf_utils.errors import UserError
 from hf_utils.seeding import derive_seed
 

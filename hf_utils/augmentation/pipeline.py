@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from hf_utils.arguments.config_files import read_config
 from hf_utils.augmentation.applied_transforms import watch_transforms
 from hf_utils.augmentation.transform_spec import build_transforms
-from hf_utils.cards.disclosure import show_source
+from hf_utils.config_files import read_config
 from hf_utils.data.recordings import digest_recordings
+from hf_utils.disclosure import show_source
 from hf_utils.errors import UserError
 from hf_utils.seeding import derive_seed
 

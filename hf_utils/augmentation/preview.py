@@ -10,7 +10,7 @@ from hf_utils.audio import AudioError, decode, encode_flac, resample
 from hf_utils.augmentation.copies import CopyPlan
 from hf_utils.augmentation.pipeline import AugmentedClip, bring_to_full_scale
 from hf_utils.errors import UserError
-from hf_utils.results.output_files import file_stem, write_atomically
+from hf_utils.files import file_stem, write_atomically
 from hf_utils.results.plots import encode_png
 
 _FRAME_SAMPLES, _HOP_SAMPLES = 2048, 512

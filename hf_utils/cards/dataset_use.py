@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
-from hf_utils.cards.disclosure import show_source
 from hf_utils.data.mixing import REAL
+from hf_utils.disclosure import show_source
 
 # A recipe of configs/ and the run that it makes; any other does as well.
 _RECIPE, _RUN = "configs/ast.yaml", "runs/ast"

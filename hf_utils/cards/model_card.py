@@ -9,12 +9,12 @@ from pathlib import Path, PurePosixPath
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from hf_utils.cards.disclosure import is_hub_id, show_command, show_source
 from hf_utils.cards.markup import Markdown, code_block, escape, one_line, picture, render_template, table
 from hf_utils.cards.tables import data_table, genre_table, order_sets, robustness_part, score_table, settings_table
 from hf_utils.cards.text import CAVEATS, PROTOCOLS, USAGE
 from hf_utils.data.mixing import REAL, parse_mix
-from hf_utils.results.output_files import write_atomically
+from hf_utils.disclosure import is_hub_id, show_command, show_source
+from hf_utils.files import write_atomically
 
 CARD_FILE = "README.md"
 _METRICS = {

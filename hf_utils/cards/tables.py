@@ -4,9 +4,8 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from hf_utils.arguments.options import is_secret
-from hf_utils.cards.disclosure import show_source, show_value
 from hf_utils.cards.markup import Markdown, paragraphs, picture, table
+from hf_utils.disclosure import is_secret, show_source, show_value
 
 # Options that say where a run lay and how it was kept, not what was trained. The card names the data elsewhere.
 _NOT_SETTINGS = re.compile(

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from hf_utils.audio import MIN_SECONDS, encode_flac
 from hf_utils.data.demo_music import SAMPLE_RATE, STYLES, synthesise
 from hf_utils.errors import UserError
-from hf_utils.results.output_files import write_atomically
+from hf_utils.files import write_atomically
 
 logger = logging.getLogger(__name__)
 

@@ -20,8 +20,8 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hf_utils.data.written_aside import ASIDE, written_aside
 from hf_utils.errors import UserError
+from hf_utils.files import ASIDE, written_aside
 
 CONFIG_FILE = "config.json"
 CARD_FILE = "README.md"

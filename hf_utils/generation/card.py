@@ -7,7 +7,7 @@ from typing import Any
 
 from hf_utils.cards.dataset_card import dataset_card
 from hf_utils.cards.dataset_use import use_for_training
-from hf_utils.cards.disclosure import show_source
+from hf_utils.disclosure import show_source
 from hf_utils.generation.recipes import Recipe
 
 _PROMPTS_SHOWN = 3

@@ -25,7 +25,7 @@ from hf_utils.generation.scoring import Scorer, add_scores, check_scores, find_u
 from hf_utils.generation.synthesis import BatchMaker
 from hf_utils.generation.synthetic_dataset import replace_duplicates, write_batches, write_card
 from hf_utils.hub.repository import Repository, push_folder
-from hf_utils.training.launch import expect_processes, setup_logging
+from hf_utils.launch import expect_processes, setup_logging
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_utils.arguments.config_files import SUFFIXES, read_config
+from hf_utils.config_files import SUFFIXES, read_config
 from hf_utils.data.genre_names import fold_genre
 from hf_utils.errors import UserError
 from hf_utils.seeding import derive_seed

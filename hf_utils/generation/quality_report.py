@@ -12,16 +12,16 @@ import torch
 from tqdm.auto import tqdm
 
 from hf_utils import audio
-from hf_utils.cards.disclosure import show_source
 from hf_utils.cards.markup import table
 from hf_utils.data.clips import genre_names, load_clips
 from hf_utils.data.genre_names import fold_genre
 from hf_utils.data.waveforms import read_samples
+from hf_utils.disclosure import show_source
 from hf_utils.errors import UserError
+from hf_utils.files import write_atomically, write_csv
 from hf_utils.generation.kernel_distance import kernel_distance, median_bandwidth
 from hf_utils.generation.pictures import report_figure
 from hf_utils.models.embeddings import Embedder, make_embedder
-from hf_utils.results.output_files import write_atomically, write_csv
 from hf_utils.results.plots import encode_png
 from hf_utils.seeding import derive_seed
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from hf_utils import audio
-from hf_utils.cards.disclosure import show_source
+from hf_utils.disclosure import show_source
 from hf_utils.generation import clip_gates
 from hf_utils.generation.generators import generate_batch
 from hf_utils.generation.recipes import Recipe

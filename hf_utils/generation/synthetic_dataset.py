@@ -7,8 +7,8 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from hf_utils.cards.disclosure import show_source
 from hf_utils.data.shards import Shards
+from hf_utils.disclosure import show_source
 from hf_utils.generation.card import describe_dataset
 from hf_utils.generation.clip_gates import find_duplicates
 from hf_utils.generation.recipes import Recipe, clip_features

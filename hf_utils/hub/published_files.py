@@ -9,9 +9,8 @@ from typing import Any
 
 import yaml
 
-from hf_utils.arguments.config_files import read_config
-from hf_utils.arguments.options import is_secret
-from hf_utils.cards.disclosure import show_source, show_value
+from hf_utils.config_files import read_config
+from hf_utils.disclosure import is_secret, show_source, show_value
 from hf_utils.errors import UserError
 
 # What loads a model: all that a checkpoint in the middle of a training has for others.

@@ -20,7 +20,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ge
 from huggingface_hub.errors import HTTPError
 from huggingface_hub.utils import disable_progress_bars
 
-from hf_utils.cards.disclosure import show_value
+from hf_utils.disclosure import show_value
 from hf_utils.errors import UserError
 from hf_utils.hub.published_files import find_kind, is_replaced, select_files
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import jinja2
 
 from hf_utils.cards import markup
-from hf_utils.results.output_files import write_atomically
+from hf_utils.files import write_atomically
 
 _TEMPLATES = Path(__file__).parents[1] / "templates"
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from hf_utils.errors import UserError
-from hf_utils.results.output_files import file_stem, read_predictions
+from hf_utils.files import file_stem, read_predictions
 
 RESULTS_FILE = "results.json"
 REFERENCE_ARM = "clean"

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from hf_utils.cards.disclosure import show_command, show_source
 from hf_utils.cards.markup import Markdown, code_block, escape, render_template
 from hf_utils.cards.tables import robustness_part, show_number
 from hf_utils.cards.text import PROTOCOLS, show_corruption
+from hf_utils.disclosure import show_command, show_source
+from hf_utils.files import write_atomically, write_csv
 from hf_utils.report.statistics import percentile_interval, resample_tracks
-from hf_utils.results.output_files import write_atomically, write_csv
 from hf_utils.results.plots import encode_png
 from hf_utils.results.robustness_picture import robustness_figure
 from hf_utils.results.run_results import EvaluatedSet, align_columns

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_utils.arguments.options import is_secret
+from hf_utils.disclosure import is_secret
 from hf_utils.errors import UserError
+from hf_utils.files import file_stem, to_json, write_atomically, write_predictions
 from hf_utils.results.metrics import GenreMetrics, softmax, vote
-from hf_utils.results.output_files import file_stem, to_json, write_atomically, write_predictions
 from hf_utils.results.plots import confusion_figure, encode_png
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_utils.errors import UserError
-from hf_utils.results.output_files import to_json
+from hf_utils.files import to_json
 from hf_utils.study.file import Study, option_flags
 
 SCRIPT = "run_classification.py"
@@ -71,8 +71,10 @@ def read_configs(cells: Sequence[Cell]) -> tuple[list[dict[str, Any]], dict[str,
 
 def parse_options(arguments: Sequence[Sequence[str]]) -> list[dict[str, Any] | str]:
     """Return, for each command line, the configuration with every default, or the message of what is wrong."""
-    from hf_utils.arguments.classification import ClassificationTrainingArguments, DataArguments, ModelArguments
+    from hf_utils.arguments.classification import ModelArguments
+    from hf_utils.arguments.data import DataArguments
     from hf_utils.arguments.parsing import merged_config, parse_arguments
+    from hf_utils.arguments.training import ClassificationTrainingArguments
 
     parsed = []
     for words in arguments:

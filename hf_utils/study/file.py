@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hf_utils.arguments.config_files import read_config
+from hf_utils.config_files import read_config
 from hf_utils.errors import UserError
 
 _KEYS = ("output_dir", "models", "arms", "seeds", "folds", "options", "prepare", "launch")

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from hf_utils.arguments.config_files import read_config
 from hf_utils.arguments.run_options import differing_options
+from hf_utils.config_files import read_config
 from hf_utils.report.runs import CELL_FILE, RESULTS_FILE
 
 LOG_FILE = "log.txt"

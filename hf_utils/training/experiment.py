@@ -8,16 +8,19 @@ from pathlib import Path
 import datasets
 from transformers import set_seed
 
-from hf_utils.arguments.classification import ClassificationTrainingArguments, DataArguments, ModelArguments
+from hf_utils.arguments.classification import ModelArguments
+from hf_utils.arguments.data import DataArguments
+from hf_utils.arguments.training import ClassificationTrainingArguments
 from hf_utils.augmentation.pipeline import Augmentation
 from hf_utils.data.clips import genre_names
 from hf_utils.data.corpus import Corpus, check_sources, decode_corpus, load_split_clips
 from hf_utils.data.splits import describe_splits, read_protocol
 from hf_utils.data.windows import EvaluationWindows, TrainingWindows, hop_samples_for
+from hf_utils.models.families import window_samples_for
 from hf_utils.models.features import WindowCollator, fit_feature_stats, make_spec_augment, wants_training_stats
 from hf_utils.models.freezing import freeze
 from hf_utils.models.linear_probe import choose_learner
-from hf_utils.models.loading import load_classifier, window_samples_for
+from hf_utils.models.loading import load_classifier
 from hf_utils.training.trainer import GenreTrainer, balanced_class_weights
 
 logger = logging.getLogger(__name__)

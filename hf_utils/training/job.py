@@ -3,20 +3,24 @@
 import time
 from pathlib import Path
 
-from hf_utils.arguments.classification import ClassificationTrainingArguments, DataArguments, ModelArguments
-from hf_utils.arguments.parsing import merged_config, write_config
+from hf_utils.arguments.classification import ModelArguments
+from hf_utils.arguments.data import DataArguments
+from hf_utils.arguments.parsing import merged_config
 from hf_utils.arguments.search import SearchArguments
+from hf_utils.arguments.training import ClassificationTrainingArguments
 from hf_utils.augmentation.corruptions import Corruption
 from hf_utils.cards.model_card import write_model_card
+from hf_utils.config_files import write_config
 from hf_utils.data.windows import hop_samples_for
 from hf_utils.hub.checkpoints import HubCheckpoints, fetch_checkpoint, open_model_repository
 from hf_utils.hub.repository import Repository, push_folder
-from hf_utils.models.loading import window_samples_for
+from hf_utils.launch import launch_command
+from hf_utils.models.families import window_samples_for
 from hf_utils.results.robustness_report import RobustnessReport
 from hf_utils.results.run_results import EvaluatedSet, format_scores, write_results
 from hf_utils.training.experiment import Experiment, load_model, make_learner, prepare_experiment
-from hf_utils.training.launch import check_checkpoints, find_checkpoint, launch_command
 from hf_utils.training.prediction import predict_files
+from hf_utils.training.resume import check_checkpoints, find_checkpoint
 from hf_utils.training.robustness import CorruptedSet, check_transforms, evaluate_corruptions
 from hf_utils.training.stages import expand_stages
 from hf_utils.training.trainer import write_tensorboard_summary

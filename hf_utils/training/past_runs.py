@@ -5,10 +5,12 @@ from pathlib import Path
 
 from huggingface_hub import hf_hub_download
 
-from hf_utils.arguments.classification import ClassificationTrainingArguments, DataArguments, ModelArguments
-from hf_utils.arguments.config_files import read_config
+from hf_utils.arguments.classification import ModelArguments
+from hf_utils.arguments.data import DataArguments
 from hf_utils.arguments.options import check_value, collect_options
 from hf_utils.arguments.parsing import build_arguments
+from hf_utils.arguments.training import ClassificationTrainingArguments
+from hf_utils.config_files import read_config
 from hf_utils.errors import UserError
 from hf_utils.hub.repository import HUB_ERRORS
 

@@ -12,9 +12,9 @@ from tqdm.auto import tqdm
 
 from hf_utils.audio import AUDIO_SUFFIXES, AudioError, cut_window, load, window_starts
 from hf_utils.errors import UserError
+from hf_utils.files import write_csv
 from hf_utils.models.features import WindowCollator
 from hf_utils.results.metrics import softmax
-from hf_utils.results.output_files import write_csv
 
 logger = logging.getLogger(__name__)
 

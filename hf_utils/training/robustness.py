@@ -16,7 +16,8 @@ import datasets
 from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 
-from hf_utils.arguments.classification import ClassificationTrainingArguments, DataArguments
+from hf_utils.arguments.data import DataArguments
+from hf_utils.arguments.training import ClassificationTrainingArguments
 from hf_utils.augmentation.corruptions import Corruption
 from hf_utils.data.waveform_cache import BUILDING_PREFIX, estimate_bytes, select_files
 from hf_utils.data.waveforms import decode_clips, find_cache

@@ -12,7 +12,7 @@ import yaml
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from hf_utils.results.output_files import write_atomically, write_csv
+from hf_utils.files import write_atomically, write_csv
 from hf_utils.results.plots import encode_png
 
 

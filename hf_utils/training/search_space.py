@@ -11,9 +11,9 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import Trial
 
-from hf_utils.arguments.config_files import read_config
 from hf_utils.arguments.options import check_value
 from hf_utils.arguments.replaced_options import explain_unknown
+from hf_utils.config_files import read_config
 from hf_utils.errors import UserError
 
 # With any of these, trials would be scored on other tracks or in other ways, or would not be trials.

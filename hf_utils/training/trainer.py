@@ -26,7 +26,7 @@ from transformers.integrations import TensorBoardCallback
 
 from hf_utils.arguments.run_options import select_hyperparameters
 from hf_utils.models.freezing import keep_frozen_in_eval
-from hf_utils.models.loading import reload_weights
+from hf_utils.models.weights import reload_weights
 from hf_utils.results.plots import confusion_figure, figure_to_array
 from hf_utils.results.run_results import EvaluatedSet, score_windows
 

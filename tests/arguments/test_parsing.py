@@ -8,10 +8,11 @@ import pytest
 import yaml
 from transformers.trainer_utils import IntervalStrategy
 
-from hf_utils.arguments.config_files import read_config
-from hf_utils.arguments.options import is_secret, option
-from hf_utils.arguments.parsing import merged_config, parse_arguments, write_config
+from hf_utils.arguments.options import option
+from hf_utils.arguments.parsing import merged_config, parse_arguments
 from hf_utils.arguments.replaced_options import REPLACED_OPTIONS
+from hf_utils.config_files import read_config, write_config
+from hf_utils.disclosure import is_secret
 from hf_utils.errors import UserError
 
 
@@ -250,8 +251,10 @@ def test_help_is_grouped_and_says_defaults(capsys, monkeypatch):
 
 
 def test_replaced_names_are_no_options_themselves():
-    from hf_utils.arguments.classification import ClassificationTrainingArguments, DataArguments, ModelArguments
+    from hf_utils.arguments.classification import ModelArguments
+    from hf_utils.arguments.data import DataArguments
     from hf_utils.arguments.options import collect_options
+    from hf_utils.arguments.training import ClassificationTrainingArguments
 
     options = collect_options((ModelArguments, DataArguments, ClassificationTrainingArguments))
     assert REPLACED_OPTIONS.keys().isdisjoint(options)

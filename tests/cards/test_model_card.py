@@ -10,9 +10,9 @@ from markdown_it import MarkdownIt
 
 from hf_utils.cards.dataset_card import dataset_card
 from hf_utils.cards.dataset_use import use_for_evaluation, use_for_training
-from hf_utils.cards.disclosure import is_hub_id, show_command, show_source
 from hf_utils.cards.markup import Markdown, code_block, escape, table
 from hf_utils.cards.model_card import write_model_card
+from hf_utils.disclosure import is_hub_id, show_command, show_source
 
 HOSTILE = [
     "a|b",

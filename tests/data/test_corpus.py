@@ -2,7 +2,7 @@
 
 import pytest
 
-from hf_utils.arguments.classification import DataArguments
+from hf_utils.arguments.data import DataArguments
 from hf_utils.data.corpus import check_sources, decode_corpus, load_split_clips, parse_eval_datasets
 from hf_utils.errors import UserError
 

@@ -8,6 +8,7 @@ import torch
 from hf_utils.data.clips import load_clips
 from hf_utils.data.waveforms import decode_clips, read_samples
 from hf_utils.errors import UserError
+from hf_utils.models.families import window_samples_for
 from hf_utils.models.features import (
     SpecAugment,
     WindowCollator,
@@ -15,7 +16,7 @@ from hf_utils.models.features import (
     make_spec_augment,
     wants_training_stats,
 )
-from hf_utils.models.loading import load_classifier, window_samples_for
+from hf_utils.models.loading import load_classifier
 
 GENRES = ["blues", "hiphop", "rock"]
 SMALL = {"n_fft": 512, "hop_length": 256, "num_mel_bins": 32}

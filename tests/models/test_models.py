@@ -15,15 +15,15 @@ from transformers import AutoModel, AutoModelForAudioClassification
 from hf_utils.errors import UserError
 from hf_utils.models.backbones import find_backbone
 from hf_utils.models.checkpoints import Checkpoint
-from hf_utils.models.loading import (
+from hf_utils.models.families import (
     family_of,
-    load_classifier,
     needs_feature_stats,
-    reload_weights,
     set_feature_stats,
     unnormalised,
     window_samples_for,
 )
+from hf_utils.models.loading import load_classifier
+from hf_utils.models.weights import reload_weights
 
 GENRES = ["blues", "jazz", "rock"]
 # Checkpoint and head: what a user can train.

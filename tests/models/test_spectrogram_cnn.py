@@ -13,7 +13,8 @@ from tiny_models import save_convnext, saved
 from transformers import AutoModel, AutoModelForImageClassification
 
 from hf_utils.errors import UserError
-from hf_utils.models.loading import load_classifier, needs_feature_stats, set_feature_stats, unnormalised
+from hf_utils.models.families import needs_feature_stats, set_feature_stats, unnormalised
+from hf_utils.models.loading import load_classifier
 from hf_utils.models.spectrogram_cnn import SpectrogramCNNConfig, SpectrogramCNNFeatureExtractor
 from hf_utils.models.spectrogram_cnn.modeling_spectrogram_cnn import pool_spectrograms
 

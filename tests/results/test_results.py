@@ -7,7 +7,7 @@ from made_results import evaluate, make_windows, write
 from sklearn.metrics import roc_auc_score
 
 from hf_utils.errors import UserError
-from hf_utils.results.output_files import file_stem, read_predictions, write_atomically, write_predictions
+from hf_utils.files import file_stem, read_predictions, write_atomically, write_predictions
 from hf_utils.results.run_results import format_scores, score_windows, versions, warn_near_chance
 
 HOSTILE = ["a|b", "<script>", 'qu"ote, comma', "line\r\nbreak\rhere", "$\\frac$", "prediction"]

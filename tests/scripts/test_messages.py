@@ -13,9 +13,9 @@ from tones import GENRE_TONES_HZ, write_tone
 from transformers import PrinterCallback, ProgressCallback
 
 import run_classification
-from hf_utils.arguments.classification import ClassificationTrainingArguments
+from hf_utils.arguments.training import ClassificationTrainingArguments
+from hf_utils.launch import setup_logging
 from hf_utils.models.loading import load_classifier
-from hf_utils.training.launch import setup_logging
 from hf_utils.training.trainer import EpochLine, GenreTrainer, ProgressBars
 
 ROOT = Path(__file__).resolve().parents[2]

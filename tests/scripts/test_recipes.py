@@ -14,12 +14,15 @@ import timm
 import tiny_models
 import torch
 
-from hf_utils.arguments.classification import ClassificationTrainingArguments, DataArguments, ModelArguments
-from hf_utils.arguments.config_files import read_config
+from hf_utils.arguments.classification import ModelArguments
+from hf_utils.arguments.data import DataArguments
 from hf_utils.arguments.parsing import parse_arguments
+from hf_utils.arguments.training import ClassificationTrainingArguments
+from hf_utils.config_files import read_config
+from hf_utils.models.families import needs_feature_stats, set_feature_stats, window_samples_for
 from hf_utils.models.features import WindowCollator
 from hf_utils.models.freezing import freeze
-from hf_utils.models.loading import load_classifier, needs_feature_stats, set_feature_stats, window_samples_for
+from hf_utils.models.loading import load_classifier
 from hf_utils.training.experiment import load_model
 
 ROOT = Path(__file__).parents[2]

@@ -6,16 +6,17 @@ import tiny_models
 import torch
 from transformers import set_seed
 
-from hf_utils.arguments.classification import ClassificationTrainingArguments
+from hf_utils.arguments.training import ClassificationTrainingArguments
 from hf_utils.audio import window_starts
 from hf_utils.data.clips import genre_names, load_clips
 from hf_utils.data.waveforms import decode_clips
 from hf_utils.data.windows import EvaluationWindows, TrainingWindows
 from hf_utils.errors import UserError
+from hf_utils.models.families import window_samples_for
 from hf_utils.models.features import SpecAugment, WindowCollator, fit_feature_stats, wants_training_stats
 from hf_utils.models.freezing import freeze
 from hf_utils.models.linear_probe import Head, choose_learner, compute_embeddings, load_embeddings
-from hf_utils.models.loading import load_classifier, window_samples_for
+from hf_utils.models.loading import load_classifier
 from hf_utils.training.trainer import GenreTrainer
 
 WINDOW_SECONDS = 0.5

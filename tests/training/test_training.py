@@ -6,13 +6,14 @@ import tiny_models
 import torch
 from transformers import TrainerCallback, set_seed
 
-from hf_utils.arguments.classification import ClassificationTrainingArguments
+from hf_utils.arguments.training import ClassificationTrainingArguments
 from hf_utils.data.clips import genre_names, load_clips
 from hf_utils.data.waveforms import decode_clips
 from hf_utils.data.windows import EvaluationWindows, TrainingWindows
+from hf_utils.models.families import window_samples_for
 from hf_utils.models.features import WindowCollator, fit_feature_stats, wants_training_stats
 from hf_utils.models.freezing import freeze
-from hf_utils.models.loading import load_classifier, window_samples_for
+from hf_utils.models.loading import load_classifier
 from hf_utils.training.trainer import CrossEntropy, GenreTrainer, balanced_class_weights
 
 SAVERS = {"ast": tiny_models.save_ast, "hubert": tiny_models.save_hubert, "convnext": tiny_models.save_convnext}

@@ -8,7 +8,11 @@ from typing import Any
 
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-from hf_utils.arguments.options import is_secret
+
+def is_secret(name: str) -> bool:
+    """Whether the option's value may stand in no file, log or message; a flag's spelling with hyphens counts too."""
+    return name == "token" or name.endswith(("_token", "-token"))
+
 
 _HUB_TOKEN = re.compile(r"hf_[A-Za-z0-9]{16,}")
 

@@ -1,12 +1,11 @@
-"""What a script starts with: logging, ranks, its folder, and the checkpoint to continue from."""
+"""What surrounds the `main` of a script: its exit code, and the user's mistakes without a traceback."""
 
 import contextlib
 import logging
 import os
 import shlex
-import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import datasets
@@ -15,10 +14,11 @@ import huggingface_hub
 import transformers
 from transformers.utils.logging import disable_progress_bar
 
-from hf_utils.arguments.options import is_secret
+from hf_utils.disclosure import is_secret
 from hf_utils.errors import UserError
 
 _LOCK_FILE = ".lock"
+
 
 logger = logging.getLogger(__name__)
 
@@ -88,49 +88,6 @@ def claim_folder(output_dir: str, *, is_main_process: bool) -> Iterator[None]:
         lock.release()
 
 
-def check_checkpoints(output_dir: str, resume_from_checkpoint: str | None, *, overwrite: bool) -> None:
-    """Raise UserError if there is an earlier run of which nothing is said, or nothing to resume from."""
-    if resume_from_checkpoint in ("auto", "hub"):
-        return
-    if resume_from_checkpoint is not None:
-        if not Path(resume_from_checkpoint, "trainer_state.json").is_file():
-            raise UserError(
-                f"--resume_from_checkpoint {resume_from_checkpoint} holds no trainer_state.json, so no training can "
-                "continue from it. Name a checkpoint-N folder of a run, or `auto` for the newest one in --output_dir."
-            )
-    elif _find_newest(output_dir) and not overwrite:
-        raise UserError(
-            f"--output_dir {output_dir} holds the checkpoints of an earlier run. Continue it by "
-            "--resume_from_checkpoint auto, replace it by --overwrite, or choose another folder."
-        )
-
-
-def _find_newest(output_dir: str) -> str | None:
-    from transformers.trainer_utils import get_last_checkpoint  # here, because it imports PyTorch
-
-    return get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
-
-
-def find_checkpoint(output_dir: str, resume_from_checkpoint: str | None, *, overwrite: bool) -> str | None:
-    """Return the checkpoint to continue from: the one named, the newest of `output_dir` for "auto", or None.
-
-    Without one, the checkpoints and curves of an earlier run in `output_dir` are removed.
-
-    Raises:
-        UserError: as `check_checkpoints`.
-    """
-    check_checkpoints(output_dir, resume_from_checkpoint, overwrite=overwrite)
-    if resume_from_checkpoint == "auto":
-        newest = _find_newest(output_dir)
-        logger.info("Continuing from %s", newest) if newest else logger.info("No checkpoint yet: from the start")
-        return newest
-    if resume_from_checkpoint is not None:
-        return resume_from_checkpoint
-    for old in (*Path(output_dir).glob("checkpoint-*"), Path(output_dir, "tensorboard")):
-        shutil.rmtree(old, ignore_errors=True)
-    return None
-
-
 def launch_command() -> str:
     """Return the command line of this process as a user would type it, with secrets left out."""
     launcher = "accelerate launch" if any(name.startswith("ACCELERATE_") for name in os.environ) else "python"
@@ -140,3 +97,27 @@ def launch_command() -> str:
             words.append(word)
         secret = word.startswith("-") and is_secret(word.lstrip("-"))
     return f"{launcher} {shlex.join(words)}"
+
+
+def run_script(main: Callable[[], int]) -> None:
+    """Call `main` and exit with its code; a user's mistake prints its message alone and exits with 2.
+
+    The process group, if any, is ended last: a group that is alive at interpreter exit aborts some runs on CPU after
+    correct results.
+    """
+    try:
+        code = main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print(
+            "Interrupted. The same command continues; for training, with --resume_from_checkpoint auto added.",
+            file=sys.stderr,
+        )
+        code = 130
+    finally:
+        distributed = sys.modules.get("torch.distributed")  # a mistake in the options ends before it is imported
+        if distributed is not None and distributed.is_available() and distributed.is_initialized():
+            distributed.destroy_process_group()
+    sys.exit(code)
