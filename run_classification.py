@@ -10,11 +10,10 @@
 Options come from any number of YAML files, left to right, and then from the command line.
 """
 
-from hf_utils.arguments.classification import ModelArguments
 from hf_utils.arguments.data import DataArguments
+from hf_utils.arguments.model import ModelArguments
 from hf_utils.arguments.parsing import parse_arguments
-from hf_utils.arguments.search import SearchArguments
-from hf_utils.arguments.training import ClassificationTrainingArguments
+from hf_utils.arguments.training import ClassificationTrainingArguments, SearchArguments
 from hf_utils.launch import run_script
 from hf_utils.training.past_runs import adopt_data_options
 

@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import yaml
 from transformers.utils.logging import disable_progress_bar
 
-from hf_utils.arguments.classification import ModelArguments
 from hf_utils.arguments.data import DataArguments
+from hf_utils.arguments.model import ModelArguments
 from hf_utils.arguments.parsing import parse_arguments
 from hf_utils.arguments.training import ClassificationTrainingArguments
 from hf_utils.training.experiment import prepare_experiment

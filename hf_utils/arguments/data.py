@@ -1,16 +1,101 @@
-"""The options of run_classification.py that say what it trains and evaluates on, and through which windows."""
+"""The options of run_classification.py that say what it trains and evaluates on, and through which windows.
+
+The options that say which real clips there are and how they are split; those of every script are the same.
+"""
 
 import dataclasses
+import os
 from functools import partial
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from hf_utils.arguments.options import option
-from hf_utils.arguments.source import SourceArguments
 from hf_utils.augmentation.corruptions import Corruption, read_corruptions
 from hf_utils.augmentation.pipeline import Augmentation, read_augmentation
 from hf_utils.errors import UserError
 
+_data = partial(option, group="data")
+
+
+_split = partial(option, group="split into training, validation and test tracks")
+
+
+# Which real clips there are, in which split. Not the genres: a dataset may be made for fewer than one trains on.
+_SOURCE = (
+    "dataset_name dataset_config_name dataset_revision audio_column_name label_column_name on_bad_audio "
+    "split_protocol split_seed num_folds fold"
+).split()
+
+
+@dataclasses.dataclass
+class SourceArguments:
+    """The real clips, and which side of the split each is on. Raises UserError on contradictions.
+
+    Attributes:
+        makes_clips: whether the genres say what is made, and one may be enough; a classifier tells two or more apart.
+    """
+
+    makes_clips: ClassVar[bool] = False
+
+    dataset_name: str = _data(
+        "sanchit-gandhi/gtzan",
+        "Dataset of the Hub, folder of genre folders, CSV file (path,label[,track_id,split]), saved dataset, or "
+        "folder of Parquet files.",
+        metavar="NAME_OR_PATH",
+    )
+    dataset_config_name: str | None = _data(None, "Configuration of a Hub dataset. (default: its only or default one)")
+    dataset_revision: str | None = _data(None, "Branch, tag or commit of a Hub dataset. (default: its main branch)")
+    audio_column_name: str | None = _data(None, "Column with the audio. (default: found by its type)")
+    label_column_name: str | None = _data(None, "Column with the genre. (default: found, such as genre or label)")
+    genres: list[str] | None = _data(None, "Keep only these genres, in this order. (default: all)", metavar="GENRE")
+    on_bad_audio: Literal["error", "skip"] = _data(
+        "error",
+        "After listing every unreadable, empty, silent or too short (< 0.5 s) file: stop, or go on without them.",
+    )
+    num_proc: int | None = _data(
+        None, "Processes that decode audio. (default: one per core, at most 4)", metavar="PROCESSES", at_least=1
+    )
+    waveform_cache_dir: str | None = _data(
+        None, "Folder for decoded audio. (default: genre_waveforms in the Hugging Face cache)", metavar="FOLDER"
+    )
+    split_protocol: Literal["auto", "filtered", "artist_folds", "stratified", "provided"] = _split(
+        "auto",
+        "filtered: the fault-filtered 443/197/290 tracks of GTZAN. artist_folds: no artist on two sides. stratified: "
+        "80/10/10 %, seeded. provided: the dataset's own. (default: auto = filtered for GTZAN, else provided where "
+        "the dataset has splits, else stratified)",
+    )
+    split_seed: int = _split(0, "Seed of the split; apart from --seed, so that runs of other seeds share one split.")
+    num_folds: int = _split(10, "Number of folds of artist_folds.", metavar="FOLDS", at_least=3)
+    fold: int = _split(0, "The fold that is tested, counted from 0.", at_least=0)
+
+    def __post_init__(self):
+        if self.fold >= self.num_folds:
+            raise UserError(f"fold is {self.fold}, expected less than num_folds, {self.num_folds}: folds count from 0")
+        for name, default in (("fold", 0), ("num_folds", 10)):
+            if getattr(self, name) != default and self.split_protocol != "artist_folds":
+                raise UserError(
+                    f"{name} is {getattr(self, name)}, but only split_protocol: artist_folds has folds, and "
+                    f"split_protocol is {self.split_protocol}"
+                )
+        fewest = 1 if self.makes_clips else 2
+        if self.genres is not None and (len(self.genres) < fewest or len(set(self.genres)) < len(self.genres)):
+            number = "one or more" if self.makes_clips else "two or more, for a classifier to tell apart"
+            raise UserError(f"genres is {self.genres}, expected different ones, {number}")
+        self.num_proc = self.num_proc or min(4, os.cpu_count() or 1)
+
+    def changed_source(self) -> dict[str, Any]:
+        """Return the options that say which real clips there are, and their split, where they are not the default."""
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        return {name: getattr(self, name) for name in _SOURCE if getattr(self, name) != defaults[name]}
+
+    def source_options(self) -> dict[str, Any]:
+        """Return the options that give run_classification.py the same real clips and split, after any recipe."""
+        always = {"dataset_name": self.dataset_name, "split_protocol": self.split_protocol}
+        return always | self.changed_source()
+
+
 _mix = partial(option, group="training mix and evaluation sets")
+
+
 _windows = partial(option, group="windows and masks")
 
 

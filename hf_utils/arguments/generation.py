@@ -6,8 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from hf_utils.arguments.data import SourceArguments
 from hf_utils.arguments.options import option
-from hf_utils.arguments.source import SourceArguments
 from hf_utils.errors import UserError
 
 _generator = partial(option, group="generator")

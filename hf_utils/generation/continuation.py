@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import datasets
 import numpy as np
 
-from hf_utils.arguments.source import SourceArguments
+from hf_utils.arguments.data import SourceArguments
 from hf_utils.data.clips import genre_names
 from hf_utils.data.corpus import load_split_clips
 from hf_utils.data.genre_names import fold_genre

@@ -71,8 +71,8 @@ def read_configs(cells: Sequence[Cell]) -> tuple[list[dict[str, Any]], dict[str,
 
 def parse_options(arguments: Sequence[Sequence[str]]) -> list[dict[str, Any] | str]:
     """Return, for each command line, the configuration with every default, or the message of what is wrong."""
-    from hf_utils.arguments.classification import ModelArguments
     from hf_utils.arguments.data import DataArguments
+    from hf_utils.arguments.model import ModelArguments
     from hf_utils.arguments.parsing import merged_config, parse_arguments
     from hf_utils.arguments.training import ClassificationTrainingArguments
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import datasets
 from transformers import set_seed
 
-from hf_utils.arguments.classification import ModelArguments
 from hf_utils.arguments.data import DataArguments
+from hf_utils.arguments.model import ModelArguments
 from hf_utils.arguments.training import ClassificationTrainingArguments
 from hf_utils.augmentation.pipeline import Augmentation
 from hf_utils.data.clips import genre_names

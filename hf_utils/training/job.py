@@ -3,11 +3,10 @@
 import time
 from pathlib import Path
 
-from hf_utils.arguments.classification import ModelArguments
 from hf_utils.arguments.data import DataArguments
+from hf_utils.arguments.model import ModelArguments
 from hf_utils.arguments.parsing import merged_config
-from hf_utils.arguments.search import SearchArguments
-from hf_utils.arguments.training import ClassificationTrainingArguments
+from hf_utils.arguments.training import ClassificationTrainingArguments, SearchArguments
 from hf_utils.augmentation.corruptions import Corruption
 from hf_utils.cards.model_card import write_model_card
 from hf_utils.config_files import write_config

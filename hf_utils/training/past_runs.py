@@ -5,8 +5,8 @@ from pathlib import Path
 
 from huggingface_hub import hf_hub_download
 
-from hf_utils.arguments.classification import ModelArguments
 from hf_utils.arguments.data import DataArguments
+from hf_utils.arguments.model import ModelArguments
 from hf_utils.arguments.options import check_value, collect_options
 from hf_utils.arguments.parsing import build_arguments
 from hf_utils.arguments.training import ClassificationTrainingArguments

@@ -12,8 +12,7 @@ import optuna
 from hf_utils.arguments.options import collect_options
 from hf_utils.arguments.parsing import merged_config
 from hf_utils.arguments.run_options import differing_options
-from hf_utils.arguments.search import SearchArguments
-from hf_utils.arguments.training import ClassificationTrainingArguments
+from hf_utils.arguments.training import ClassificationTrainingArguments, SearchArguments
 from hf_utils.errors import UserError
 from hf_utils.training.search_results import draw_search, write_trials
 from hf_utils.training.search_space import read_space

@@ -12,7 +12,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import Trial
 
 from hf_utils.arguments.options import check_value
-from hf_utils.arguments.replaced_options import explain_unknown
+from hf_utils.arguments.parsing import explain_unknown
 from hf_utils.config_files import read_config
 from hf_utils.errors import UserError
 

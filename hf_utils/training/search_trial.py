@@ -18,8 +18,8 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState
 from transformers import TrainerCallback
 
-from hf_utils.arguments.classification import ModelArguments
 from hf_utils.arguments.data import DataArguments
+from hf_utils.arguments.model import ModelArguments
 from hf_utils.arguments.parsing import build_arguments
 from hf_utils.arguments.training import ClassificationTrainingArguments
 from hf_utils.errors import UserError

@@ -8,8 +8,8 @@ import json
 import logging
 from pathlib import Path
 
-from hf_utils.arguments.classification import ModelArguments
 from hf_utils.arguments.data import DataArguments
+from hf_utils.arguments.model import ModelArguments
 from hf_utils.arguments.parsing import build_arguments
 from hf_utils.arguments.training import ClassificationTrainingArguments
 from hf_utils.errors import UserError

@@ -9,11 +9,10 @@ import torch
 from transformers import TrainerControl, TrainerState
 from transformers.integrations import TensorBoardCallback
 
-from hf_utils.arguments.classification import ModelArguments
-from hf_utils.arguments.data import DataArguments
+from hf_utils.arguments.data import DataArguments, SourceArguments
+from hf_utils.arguments.model import ModelArguments
 from hf_utils.arguments.options import collect_options, default_of
 from hf_utils.arguments.parsing import merged_config, parse_arguments
-from hf_utils.arguments.source import SourceArguments
 from hf_utils.arguments.training import ClassificationTrainingArguments, has_bf16_hardware
 from hf_utils.config_files import write_config
 from hf_utils.errors import UserError

@@ -9,8 +9,7 @@ import yaml
 from transformers.trainer_utils import IntervalStrategy
 
 from hf_utils.arguments.options import option
-from hf_utils.arguments.parsing import merged_config, parse_arguments
-from hf_utils.arguments.replaced_options import REPLACED_OPTIONS
+from hf_utils.arguments.parsing import REPLACED_OPTIONS, merged_config, parse_arguments
 from hf_utils.config_files import read_config, write_config
 from hf_utils.disclosure import is_secret
 from hf_utils.errors import UserError
@@ -251,8 +250,8 @@ def test_help_is_grouped_and_says_defaults(capsys, monkeypatch):
 
 
 def test_replaced_names_are_no_options_themselves():
-    from hf_utils.arguments.classification import ModelArguments
     from hf_utils.arguments.data import DataArguments
+    from hf_utils.arguments.model import ModelArguments
     from hf_utils.arguments.options import collect_options
     from hf_utils.arguments.training import ClassificationTrainingArguments
 

@@ -22,8 +22,8 @@ from tiny_musicgen import save_tiny_musicgen
 from tones import write_tone
 from transformers.trainer_utils import HubStrategy
 
-from hf_utils.arguments.classification import ModelArguments
 from hf_utils.arguments.data import DataArguments
+from hf_utils.arguments.model import ModelArguments
 from hf_utils.arguments.parsing import build_arguments
 from hf_utils.arguments.training import ClassificationTrainingArguments
 from hf_utils.data.clips import load_clips

@@ -23,9 +23,9 @@ from tiny_musicgen import save_tiny_musicgen, save_tiny_stable_audio
 import generate_music
 import run_classification
 from hf_utils import audio
+from hf_utils.arguments.data import SourceArguments
 from hf_utils.arguments.generation import GenerationArguments
 from hf_utils.arguments.parsing import parse_arguments
-from hf_utils.arguments.source import SourceArguments
 from hf_utils.data.clips import load_clips
 from hf_utils.data.splits import assign_splits
 from hf_utils.data.waveforms import decode_clips

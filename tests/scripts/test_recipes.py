@@ -14,8 +14,8 @@ import timm
 import tiny_models
 import torch
 
-from hf_utils.arguments.classification import ModelArguments
 from hf_utils.arguments.data import DataArguments
+from hf_utils.arguments.model import ModelArguments
 from hf_utils.arguments.parsing import parse_arguments
 from hf_utils.arguments.training import ClassificationTrainingArguments
 from hf_utils.config_files import read_config

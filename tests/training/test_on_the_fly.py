@@ -6,8 +6,8 @@ import tiny_models
 import torch
 
 import run_classification
-from hf_utils.arguments.classification import ModelArguments
 from hf_utils.arguments.data import DataArguments
+from hf_utils.arguments.model import ModelArguments
 from hf_utils.arguments.parsing import parse_arguments
 from hf_utils.arguments.training import ClassificationTrainingArguments
 from hf_utils.augmentation.pipeline import read_augmentation

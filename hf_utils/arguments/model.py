@@ -7,14 +7,12 @@ import dataclasses
 from functools import partial
 from typing import Literal
 
-from hf_utils.arguments.data import DataArguments
 from hf_utils.arguments.options import option
-from hf_utils.arguments.training import ClassificationTrainingArguments
 from hf_utils.errors import UserError
 
-__all__ = ["ClassificationTrainingArguments", "DataArguments", "ModelArguments"]
-
 _model = partial(option, group="model")
+
+
 _spectrogram = partial(option, group="spectrogram of a CNN (image checkpoints only)")
 
 
