@@ -9,28 +9,142 @@
 | `parent_id` | string or null: the real track that the clip was made from                  |
 | `split`     | string or null: train, validation or test, where the source has such splits |
 | others      | flat columns that the source carries: artist, seed, SNR, prompt ...         |
+
+Genre names: spelling variants of one genre, and labels as numbers of one list of names.
+
+Names of tracks, made from the names of their files: `genres/blues/blues.00012.wav` is track `blues.00012`.
 """
 
 import logging
 import os
-from pathlib import Path
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePath
 
 import datasets
 import pyarrow.compute
 
-from hf_utils.data.columns import find_audio_column, find_label_column, is_flat, read_texts
-from hf_utils.data.genre_folders import SPLIT_SPELLINGS
-from hf_utils.data.genre_names import choose_spellings, fold_genre, number_labels
-from hf_utils.data.sources import read_source
-from hf_utils.data.track_ids import name_tracks, number_unnamed, refuse_duplicates
+from hf_utils.audio import AUDIO_SUFFIXES
+from hf_utils.data.sources import (
+    SPLIT_SPELLINGS,
+    find_audio_column,
+    find_label_column,
+    is_flat,
+    read_source,
+    read_texts,
+)
 from hf_utils.errors import UserError
-
-__all__ = ["CLIP_COLUMNS", "fold_genre", "genre_names", "load_clips"]
 
 logger = logging.getLogger(__name__)
 
+
+def _key(name: str) -> str:
+    """Return what is left of a name without case, spaces and punctuation: `Hip-Hop` and `hip_hop` give `hiphop`."""
+    folded = unicodedata.normalize("NFKC", name).casefold()
+    return "".join(c for c in folded if c.isalnum()) or folded
+
+
+def fold_genre(name: str, genres: Iterable[str]) -> str | None:
+    """Return the one of `genres` that `name` is a spelling of, or None. The identical spelling comes first."""
+    genres = list(genres)
+    if name in genres:
+        return name
+    return next((genre for genre in genres if _key(genre) == _key(name)), None)
+
+
+def choose_spellings(names: Iterable[str]) -> list[str]:
+    """Return the genres among `names`, sorted: of several spellings of one the most frequent, then the first."""
+    spellings: dict[str, Counter] = {}
+    for name in names:
+        spellings.setdefault(_key(name), Counter())[name] += 1
+    return sorted(min(counts, key=lambda name: (-counts[name], name)) for counts in spellings.values())
+
+
+def number_labels(names: Sequence[str | None], genres: Sequence[str]) -> list[int]:
+    """Return the index in `genres` of every name. A notice is logged for each variant that was folded.
+
+    Raises:
+        UserError: clips without a label, or labels that are no spelling of any of `genres`.
+    """
+    counts = Counter(names)
+    if None in counts:
+        raise UserError(f"{counts[None]} of {len(names)} clips have no label. Label them or leave them out.")
+    folded = {name: fold_genre(name, genres) for name in counts}
+    if unknown := sorted(name for name, genre in folded.items() if genre is None):
+        listing = ", ".join(f"{name!r} ({counts[name]} clips)" for name in unknown)
+        raise UserError(f"Labels that are none of the genres: {listing}. Expected: {', '.join(genres)}.")
+    for name, genre in sorted(folded.items()):
+        if name != genre:
+            logger.warning("Label %r is read as genre %r (%d clips).", name, genre, counts[name])
+    index = {genre: number for number, genre in enumerate(genres)}
+    return [index[folded[name]] for name in names]
+
+
+_MAX_LISTED = 10
+
+
+def name_tracks(paths: Sequence[str | None], folder: Path | None) -> list[str | None]:
+    """Return a name per path: the file's name without suffix, or the relative path where several files share that.
+
+    Args:
+        paths: None gives None.
+        folder: where relative paths start. Default: the deepest folder that all paths share.
+
+    Names do not depend on the machine: they hold nothing above `folder`, and Unicode is composed, since file systems
+    differ in that.
+    """
+    known = [PurePath(unicodedata.normalize("NFC", path)) for path in paths if path]
+    stems = Counter(_strip_suffix(path).name for path in known)
+    if folder is not None:
+        root = unicodedata.normalize("NFC", str(folder))
+    else:
+        absolute = [path.parent for path in known if path.is_absolute()]
+        root = os.path.commonpath(absolute) if absolute else ""
+    names = iter(
+        stem.name if stems[stem.name] == 1 else _relative(stem, root).as_posix() for stem in map(_strip_suffix, known)
+    )
+    return [next(names) if path else None for path in paths]
+
+
+def _strip_suffix(path: PurePath) -> PurePath:
+    # Only a known suffix: in `blues.00012` the number is part of the name.
+    return path.with_suffix("") if path.suffix.lower() in AUDIO_SUFFIXES else path
+
+
+def _relative(path: PurePath, root: str) -> PurePath:
+    return path.relative_to(root) if path.is_relative_to(root) else path
+
+
+def number_unnamed(track_ids: Sequence[str | None], embedded: Sequence[bool]) -> list[str]:
+    """Return `track_ids` with `row-000012` for clips without a name, or with bytes of their own but a shared name.
+
+    Datasets with embedded files often lost the file names. Two rows with the same path are the same clip twice,
+    which is for `refuse_duplicates`.
+    """
+    counts = Counter(track_ids)
+    return [
+        f"row-{row:06d}" if name is None or (counts[name] > 1 and embedded[row]) else name
+        for row, name in enumerate(track_ids)
+    ]
+
+
+def refuse_duplicates(track_ids: Sequence[str], source: str) -> None:
+    """Raise UserError, naming some, if two clips have the same name."""
+    if repeated := [name for name, count in Counter(track_ids).items() if count > 1]:
+        listing = ", ".join(repeated[:_MAX_LISTED]) + (" ..." if len(repeated) > _MAX_LISTED else "")
+        raise UserError(
+            f"{source}: {len(repeated)} track names occur more than once: {listing}. Every clip needs a track_id of "
+            "its own; remove the copies or rename them."
+        )
+
+
 CLIP_COLUMNS = ("audio", "label", "track_id", "origin", "parent_id")
+
+
 _TEXT = datasets.Value("string")
+
+
 _MAX_LISTED = 20
 
 

@@ -7,11 +7,10 @@ from collections import Counter
 import datasets
 
 from hf_utils.arguments.data import DataArguments
-from hf_utils.data.clip_filter import filter_clips
 from hf_utils.data.clips import genre_names, load_clips
 from hf_utils.data.demo_data import is_demo
 from hf_utils.data.leaks import check_leaks
-from hf_utils.data.mixing import REAL, mix_training, parse_mix
+from hf_utils.data.mixing import REAL, filter_clips, mix_training, parse_mix
 from hf_utils.data.splits import assign_splits, keep_genres, select_split
 from hf_utils.data.waveforms import decode_clips, drop_problems
 from hf_utils.errors import UserError

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from hf_utils.audio import cut_window, resample, window_starts
-from hf_utils.data.genre_names import fold_genre
+from hf_utils.data.clips import fold_genre
 from hf_utils.errors import UserError
 from hf_utils.generation.clap import ClapEmbedder
 from hf_utils.models.families import window_samples_for

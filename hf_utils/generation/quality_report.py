@@ -13,8 +13,7 @@ from tqdm.auto import tqdm
 
 from hf_utils import audio
 from hf_utils.cards.markup import table
-from hf_utils.data.clips import genre_names, load_clips
-from hf_utils.data.genre_names import fold_genre
+from hf_utils.data.clips import fold_genre, genre_names, load_clips
 from hf_utils.data.waveforms import read_samples
 from hf_utils.disclosure import show_source
 from hf_utils.errors import UserError

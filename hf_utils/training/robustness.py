@@ -19,8 +19,7 @@ from tqdm import tqdm
 from hf_utils.arguments.data import DataArguments
 from hf_utils.arguments.training import ClassificationTrainingArguments
 from hf_utils.augmentation.corruptions import Corruption
-from hf_utils.data.waveform_cache import BUILDING_PREFIX, estimate_bytes, select_files
-from hf_utils.data.waveforms import decode_clips, find_cache
+from hf_utils.data.waveforms import BUILDING_PREFIX, decode_clips, estimate_bytes, find_cache, select_files
 from hf_utils.data.windows import EvaluationWindows
 from hf_utils.errors import UserError
 from hf_utils.results.run_results import EvaluatedSet

@@ -3,7 +3,7 @@
 import datasets
 import pytest
 
-from hf_utils.data.clip_filter import filter_clips
+from hf_utils.data.mixing import filter_clips
 from hf_utils.errors import UserError
 
 

@@ -9,8 +9,7 @@ import datasets
 import pytest
 from datasets.exceptions import DatasetNotFoundError
 
-from hf_utils.data.clips import CLIP_COLUMNS, genre_names, load_clips
-from hf_utils.data.genre_names import fold_genre
+from hf_utils.data.clips import CLIP_COLUMNS, fold_genre, genre_names, load_clips
 from hf_utils.data.shards import open_shards
 from hf_utils.errors import UserError
 

@@ -7,8 +7,7 @@ import pytest
 
 from hf_utils.audio import load, rms_db
 from hf_utils.data.clips import genre_names, load_clips
-from hf_utils.data.demo_data import MARKER_NAME, is_demo, main, write_demo_data
-from hf_utils.data.demo_music import SAMPLE_RATE, STYLES, synthesise
+from hf_utils.data.demo_data import MARKER_NAME, SAMPLE_RATE, STYLES, is_demo, main, synthesise, write_demo_data
 
 SMALL = {"genres": 3, "tracks_per_genre": 2, "seconds": 1.0, "seed": 0}
 

@@ -16,7 +16,7 @@ import pytest
 import soundfile
 
 from hf_utils import audio
-from hf_utils.data import waveform_cache, waveforms
+from hf_utils.data import waveforms
 from hf_utils.data.clips import load_clips
 from hf_utils.data.waveforms import decode_clips, drop_problems, read_samples
 from hf_utils.errors import UserError
@@ -270,16 +270,16 @@ def test_damaged_cache_is_built_again(genre_folder, tmp_path, damage):
 def test_of_two_builders_the_first_wins(genre_folder, tmp_path, monkeypatch):
     """While this process builds, another one finishes the same folder."""
     clips, cache = load_clips(str(genre_folder)), tmp_path / "cache"
-    join_parts = waveform_cache._join_parts
+    join_parts = waveforms._join_parts
 
     def join_after_the_other(building):
-        monkeypatch.setattr(waveform_cache, "_join_parts", join_parts)
+        monkeypatch.setattr(waveforms, "_join_parts", join_parts)
         other.append(decode_clips(clips, RATE, cache_dir=cache))
         os.utime(Path(other[0][0]["pcm_path"]), (1, 1))
         join_parts(building)
 
     other = []
-    monkeypatch.setattr(waveform_cache, "_join_parts", join_after_the_other)
+    monkeypatch.setattr(waveforms, "_join_parts", join_after_the_other)
     decoded = decode_clips(clips, RATE, cache_dir=cache)
     assert decoded[:] == other[0][:]
     assert os.stat(decoded[0]["pcm_path"]).st_mtime == 1
@@ -319,7 +319,7 @@ def test_disk_that_fills_up_is_named(genre_folder, tmp_path, monkeypatch):
     def join_parts(building):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(waveform_cache, "_join_parts", join_parts)
+    monkeypatch.setattr(waveforms, "_join_parts", join_parts)
     with pytest.raises(UserError, match="too small .* are needed, .* are free"):
         decode_clips(load_clips(str(genre_folder)), RATE, cache_dir=tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
@@ -329,7 +329,7 @@ def test_space_is_estimated_from_the_headers(genre_folder, tmp_path):
     clips = load_clips(str(genre_folder))
     decoded = decode_clips(clips, RATE, cache_dir=tmp_path / "cache")
     size = os.path.getsize(decoded[0]["pcm_path"])
-    estimate = waveform_cache.estimate_bytes(clips.select_columns("audio"), RATE, num_proc=1)
+    estimate = waveforms.estimate_bytes(clips.select_columns("audio"), RATE, num_proc=1)
     assert abs(estimate - size) < 100
 
 
@@ -354,14 +354,14 @@ def test_memory_does_not_grow_with_embedded_files(tmp_path, monkeypatch):
     datasets.Dataset.from_dict({"audio": files, "label": ["rock"] * 96}).save_to_disk(tmp_path / "saved")
     files.clear()
     rows = load_clips(str(tmp_path / "saved")).select_columns("audio")
-    digest, used_bytes = waveform_cache._digest, []
+    digest, used_bytes = waveforms._digest, []
 
     def watch(source):
         used_bytes.append(psutil.Process().memory_info().rss)
         return digest(source)
 
-    monkeypatch.setattr(waveform_cache, "_digest", watch)
-    waveform_cache.make_key(rows, RATE)
+    monkeypatch.setattr(waveforms, "_digest", watch)
+    waveforms.make_key(rows, RATE)
     assert len(used_bytes) == 96
     assert max(used_bytes) - used_bytes[0] < 60_000_000
 

@@ -18,8 +18,8 @@ from tiny_musicgen import save_tiny_musicgen
 
 import generate_music
 from hf_utils import audio
-from hf_utils.data.clip_filter import filter_clips
 from hf_utils.data.clips import load_clips
+from hf_utils.data.mixing import filter_clips
 from hf_utils.errors import UserError
 from hf_utils.generation import job
 from hf_utils.generation.clap import ClapEmbedder
