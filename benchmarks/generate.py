@@ -29,8 +29,8 @@ import transformers
 
 from hf_utils.generation.generators import DTYPES, Checkpoint
 from hf_utils.generation.musicgen import GUIDANCE_SCALE, TEMPERATURE, TOP_K
+from hf_utils.generation.plan import Recipe
 from hf_utils.generation.prompts import load_prompts
-from hf_utils.generation.recipes import Recipe
 from hf_utils.generation.sampling import Sampling
 from hf_utils.generation.synthesis import BatchMaker
 

@@ -14,16 +14,15 @@ from hf_utils.generation.continuation import load_training_clips
 from hf_utils.generation.generators import load_generator
 from hf_utils.generation.plan import (
     ENVIRONMENT,
+    Recipe,
     describe_cost,
     folder_config,
     library_versions,
     name_scorers,
     real_clips,
 )
-from hf_utils.generation.recipes import Recipe
 from hf_utils.generation.scoring import Scorer, add_scores, check_scores, find_unscored
-from hf_utils.generation.synthesis import BatchMaker
-from hf_utils.generation.synthetic_dataset import replace_duplicates, write_batches, write_card
+from hf_utils.generation.synthesis import BatchMaker, replace_duplicates, write_batches, write_card
 from hf_utils.hub.repository import Repository, push_folder
 from hf_utils.launch import expect_processes, setup_logging
 
@@ -114,8 +113,7 @@ def load_scorers(
     needed, scorers = set().union(*unscored.values()), {}
     if needed:
         # Classifiers and their metrics take seconds to import, and most runs score nothing.
-        from hf_utils.generation.clap import ClapEmbedder
-        from hf_utils.generation.clip_scores import ClapScorer, ClassifierScorer
+        from hf_utils.generation.scoring import ClapEmbedder, ClapScorer, ClassifierScorer
     if "clap_model" in needed:
         spoken = [recipe.prompts[genre].spoken for genre in recipe.genres]
         scorers["clap_model"] = ClapScorer(ClapEmbedder(args.clap_model, None, device), recipe.genres, spoken)

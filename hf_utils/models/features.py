@@ -9,13 +9,38 @@ import math
 from collections.abc import Mapping, Sequence
 
 import datasets
+import numpy as np
 import torch
 import torchaudio
 from tqdm.auto import tqdm
 
+from hf_utils.audio import cut_window, resample, window_starts
 from hf_utils.data.windows import EvaluationWindows
 from hf_utils.errors import UserError
-from hf_utils.models.families import family_of, has_feature_stats, needs_feature_stats, set_feature_stats, unnormalised
+from hf_utils.models.families import (
+    family_of,
+    has_feature_stats,
+    needs_feature_stats,
+    set_feature_stats,
+    unnormalised,
+)
+
+_WINDOWS_PER_PASS = 8
+
+
+def run_windows(
+    model, feature_extractor, samples: np.ndarray, sample_rate: int, window_samples: int, output: str = "logits"
+) -> torch.Tensor:
+    """Return an output of a model, such as logits (W, K), for windows that cover a clip (T,), half overlapping."""
+    samples = resample(samples, sample_rate, feature_extractor.sampling_rate)
+    starts = window_starts(samples.size, window_samples, max(window_samples // 2, 1))
+    windows = [{"samples": cut_window(samples, start, window_samples), "label": 0} for start in starts]
+    collate, name, outputs = WindowCollator(feature_extractor), feature_extractor.model_input_names[0], []
+    for first in range(0, len(windows), _WINDOWS_PER_PASS):
+        features = collate(windows[first : first + _WINDOWS_PER_PASS])[name]
+        outputs.append(getattr(model(**{name: features.to(model.device, model.dtype)}), output).float())
+    return torch.cat(outputs)
+
 
 # The time axis and the frequency axis of one example's features, by family.
 _AXES = {"spectrogram_transformer": (0, 1), "spectrogram_cnn": (2, 1)}

@@ -1,10 +1,103 @@
-"""Which parameters learn. Everything goes by structure, and is counted, since names change between releases."""
+"""Which parameters learn. Everything goes by structure, and is counted, since names change between releases.
+
+The parts of a classifier by structure, since names change between releases: backbone, front end, blocks.
+"""
+
+import dataclasses
 
 from torch import nn
 from transformers import PreTrainedModel
 
 from hf_utils.errors import UserError
-from hf_utils.models.backbones import Layers, find_backbone, find_layers
+
+
+def find_backbone(model: PreTrainedModel) -> nn.Module:
+    """Return what lies below the head: the module that transformers calls the base model, else the largest child."""
+    named = getattr(model, model.base_model_prefix, None)
+    if isinstance(named, nn.Module):
+        return named
+    # Whisper's classifier holds its encoder under another name than that of its base model.
+    return max(model.children(), key=count_parameters)
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Return the number of parameters, trained or not."""
+    return sum(p.numel() for p in module.parameters())
+
+
+@dataclasses.dataclass(frozen=True)
+class Layers:
+    """Names of a backbone's parameters.
+
+    Attributes:
+        front_end: of the layers that turn the input into features: convolutions, patch embedding, stem.
+        blocks: of each repeated block (transformer layer, convolutional stage), first to last.
+    """
+
+    front_end: list[str]
+    blocks: list[list[str]]
+
+
+def find_layers(backbone: nn.Module) -> Layers:
+    """Return the front end and the blocks of a backbone. Raises UserError where its structure does not show them."""
+    # TimmWrapperModel keeps the model of timm in this attribute; timm itself knows the groups of its models.
+    timm_model = getattr(backbone, "timm_model", None)
+    layers = _find_layers(backbone) if timm_model is None else _find_timm_layers(timm_model)
+    if not layers.blocks:
+        raise UserError(
+            f"{_describe(backbone)} has no repeated blocks that could be told apart: choose --freeze none or backbone"
+        )
+    return layers
+
+
+def _describe(backbone: nn.Module) -> str:
+    architecture = getattr(getattr(backbone, "config", None), "architecture", None)
+    return type(backbone).__name__ if architecture is None else f"{architecture} of timm"
+
+
+def _find_layers(backbone: nn.Module) -> Layers:
+    lists = [name for name, module in backbone.named_modules() if isinstance(module, nn.ModuleList)]
+    top = [name for name in lists if not any(name.startswith(other + ".") for other in lists)]
+    if not top:
+        return Layers([], [])
+    stack_name = max(top, key=lambda name: count_parameters(backbone.get_submodule(name)))
+    blocks = [
+        [f"{stack_name}.{i}.{name}" for name, _ in block.named_parameters()]
+        for i, block in enumerate(backbone.get_submodule(stack_name))
+    ]
+    front_end = []
+    for name, child in backbone.named_children():
+        if stack_name == name or stack_name.startswith(name + "."):
+            break
+        # HuBERT's feature projection also precedes the stack, but by custom is no part of the feature encoder.
+        if any(isinstance(module, nn.Conv1d | nn.Conv2d) for module in child.modules()):
+            front_end += [f"{name}.{parameter}" for parameter, _ in child.named_parameters()]
+    return Layers(front_end, [block for block in blocks if block])
+
+
+def _find_timm_layers(timm_model: nn.Module) -> Layers:
+    from timm.models import group_parameters
+
+    matcher = timm_model.group_matcher(coarse=True) if hasattr(timm_model, "group_matcher") else None
+    if not isinstance(matcher, dict) or not {"stem", "blocks"} <= set(matcher):
+        return Layers([], [])
+    groups = {}
+    for part in ("stem", "blocks"):
+        numbered = group_parameters(timm_model, {part: matcher[part]})
+        # What the pattern does not match comes back as one last group.
+        groups[part] = [[f"timm_model.{name}" for name in numbered[i]] for i in range(len(numbered) - 1)]
+    stem = [name for group in groups["stem"] for name in group]
+    weights = {f"timm_model.{name}" for name, parameter in timm_model.named_parameters() if parameter.ndim > 1}
+    blocks = []
+    for group in groups["blocks"]:
+        block = [name for name in group if name not in stem]
+        # In a VGG timm counts every normalisation as a block; it belongs to the convolution before it.
+        if weights.isdisjoint(block):
+            (blocks[-1] if blocks else stem).extend(block)
+        else:
+            blocks.append(block)
+    return Layers(stem, blocks)
+
 
 MODES = ("none", "feature_encoder", "backbone", "all_but_last")
 

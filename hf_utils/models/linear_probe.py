@@ -20,8 +20,8 @@ from tqdm.auto import tqdm
 from hf_utils.data.windows import EvaluationWindows
 from hf_utils.errors import UserError
 from hf_utils.files import write_atomically
-from hf_utils.models.backbones import find_backbone
 from hf_utils.models.embedded_windows import EmbeddedTrainingWindows, EmbeddedWindows, collate_embeddings
+from hf_utils.models.freezing import find_backbone
 from hf_utils.training.trainer import GenreTrainer
 
 logger = logging.getLogger(__name__)

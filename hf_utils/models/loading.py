@@ -1,42 +1,125 @@
-"""Any audio or image checkpoint as a genre classifier, ready for windows of one length."""
+"""Any audio or image checkpoint as a genre classifier, ready for windows of one length.
+
+The output layer of a classifier and the genres it stands for.
+
+Audio checkpoints as encoders under a head of two layers.
+"""
 
 import dataclasses
+import logging
 
+import torch
+from torch import nn
 from transformers import (
     MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING,
+    AutoModel,
     AutoModelForAudioClassification,
     PreTrainedConfig,
     PreTrainedModel,
 )
 
-import hf_utils.models.sample_cnn  # noqa: F401  makes its configurations known to the Auto classes
 from hf_utils.errors import UserError
-from hf_utils.models.ast_positions import fit_ast_window
-from hf_utils.models.audio_encoders import wrap_encoder
-from hf_utils.models.backbones import find_backbone
 from hf_utils.models.checkpoints import Checkpoint
-from hf_utils.models.encoder_mlp import EncoderMLPConfig
+from hf_utils.models.encoder_mlp import EncoderMLPConfig, EncoderMLPForAudioClassification
 from hf_utils.models.families import (
+    disable_layer_drop,
     family_of,
-    needs_feature_stats,
-    set_feature_stats,
-    unnormalised,
+    fit_ast_window,
+    fit_masks,
     window_samples_for,
 )
-from hf_utils.models.genre_heads import own_genres, set_genres
+from hf_utils.models.freezing import find_backbone
 from hf_utils.models.image_backbones import is_image_model, make_extractor, make_spectrogram_cnn, measure_width
-from hf_utils.models.waveform_masks import disable_layer_drop, fit_masks
-from hf_utils.models.weights import reload_weights
 
-__all__ = [
-    "family_of",
-    "load_classifier",
-    "needs_feature_stats",
-    "reload_weights",
-    "set_feature_stats",
-    "unnormalised",
-    "window_samples_for",
-]
+logger = logging.getLogger(__name__)
+
+
+def own_genres(config: PreTrainedConfig) -> list[str]:
+    """Return the labels of a configuration in the order of its outputs."""
+    return [config.id2label[i] for i in range(config.num_labels)]
+
+
+def set_genres(model: PreTrainedModel, genres: list[str], *, head_loaded: bool) -> None:
+    """Make `model` put out exactly `genres`, in this order.
+
+    A loaded head for the same genres stays, its outputs reordered where the order differs. Any other head gets a new
+    output layer, also where the number of genres happens to agree.
+
+    Args:
+        model: a classifier whose configuration holds its present labels.
+        genres: distinct names, at least two.
+        head_loaded: whether the head holds trained weights for its labels.
+    """
+    if len(genres) < 2 or len(set(genres)) != len(genres):
+        raise UserError(f"the genres are {genres}, expected at least two different ones")
+    old = own_genres(model.config)
+    name, layer = _find_output_layer(model)
+    if head_loaded and set(old) == set(genres):
+        _reorder(layer, [old.index(genre) for genre in genres])
+    else:
+        _log_replacement(model, old, genres, head_loaded)
+        new = nn.Linear(layer.in_features, len(genres), bias=layer.bias is not None)
+        new.to(layer.weight.device, layer.weight.dtype)
+        model._init_weights(new)
+        model.set_submodule(name, new)
+    model.num_labels = len(genres)
+    model.config.id2label = dict(enumerate(genres))
+    model.config.label2id = {genre: i for i, genre in enumerate(genres)}
+    # AudioSet checkpoints are multi-label: they would be trained and read through sigmoids.
+    model.config.problem_type = "single_label_classification"
+
+
+def _find_output_layer(model: PreTrainedModel) -> tuple[str, nn.Linear]:
+    """Return the last linear layer above the backbone, and its name."""
+    inside = {id(module) for module in find_backbone(model).modules()}
+    layers = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear) and id(m) not in inside]
+    if not layers or layers[-1][1].out_features != model.config.num_labels:
+        raise UserError(f"{type(model).__name__} has no linear output layer of {model.config.num_labels} labels")
+    return layers[-1]
+
+
+@torch.no_grad()
+def _reorder(layer: nn.Linear, order: list[int]) -> None:
+    layer.weight.copy_(layer.weight[order].clone())
+    if layer.bias is not None:
+        layer.bias.copy_(layer.bias[order].clone())
+
+
+def _log_replacement(model: PreTrainedModel, old: list[str], new: list[str], head_loaded: bool) -> None:
+    if head_loaded:
+        shown = ", ".join(old[:10]) + (" ..." if len(old) > 10 else "")
+        logger.warning(
+            "The checkpoint's %d labels (%s) are not the %d genres: its output layer is replaced by an untrained one.",
+            len(old),
+            shown,
+            len(new),
+        )
+    else:
+        logger.info("%s gets an untrained head for %d genres.", type(model).__name__, len(new))
+
+
+def wrap_encoder(
+    checkpoint: Checkpoint, config: PreTrainedConfig, head_hidden_size: int, head_dropout: float
+) -> EncoderMLPForAudioClassification:
+    """Return the encoder of an audio checkpoint, with all of its weights, under an untrained head of two layers.
+
+    Raises:
+        UserError: the head does not fit this kind of model, or the weights do not fill the encoder.
+    """
+    if family_of(config) == "other":
+        raise UserError(f"--head mlp is for AST and for models that read waveforms, not for {config.model_type}")
+    encoder, _ = checkpoint.load_model(AutoModel, config)
+    # Labels and type are the outer model's business; those of AudioSet would stand beside the genres.
+    encoder.config.num_labels, encoder.config.problem_type, encoder.config.dtype = 2, None, None
+    model = EncoderMLPForAudioClassification(
+        EncoderMLPConfig(
+            encoder_config=encoder.config,
+            head_hidden_size=head_hidden_size,
+            head_dropout=head_dropout,
+        )
+    )
+    model.encoder.load_state_dict(encoder.state_dict(), strict=True)
+    return model.eval()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,9 +9,8 @@ from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
 from hf_utils.audio import resample
 from hf_utils.errors import UserError
-from hf_utils.generation.clap import ClapEmbedder
-from hf_utils.generation.clip_scores import ClapScorer, ClassifierScorer
-from hf_utils.generation.recipes import SCORES
+from hf_utils.generation.plan import SCORES
+from hf_utils.generation.scoring import ClapEmbedder, ClapScorer, ClassifierScorer
 
 CPU = torch.device("cpu")
 GENRES = ["jazz", "hiphop", "rock"]

@@ -22,9 +22,9 @@ from hf_utils.data.clips import load_clips
 from hf_utils.data.mixing import filter_clips
 from hf_utils.errors import UserError
 from hf_utils.generation import job
-from hf_utils.generation.clap import ClapEmbedder
-from hf_utils.generation.recipes import SCORES
-from hf_utils.generation.revisions import resolve_revision
+from hf_utils.generation.generators import resolve_revision
+from hf_utils.generation.plan import SCORES
+from hf_utils.generation.scoring import ClapEmbedder
 
 # Six clips in three batches.
 OPTIONS = "--genres blues jazz --clips_per_genre 3 --clip_seconds 1 --batch_size 2 --dtype fp32".split()

@@ -10,13 +10,12 @@ import torch
 
 from hf_utils import audio
 from hf_utils.data.shards import open_shards
-from hf_utils.generation.card import describe_dataset
 from hf_utils.generation.generators import Checkpoint
+from hf_utils.generation.plan import Recipe, clip_features
 from hf_utils.generation.prompts import load_prompts
-from hf_utils.generation.recipes import Recipe, clip_features
 from hf_utils.generation.sampling import Sampling
-from hf_utils.generation.synthesis import BatchError, BatchMaker
-from hf_utils.generation.synthetic_dataset import replace_duplicates, write_batches
+from hf_utils.generation.synthesis import BatchError, BatchMaker, replace_duplicates, write_batches
+from hf_utils.generation.synthetic_card import describe_dataset
 
 RATE, NATIVE_RATE = 16000, 32000
 

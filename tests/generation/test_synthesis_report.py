@@ -14,9 +14,15 @@ from hf_utils import audio
 from hf_utils.data.clips import load_clips
 from hf_utils.data.waveforms import decode_clips
 from hf_utils.errors import UserError
-from hf_utils.generation.kernel_distance import kernel_distance, median_bandwidth, squared_distances
-from hf_utils.generation.quality_report import compare_genre, describe_sound, write_report
-from hf_utils.models.embeddings import make_embedder
+from hf_utils.generation.quality_report import (
+    compare_genre,
+    describe_sound,
+    kernel_distance,
+    make_embedder,
+    median_bandwidth,
+    squared_distances,
+    write_report,
+)
 
 CPU = torch.device("cpu")
 RATE = 16000

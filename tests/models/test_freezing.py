@@ -7,8 +7,7 @@ import transformers
 from tiny_models import save_convnext, saved
 
 from hf_utils.errors import UserError
-from hf_utils.models.backbones import find_backbone, find_layers
-from hf_utils.models.freezing import freeze, keep_frozen_in_eval
+from hf_utils.models.freezing import find_backbone, find_layers, freeze, keep_frozen_in_eval
 from hf_utils.models.loading import load_classifier
 from hf_utils.models.spectrogram_cnn import SpectrogramCNNConfig, SpectrogramCNNForAudioClassification
 

@@ -13,8 +13,7 @@ from tiny_models import SAVERS, save_ast, save_hubert, saved
 from transformers import AutoModel, AutoModelForAudioClassification
 
 from hf_utils.errors import UserError
-from hf_utils.models.backbones import find_backbone
-from hf_utils.models.checkpoints import Checkpoint
+from hf_utils.models.checkpoints import Checkpoint, reload_weights
 from hf_utils.models.families import (
     family_of,
     needs_feature_stats,
@@ -22,8 +21,8 @@ from hf_utils.models.families import (
     unnormalised,
     window_samples_for,
 )
+from hf_utils.models.freezing import find_backbone
 from hf_utils.models.loading import load_classifier
-from hf_utils.models.weights import reload_weights
 
 GENRES = ["blues", "jazz", "rock"]
 # Checkpoint and head: what a user can train.
