@@ -21,14 +21,13 @@ import datasets
 
 from hf_utils.arguments.augmentation import AugmentationArguments, flag_augmentation
 from hf_utils.arguments.parsing import parse_arguments
-from hf_utils.augmentation.card import describe_augmented
-from hf_utils.augmentation.copies import Copy, CopyPlan
+from hf_utils.augmentation.augmented_card import describe_augmented
+from hf_utils.augmentation.copies import Copy, CopyPlan, write_shards
 from hf_utils.augmentation.corruptions import Corruption, read_corruptions
 from hf_utils.augmentation.pipeline import TRANSFORM_PACKAGES, package_version, read_augmentation
 from hf_utils.augmentation.preview import format_previews, write_preview
 from hf_utils.config_files import read_config
 from hf_utils.data.corpus import load_split_clips
-from hf_utils.data.shard_workers import write_shards
 from hf_utils.data.shards import Shards, open_shards
 from hf_utils.data.splits import describe_splits, read_protocol, select_split
 from hf_utils.disclosure import show_source

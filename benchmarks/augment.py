@@ -22,11 +22,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import datasets
 
-from hf_utils.augmentation.copies import Copy, CopyPlan
+from hf_utils.augmentation.copies import Copy, CopyPlan, write_shards
 from hf_utils.augmentation.pipeline import Augmentation
 from hf_utils.data.clips import load_clips
 from hf_utils.data.demo_data import write_demo_data
-from hf_utils.data.shard_workers import write_shards
 from hf_utils.data.shards import open_shards
 
 CHAINS = {

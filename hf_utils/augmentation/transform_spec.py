@@ -10,31 +10,66 @@
 
 Names of transforms and parameters are those of audiomentations. `p`, the probability, has to be given: its default
 there is 0.5, and a dataset of which half is silently unchanged is nobody's intention.
+
+Folders of the user's own recordings (noise, impulse responses) that transforms mix into the music.
 """
 
 import difflib
+import hashlib
 import importlib.util
 import inspect
+import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from hf_utils.data.recordings import list_recordings
 from hf_utils.errors import UserError
 
+# What audiomentations takes and soundfile decodes.
+_SUFFIXES = (".aif", ".aiff", ".flac", ".mp3", ".ogg", ".opus", ".wav")
+
+
+def list_recordings(folder: str, where: str) -> list[str]:
+    """Return the audio files below a folder, in an order that does not depend on the file system.
+
+    Raises:
+        UserError: there is no such folder, or no audio in it; the message begins with `where`.
+    """
+    path = Path(str(folder)).expanduser()
+    if not path.is_dir():
+        raise UserError(f"{where} is {folder}, which is no folder: give one with recordings")
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file())
+    if not files:
+        raise UserError(f"{where} is {folder}, which holds no audio files ({' '.join(_SUFFIXES)})")
+    return [str(file) for file in files]
+
+
+def digest_recordings(files: Sequence[str]) -> str:
+    """Return a digest of the names and sizes of files, by which a changed folder shows."""
+    facts = [[Path(file).name, Path(file).stat().st_size] for file in files]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
 COMPOSITIONS = ("Compose", "OneOf", "SomeOf")
+
+
 _PACKAGES = {
     "Mp3Compression": ("fast_mp3_augment", "fast-mp3-augment"),
     "RoomSimulator": ("pyroomacoustics", "pyroomacoustics"),
     "LoudnessNormalization": ("loudness", "loudness"),
     "Limiter": ("numpy_audio_limiter", "numpy-audio-limiter"),
 }
+
+
 _REFUSED = {
     "Resample": "it returns audio at another rate without saying so; LowPassFilter and Aliasing narrow the band",
     "Padding": "it puts silence into the music, a cue that a classifier learns; clips keep their length",
     "AdjustDuration": "clips keep their length",
     "Lambda": "a YAML file cannot hold a Python function",
 }
+
+
 # Values that a parameter must have, and why; they are set where the file leaves them out.
 _FIXED = {
     "TimeStretch": {"leave_length_unchanged": (False, "else it ends faster clips in silence; we fill from the music")},
@@ -46,8 +81,12 @@ _FIXED = {
         "preserve_delay": (False, "else every clip begins with near silence and is longer"),
     },
 }
+
+
 # Functions, which YAML cannot hold, and what audiomentations itself no longer takes.
 _HIDDEN = {"noise_transform", "part_transform", "lru_cache_size", "signal_gain_in_db_during_noise", "kwargs"}
+
+
 _FOLDER_PARAMETERS = ("sounds_path", "ir_path")
 
 

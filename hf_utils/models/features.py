@@ -17,13 +17,7 @@ from tqdm.auto import tqdm
 from hf_utils.audio import cut_window, resample, window_starts
 from hf_utils.data.windows import EvaluationWindows
 from hf_utils.errors import UserError
-from hf_utils.models.families import (
-    family_of,
-    has_feature_stats,
-    needs_feature_stats,
-    set_feature_stats,
-    unnormalised,
-)
+from hf_utils.models.families import family_of, has_feature_stats, needs_feature_stats, set_feature_stats, unnormalised
 
 _WINDOWS_PER_PASS = 8
 

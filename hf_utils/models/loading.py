@@ -21,13 +21,7 @@ from transformers import (
 from hf_utils.errors import UserError
 from hf_utils.models.checkpoints import Checkpoint
 from hf_utils.models.encoder_mlp import EncoderMLPConfig, EncoderMLPForAudioClassification
-from hf_utils.models.families import (
-    disable_layer_drop,
-    family_of,
-    fit_ast_window,
-    fit_masks,
-    window_samples_for,
-)
+from hf_utils.models.families import disable_layer_drop, family_of, fit_ast_window, fit_masks, window_samples_for
 from hf_utils.models.freezing import find_backbone
 from hf_utils.models.image_backbones import is_image_model, make_extractor, make_spectrogram_cnn, measure_width
 
