@@ -13,11 +13,9 @@ from pathlib import Path
 
 from hf_utils.errors import UserError
 from hf_utils.files import write_csv
-from hf_utils.report.page import Grid, Page, Section, Text, write_page
-from hf_utils.report.runs import REFERENCE_ARM, LeftOut, read_runs
+from hf_utils.report.run_folders import REFERENCE_ARM, LeftOut, make_tables, read_runs
 from hf_utils.report.scores import METRICS, ScoredTable, score_table
-from hf_utils.report.sections import describe_table, title_of
-from hf_utils.report.tables import make_tables
+from hf_utils.report.sections import Grid, Page, Section, Text, describe_table, title_of, write_page
 
 NUM_RESAMPLES = 2000
 _DEMO_BANNER = "Demo data: no number here is a result."

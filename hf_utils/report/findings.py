@@ -14,7 +14,7 @@ import numpy as np
 from hf_utils.arguments.run_options import differing_options
 from hf_utils.data.gtzan import repetition_groups, track_facts
 from hf_utils.disclosure import show_source
-from hf_utils.report.tables import Replicate, Table
+from hf_utils.report.run_folders import Replicate, Table
 
 _PUBLISHED_PATH = Path(__file__).with_name("published_results.csv")
 _VARYING = frozenset({"seed", "fold"})

@@ -6,8 +6,8 @@ import numpy as np
 
 from hf_utils.cards.text import show_corruption
 from hf_utils.report.findings import confusion_matrix, genre_recalls
+from hf_utils.report.run_folders import Table
 from hf_utils.report.scores import BETTER, NO_DIFFERENCE, WORSE, Comparison, ScoredTable
-from hf_utils.report.tables import Table
 from hf_utils.results.plots import encode_png, shorten
 
 _COLOURS = {BETTER: "#1a7f37", WORSE: "#c0392b", NO_DIFFERENCE: "#57606a"}

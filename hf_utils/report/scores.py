@@ -8,19 +8,19 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from hf_utils.report.run_folders import Replicate, Table
 from hf_utils.report.statistics import (
-    LEVEL,
     Difference,
     compare_runs,
     compare_seeds,
     correct_holm,
     mcnemar_p,
-    percentile_interval,
     pool_seed_variances,
-    resample_tracks,
+    weighted_accuracy,
+    weighted_f1,
+    weighted_roc_auc,
 )
-from hf_utils.report.tables import Replicate, Table
-from hf_utils.report.weighted_scores import weighted_accuracy, weighted_f1, weighted_roc_auc
+from hf_utils.results.intervals import LEVEL, percentile_interval, resample_tracks
 
 METRICS = ("roc_auc", "accuracy", "f1")
 BETTER, WORSE, NO_DIFFERENCE = "better", "worse", "no detectable difference"

@@ -16,7 +16,7 @@ from hf_utils.cards.tables import robustness_part, show_number
 from hf_utils.cards.text import PROTOCOLS, show_corruption
 from hf_utils.disclosure import show_command, show_source
 from hf_utils.files import write_atomically, write_csv
-from hf_utils.report.statistics import percentile_interval, resample_tracks
+from hf_utils.results.intervals import percentile_interval, resample_tracks
 from hf_utils.results.plots import encode_png
 from hf_utils.results.robustness_picture import robustness_figure
 from hf_utils.results.run_results import EvaluatedSet, align_columns

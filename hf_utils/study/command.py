@@ -19,7 +19,7 @@ from pathlib import Path
 from hf_utils.config_files import write_config
 from hf_utils.errors import UserError
 from hf_utils.files import file_stem, write_atomically
-from hf_utils.report.runs import CELL_FILE
+from hf_utils.report.run_folders import CELL_FILE
 from hf_utils.study.cells import SCRIPT, Cell, make_cells, read_configs
 from hf_utils.study.costs import describe_costs
 from hf_utils.study.file import Preparation, Study, read_study

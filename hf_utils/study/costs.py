@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from hf_utils.report.runs import RESULTS_FILE
+from hf_utils.report.run_folders import RESULTS_FILE
 from hf_utils.study.cells import Cell
 from hf_utils.study.state import FINISHED
 

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from hf_utils.arguments.run_options import differing_options
 from hf_utils.config_files import read_config
-from hf_utils.report.runs import CELL_FILE, RESULTS_FILE
+from hf_utils.report.run_folders import CELL_FILE, RESULTS_FILE
 
 LOG_FILE = "log.txt"
 FINISHED, BEGUN, MISSING, RUNNING, CHANGED = "finished", "begun", "missing", "running", "other configuration"

@@ -16,9 +16,8 @@ from hf_utils.errors import UserError
 from hf_utils.files import write_predictions
 from hf_utils.report.command import main, write_report
 from hf_utils.report.findings import confused_pairs, describe_track, missed_tracks
-from hf_utils.report.runs import read_runs
+from hf_utils.report.run_folders import make_tables, read_runs
 from hf_utils.report.scores import score_table
-from hf_utils.report.tables import make_tables
 
 GENRES = ["blues", "jazz", "rock"]
 TRACKS = [f"{GENRES[index % 3]}.{index:05d}" for index in range(60)]

@@ -11,11 +11,12 @@ from hf_utils.report.statistics import (
     compare_seeds,
     correct_holm,
     mcnemar_p,
-    percentile_interval,
     pool_seed_variances,
-    resample_tracks,
+    weighted_accuracy,
+    weighted_f1,
+    weighted_roc_auc,
 )
-from hf_utils.report.weighted_scores import weighted_accuracy, weighted_f1, weighted_roc_auc
+from hf_utils.results.intervals import percentile_interval, resample_tracks
 
 
 def draw_predictions(num_tracks=60, num_genres=4, seed=0):
