@@ -9,8 +9,7 @@ import pyarrow as pa
 
 from hf_utils.augmentation.copies import CopyPlan
 from hf_utils.augmentation.corruptions import Corruption
-from hf_utils.cards.dataset_card import dataset_card
-from hf_utils.cards.dataset_use import Use, use_for_evaluation, use_for_training
+from hf_utils.cards.dataset_card import Use, dataset_card, use_for_evaluation, use_for_training
 from hf_utils.cards.markup import Markdown
 from hf_utils.data.clips import genre_names
 from hf_utils.data.shards import Shards

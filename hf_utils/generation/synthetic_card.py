@@ -5,8 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hf_utils.cards.dataset_card import dataset_card
-from hf_utils.cards.dataset_use import use_for_training
+from hf_utils.cards.dataset_card import dataset_card, use_for_training
 from hf_utils.disclosure import show_source
 from hf_utils.generation.plan import Recipe
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hf_utils.cards.text import show_corruption
+from hf_utils.cards.model_card import show_corruption
 from hf_utils.report.findings import confusion_matrix, genre_recalls
 from hf_utils.report.run_folders import Table
 from hf_utils.report.scores import BETTER, NO_DIFFERENCE, WORSE, Comparison, ScoredTable

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from hf_utils.cards.markup import Markdown, code_block, escape, render_template
-from hf_utils.cards.tables import robustness_part, show_number
-from hf_utils.cards.text import PROTOCOLS, show_corruption
+from hf_utils.cards.model_card import PROTOCOLS, robustness_part, show_corruption, show_number
 from hf_utils.disclosure import show_command, show_source
 from hf_utils.files import write_atomically, write_csv
 from hf_utils.results.intervals import percentile_interval, resample_tracks

@@ -11,7 +11,7 @@ from hf_utils.augmentation.corruptions import Corruption
 from hf_utils.cards.model_card import write_model_card
 from hf_utils.config_files import write_config
 from hf_utils.data.windows import hop_samples_for
-from hf_utils.hub.checkpoints import HubCheckpoints, fetch_checkpoint, open_model_repository
+from hf_utils.hub.checkpoint_push import HubCheckpoints, fetch_checkpoint, open_model_repository
 from hf_utils.hub.repository import Repository, push_folder
 from hf_utils.launch import launch_command
 from hf_utils.models.families import window_samples_for

@@ -8,8 +8,7 @@ from huggingface_hub import DatasetCard, ModelCard
 from made_results import evaluate, write
 from markdown_it import MarkdownIt
 
-from hf_utils.cards.dataset_card import dataset_card
-from hf_utils.cards.dataset_use import use_for_evaluation, use_for_training
+from hf_utils.cards.dataset_card import dataset_card, use_for_evaluation, use_for_training
 from hf_utils.cards.markup import Markdown, code_block, escape, table
 from hf_utils.cards.model_card import write_model_card
 from hf_utils.disclosure import is_hub_id, show_command, show_source

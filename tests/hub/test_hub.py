@@ -29,7 +29,7 @@ from hf_utils.arguments.training import ClassificationTrainingArguments
 from hf_utils.data.clips import load_clips
 from hf_utils.errors import UserError
 from hf_utils.hub import repository as pushes
-from hf_utils.hub.checkpoints import HubCheckpoints, fetch_checkpoint, open_model_repository
+from hf_utils.hub.checkpoint_push import HubCheckpoints, fetch_checkpoint, open_model_repository
 from hf_utils.hub.published_files import select_files
 from hf_utils.hub.repository import open_repository, push_folder
 from hf_utils.models.checkpoints import Checkpoint
