@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     # Here, because the Trainer takes seconds to import, and help and mistakes in options shall not wait for it.
     from hf_utils import launch
-    from hf_utils.training import job
+    from hf_utils.training import run
 
     is_main_process = training_args.process_index == 0
     launch.setup_logging(is_main_process)
@@ -38,12 +38,12 @@ def main(argv: list[str] | None = None) -> int:
         data_args = adopt_data_options(data_args, model_args, training_args)
     arguments = model_args, data_args, training_args
     if search_args.search is not None:
-        return job.search(arguments, search_args)
+        return run.search(arguments, search_args)
     with launch.claim_folder(training_args.output_dir, is_main_process=is_main_process):
         if training_args.do_train or training_args.do_eval:
-            job.train_and_evaluate(*arguments)
+            run.train_and_evaluate(*arguments)
         if training_args.do_predict and is_main_process:
-            return job.predict(*arguments)
+            return run.predict(*arguments)
     return 0
 
 

@@ -33,8 +33,8 @@ from hf_utils.data.windows import EvaluationWindows, TrainingWindows
 from hf_utils.models.families import window_samples_for
 from hf_utils.models.features import WindowCollator
 from hf_utils.models.freezing import freeze
-from hf_utils.models.linear_probe import choose_learner
 from hf_utils.models.loading import load_classifier
+from hf_utils.training.linear_probe import choose_learner
 from hf_utils.training.trainer import GenreTrainer
 
 GENRES = ["blues", "jazz", "metal", "rock"]

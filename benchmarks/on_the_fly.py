@@ -24,7 +24,7 @@ from hf_utils.arguments.data import DataArguments
 from hf_utils.arguments.model import ModelArguments
 from hf_utils.arguments.parsing import parse_arguments
 from hf_utils.arguments.training import ClassificationTrainingArguments
-from hf_utils.training.experiment import prepare_experiment
+from hf_utils.training.run import prepare_experiment
 from hf_utils.training.trainer import GenreTrainer
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -2,34 +2,53 @@
 
 Every track is corrupted whole, at its own sampling rate, and then resampled: every model hears the same noise. So it
 is in the dataset that augment_dataset.py writes from the same file.
+
+The picture of a model's robustness: accuracy over the SNR of noises, and of all other corruptions in groups.
+
+What a run says of its model's robustness: rows for results.json and a CSV file, means, a picture, a page.
+
+Every score of a corruption stands beside its change against the clean test tracks. B resamples, N tracks.
 """
 
 import contextlib
 import dataclasses
 import logging
+import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import datasets
+import numpy as np
 from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 
 from hf_utils.arguments.data import DataArguments
 from hf_utils.arguments.training import ClassificationTrainingArguments
 from hf_utils.augmentation.corruptions import Corruption
+from hf_utils.cards.markup import Markdown, code_block, escape, render_template
+from hf_utils.cards.model_card import PROTOCOLS, robustness_part, show_corruption, show_number
 from hf_utils.data.waveforms import BUILDING_PREFIX, decode_clips, estimate_bytes, find_cache, select_files
 from hf_utils.data.windows import EvaluationWindows
+from hf_utils.disclosure import show_command, show_source
 from hf_utils.errors import UserError
-from hf_utils.results.run_results import EvaluatedSet
-from hf_utils.training.experiment import Experiment
+from hf_utils.files import write_atomically, write_csv
+from hf_utils.results.intervals import percentile_interval, resample_tracks
+from hf_utils.results.plots import encode_png, shorten
+from hf_utils.results.run_results import EvaluatedSet, align_columns
+from hf_utils.training.run import Experiment
 from hf_utils.training.trainer import ProgressBars
 
 logger = logging.getLogger(__name__)
 
+
 # Processes cost a second to start: fewer clips than this are not worth one.
 _CLIPS_PER_PROCESS = 16
+
+
 # What a cache of all corruptions may take of the free disk.
 _DISK_SHARE = 0.5
 
@@ -135,3 +154,227 @@ def _no_bars_of_datasets() -> Iterator[None]:
     finally:
         if shown:
             datasets.enable_progress_bars()
+
+
+_CLEAN = "#57606a"
+
+
+_UNITS = {"db": "dB", "khz": "kHz", "percent": "%"}
+
+
+_DPI = 100
+
+
+def robustness_figure(clean: Mapping, rows: Sequence[Mapping], title: str):
+    """Return a matplotlib Figure of rows as in `robustness_report.RobustnessReport`.
+
+    Bands and bars are the middle 95 % of a bootstrap over tracks; the dashed line is the accuracy on clean tracks.
+    """
+    from matplotlib.figure import Figure  # here, because importing this module shall cost nothing
+
+    noises = _group(row for row in rows if row["snr_db"] is not None)
+    others = _group(row for row in rows if row["snr_db"] is None)
+    num_others = sum(map(len, others.values())) + 0.6 * len(others)
+    widths = [width for width, kinds in ((4.6, noises), (4.6, others)) if kinds]
+    height = max(4.2 if noises else 2.0, 1.1 + 0.2 * num_others)
+    figure = Figure(figsize=(sum(widths), height), layout="constrained", dpi=_DPI)
+    panels = iter(figure.subplots(1, len(widths), squeeze=False)[0])
+    if noises:
+        _draw_noises(next(panels), noises, clean)
+    if others:
+        _draw_others(next(panels), others, clean)
+    figure.suptitle(title, parse_math=False, fontsize=11)
+    return figure
+
+
+def _draw_noises(axes, kinds: Mapping[str, list[Mapping]], clean: Mapping) -> None:
+    _draw_clean(axes, clean, axes.axhline, axes.axhspan)
+    for index, (kind, rows) in enumerate(kinds.items()):
+        rows = sorted(rows, key=lambda row: -row["snr_db"])
+        snrs = [row["snr_db"] for row in rows]
+        accuracies, lows, highs = ([100 * row[f"accuracy{end}"] for row in rows] for end in ("", "_low", "_high"))
+        axes.plot(snrs, accuracies, "os^Dv"[index % 5] + "-", color=f"C{index % 10}", markersize=5, label=_name(kind))
+        axes.fill_between(snrs, lows, highs, color=f"C{index % 10}", alpha=0.15, linewidth=0)
+    axes.set_xticks(sorted({row["snr_db"] for rows in kinds.values() for row in rows}))
+    axes.invert_xaxis()  # from little noise to much
+    axes.set(xlabel="music to noise (SNR), dB", ylabel="accuracy, %", ylim=(-2, 102))
+    axes.grid(alpha=0.3)
+    for text in axes.legend(loc="best", fontsize=8).get_texts():
+        text.set_parse_math(False)
+
+
+def _draw_others(axes, kinds: Mapping[str, list[Mapping]], clean: Mapping) -> None:
+    _draw_clean(axes, clean, axes.axvline, axes.axvspan)
+    places, names, place = [], [], 0.0
+    for index, (kind, rows) in enumerate(kinds.items()):
+        first = place
+        for row in rows:
+            low, mean, high = (100 * row[f"accuracy{end}"] for end in ("_low", "", "_high"))
+            axes.plot([low, high], [place, place], color=f"C{index % 10}", linewidth=1.2, alpha=0.6)
+            axes.plot(mean, place, "o", color=f"C{index % 10}", markersize=5)
+            places.append(place)
+            names.append(f"{_name(kind)}  {_name(row['severity'])}" if place == first else _name(row["severity"]))
+            place += 1
+        place += 0.6
+    axes.set_yticks(places, names, parse_math=False, fontsize=8)
+    axes.set(xlabel="accuracy, %", xlim=(-2, 102), ylim=(place - 0.6 - 0.4, -0.6))
+    axes.grid(axis="x", alpha=0.3)
+
+
+def _draw_clean(axes, clean: Mapping, draw_line, draw_span) -> None:
+    low, mean, high = (100 * clean[f"accuracy{end}"] for end in ("_low", "", "_high"))
+    draw_span(low, high, color=_CLEAN, alpha=0.08, linewidth=0)
+    draw_line(mean, color=_CLEAN, linestyle="--", linewidth=1.2, label="clean")
+
+
+def _group(rows) -> dict[str, list[Mapping]]:
+    kinds: dict[str, list[Mapping]] = {}
+    for row in rows:
+        kinds.setdefault(row["kind"], []).append(row)
+    return kinds
+
+
+def _name(name: str) -> str:
+    return shorten(" ".join(_UNITS.get(word, word) for word in name.split("_")))
+
+
+OVERALL = "mean over kinds"
+
+
+PICTURE_FILE = "robustness.png"
+
+
+_SCORES = ("accuracy", "roc_auc", "f1")
+
+
+_NUM_RESAMPLES = 2000
+
+
+class RobustnessReport:
+    """The test tracks under corruptions, against the same tracks as they are.
+
+    Attributes:
+        clean: the row of the clean tracks: kind "clean", no severity, no change.
+        rows: one per corruption: kind, severity, snr_db (None where there is none), accuracy with the middle 95 % of
+            its bootstrap over tracks (accuracy_low, accuracy_high), roc_auc and f1 (macro), and their `_change`s.
+        means: {kind: mean of its severities' scores and changes}, and under `OVERALL` the mean of those.
+    """
+
+    def __init__(self, evaluations: Sequence[EvaluatedSet], corrupted: Sequence[CorruptedSet], genres: Sequence[str]):
+        (clean,) = (evaluated for evaluated in evaluations if evaluated.name == "test")
+        self._clean, self._corrupted, self._genres = clean, corrupted, genres
+        self._resamples = resample_tracks(len(clean.labels), _NUM_RESAMPLES, seed=0)
+        self.clean = self._row("clean", None, None, clean)
+        self.rows = [
+            self._row(c.corruption.kind, c.corruption.severity, c.corruption.snr_db, c.evaluated) for c in corrupted
+        ]
+
+    def _row(self, kind: str, severity: str | None, snr_db: float | None, evaluated: EvaluatedSet) -> dict[str, Any]:
+        scores, clean = evaluated.scores["track"], self._clean.scores["track"]
+        right = (evaluated.predictions == evaluated.labels).astype(float)
+        low, high = percentile_interval(self._resamples @ right / len(right))
+        return {
+            "kind": kind,
+            "severity": severity,
+            "snr_db": snr_db,
+            "accuracy": scores["accuracy"],
+            "accuracy_low": low,
+            "accuracy_high": high,
+            **{name: scores[name] for name in _SCORES[1:]},
+            **{f"{name}_change": scores[name] - clean[name] for name in _SCORES},
+        }
+
+    @cached_property
+    def means(self) -> dict[str, dict[str, float]]:
+        """See the class."""
+        names = [*_SCORES, *(f"{name}_change" for name in _SCORES)]
+        kinds: dict[str, list[Mapping]] = {}
+        for row in self.rows:
+            kinds.setdefault(row["kind"], []).append(row)
+        means = {kind: _mean(rows, names) for kind, rows in kinds.items()}
+        return {**means, OVERALL: _mean(list(means.values()), names)}
+
+    def format_table(self) -> str:
+        """Return the table for the terminal."""
+        header = ["test tracks", "accuracy", "95 %", "change", "ROC-AUC", "change", "F1"]
+        lines = []
+        for row in self._table():
+            band = f"{row['accuracy_low']:.3f}-{row['accuracy_high']:.3f}" if "accuracy_low" in row else ""
+            name = show_corruption(" ".join(filter(None, (row["kind"], row["severity"]))))
+            changes = [f"{row[f'{score}_change']:+.3f}" for score in ("accuracy", "roc_auc")]
+            accuracy, auc, f1 = (f"{row[score]:.3f}" for score in _SCORES)
+            lines.append([name, accuracy, band, changes[0], auc, changes[1], f1])
+        return align_columns([header, *lines])
+
+    def describe(self) -> dict[str, Any]:
+        """Return the part of a card, for `card_tables.robustness_part`: rows, picture, summary."""
+        overall, clean = self.means[OVERALL], self.clean
+        summary = (
+            f"The {len(self._clean.labels)} test tracks under {len(self.rows)} corruptions of {len(self.means) - 1} "
+            f"kinds, with the same noise for every model. Accuracy: {show_number(clean['accuracy'])} on the clean "
+            f"tracks, {show_number(overall['accuracy'])} as the mean over kinds. ROC-AUC: "
+            f"{show_number(clean['roc_auc'])} and {show_number(overall['roc_auc'])}. Low and high are the middle 95 % "
+            "of a bootstrap over tracks; changes are against the clean tracks."
+        )
+        columns = ["kind", "severity", "accuracy", "accuracy_low", "accuracy_high", "accuracy_change", "roc_auc"]
+        columns += ["roc_auc_change", "f1"]
+        rows = [{name: row.get(name, "") for name in columns} for row in self._table()]
+        rows = [{**row, **{name: show_corruption(str(row[name] or "")) for name in columns[:2]}} for row in rows]
+        return {"summary": summary, "picture": PICTURE_FILE, "rows": rows}
+
+    def _table(self) -> list[dict[str, Any]]:
+        """Return the rows for people: the clean tracks, every corruption, the mean of every kind, and that of all."""
+        rows = [self.clean]
+        for kind, mean in self.means.items():
+            of_kind = [row for row in self.rows if row["kind"] == kind]
+            rows += of_kind
+            if len(of_kind) != 1:
+                rows.append({"kind": kind, "severity": "mean" if of_kind else None, **mean})
+        return rows
+
+    def write(self, output_dir: str | os.PathLike, results: Mapping, *, page: bool, command: str) -> None:
+        """Write `robustness.csv`, `robustness_predictions.csv` (the genre of every track), and the picture.
+
+        `page` asks for a `README.md`, too: for a folder that holds no checkpoint, only what was measured on one.
+        """
+        output_dir = Path(output_dir)
+        write_csv(
+            output_dir / "robustness.csv", list(self.clean), [list(row.values()) for row in (self.clean, *self.rows)]
+        )
+        predictions = [
+            [name, track_id, self._genres[label], self._genres[chosen]]
+            for name, evaluated in [
+                ("clean", self._clean),
+                *((c.corruption.name, c.evaluated) for c in self._corrupted),
+            ]
+            for track_id, label, chosen in zip(
+                evaluated.track_ids, evaluated.labels, evaluated.predictions, strict=True
+            )
+        ]
+        header = ["corruption", "track_id", "label", "prediction"]
+        write_csv(output_dir / "robustness_predictions.csv", header, predictions)
+        note = " (demo data, not a result)" if results["demo"] else ""
+        model = results["model"]["name"] if page else str(output_dir)
+        title = f"{show_source(model)}: {len(self._clean.labels)} test tracks{note}"
+        write_atomically(output_dir / PICTURE_FILE, encode_png(robustness_figure(self.clean, self.rows, title)))
+        if page:
+            write_atomically(output_dir / "README.md", self._page(results, command))
+
+    def _page(self, results: Mapping, command: str) -> str:
+        protocol = results["protocol"]
+        return render_template(
+            "robustness.md",
+            model=show_source(results["model"]["name"]),
+            dataset=show_source(results["data"]["dataset"]),
+            demo=results["demo"],
+            robustness=robustness_part(self.describe()),
+            protocol=protocol["name"],
+            protocol_text=Markdown(
+                PROTOCOLS[protocol["name"]].format_map({k: escape(v) for k, v in protocol.items()})
+            ),
+            command=code_block(show_command(command), "bash"),
+        )
+
+
+def _mean(rows: Sequence[Mapping], names: Sequence[str]) -> dict[str, float]:
+    return {name: float(np.mean([row[name] for row in rows])) for name in names}

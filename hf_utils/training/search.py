@@ -1,22 +1,188 @@
 """A search for options: trials train as the script does and are judged on validation; no test is scored.
 
 The trials are kept in one Optuna study in the output folder, whichever back end ran them.
+
+What a search chooses from: a YAML file of options, each with a range or a list of choices.
+
+learning_rate: {low: 1.0e-5, high: 1.0e-3, log: true}
+num_mel_bins: {low: 64, high: 128, step: 32}
+spectrogram: [mel, stft]
+
+What a search leaves: its best options as a YAML overlay, a table of its trials, and pictures.
+
+Figures are made without pyplot, as in `plots`.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import optuna
+import yaml
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.study import StudyDirection
+from optuna.trial import Trial, TrialState
 
-from hf_utils.arguments.options import collect_options
-from hf_utils.arguments.parsing import merged_config
+from hf_utils.arguments.options import check_value, collect_options
+from hf_utils.arguments.parsing import explain_unknown, merged_config
 from hf_utils.arguments.run_options import differing_options
 from hf_utils.arguments.training import ClassificationTrainingArguments, SearchArguments
+from hf_utils.config_files import read_config
 from hf_utils.errors import UserError
-from hf_utils.training.search_results import draw_search, write_trials
-from hf_utils.training.search_space import read_space
+from hf_utils.files import write_atomically, write_csv
+from hf_utils.results.plots import encode_png
 from hf_utils.training.search_trial import CLASSES, Search
+
+# With any of these, trials would be scored on other tracks or in other ways, or would not be trials.
+_FIXED = frozenset(
+    """
+    dataset_name dataset_config_name dataset_revision audio_column_name label_column_name genres on_bad_audio
+    split_protocol split_seed num_folds fold eval_datasets metric_for_best_model greater_is_better
+    eval_strategy eval_steps output_dir overwrite resume_from_checkpoint stages
+    do_train do_eval do_predict predict_path push_to_hub hub_token
+    """.split()
+)
+
+
+_RANGE_KEYS = {"low", "high", "log", "step"}
+
+
+def read_space(path: str, options: Mapping) -> dict[str, BaseDistribution]:
+    """Return {option: distribution} of a YAML file; `options` is from `collect_options`.
+
+    Raises:
+        UserError: all mistakes at once, each with what to write instead.
+    """
+    space, problems = {}, []
+    for name, given in read_config(path).items():
+        try:
+            if name not in options:
+                raise ValueError(explain_unknown(name, options, name))
+            if name in _FIXED:
+                raise ValueError(
+                    f"{name} cannot be searched: trials must differ in nothing else than what is compared"
+                )
+            space[name] = _read_distribution(given, options[name], name)
+        except ValueError as error:
+            problems.append(f"{path}: {error}")
+    if problems:
+        raise UserError("\n".join(problems))
+    return space
+
+
+def _read_distribution(given: Any, field, name: str) -> BaseDistribution:
+    if isinstance(given, list) and given:
+        if any(isinstance(choice, (list, dict)) for choice in given):
+            raise ValueError(f"{name} has a list among its choices, expected texts, numbers, true, false or null")
+        return CategoricalDistribution([_check(field, choice, name) for choice in given])
+    if not isinstance(given, dict) or not {"low", "high"} <= given.keys() <= _RANGE_KEYS:
+        raise ValueError(f"{name} is {given!r}, expected a list of choices or {{low: ..., high: ..., log: true}}")
+    low, high = (_check(field, given[key], name) for key in ("low", "high"))
+    numbers = [type(bound) for bound in (low, high)]
+    if numbers not in ([int, int], [float, float]):
+        raise ValueError(f"{name} has a range, but is no number: give a list of choices")
+    if numbers[0] is int:
+        return IntDistribution(low, high, log=given.get("log", False), step=given.get("step", 1))
+    return FloatDistribution(low, high, log=given.get("log", False), step=given.get("step"))
+
+
+def _check(field, value: Any, name: str) -> Any:
+    try:
+        return check_value(field, value)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def suggest_options(trial: Trial, space: Mapping[str, BaseDistribution]) -> dict[str, Any]:
+    """Return the options of a trial."""
+    chosen = {}
+    for name, part in space.items():
+        if isinstance(part, CategoricalDistribution):
+            chosen[name] = trial.suggest_categorical(name, part.choices)
+        elif isinstance(part, IntDistribution):
+            chosen[name] = trial.suggest_int(name, part.low, part.high, log=part.log, step=part.step)
+        else:
+            chosen[name] = trial.suggest_float(name, part.low, part.high, log=part.log, step=part.step)
+    return chosen
+
+
+def write_trials(study: optuna.Study, output_dir: Path) -> Path | None:
+    """Write trials.csv, and best.yaml once a trial has come to its end; return the path of the latter, or None."""
+    trials = study.get_trials(deepcopy=False)
+    names = sorted({name for trial in trials for name in trial.params})
+    rows = [
+        [t.number, t.state.name.lower(), t.value, t.user_attrs.get("pruned_because"), *map(t.params.get, names)]
+        for t in trials
+    ]
+    write_csv(output_dir / "trials.csv", ["trial", "state", "score", "pruned_because", *names], rows)
+    complete = _complete(study)
+    if not complete:
+        return None
+    path, best, metric = (
+        output_dir / "best.yaml",
+        study.best_trial,
+        study.user_attrs["config"]["metric_for_best_model"],
+    )
+    comment = (
+        f"# The best of {len(trials)} trials, {len(complete)} of which came to their end: {metric} {best.value:.4f} "
+        "on validation.\n# The best of many is high by chance, too: a new run, on its test set, says how good it is.\n"
+    )
+    write_atomically(path, comment + yaml.safe_dump(best.params, sort_keys=False))
+    return path
+
+
+def draw_search(study: optuna.Study, output_dir: Path) -> None:
+    """Write search_history.png, and search_importances.png where scores differ."""
+    write_atomically(output_dir / "search_history.png", encode_png(history_figure(study)))
+    if len({trial.value for trial in _complete(study)}) > 1:
+        importances = optuna.importance.get_param_importances(study)
+        write_atomically(output_dir / "search_importances.png", encode_png(importance_figure(importances)))
+
+
+def _complete(study: optuna.Study) -> list:
+    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+
+
+def history_figure(study: optuna.Study):
+    """Return a Figure: the score of every trial in the order of the trials, and the best so far.
+
+    Pruned trials stand at the last score that they reported.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="compressed", dpi=120)
+    axes = figure.add_subplot()
+    trials = study.get_trials(deepcopy=False)
+    for state, marker, label in ((TrialState.COMPLETE, "o", "complete"), (TrialState.PRUNED, "x", "pruned")):
+        chosen = [trial for trial in trials if trial.state == state]
+        scores = [t.value if state == TrialState.COMPLETE else _last_report(t) for t in chosen]
+        axes.scatter([trial.number for trial in chosen], scores, marker=marker, label=label)
+    complete = _complete(study)
+    best = np.maximum if study.direction == StudyDirection.MAXIMIZE else np.minimum
+    so_far = best.accumulate([trial.value for trial in complete])
+    axes.step([trial.number for trial in complete], so_far, where="post", color="black", label="best so far")
+    axes.set(xlabel="trial", ylabel="score on validation")
+    axes.legend()
+    return figure
+
+
+def _last_report(trial) -> float:
+    return trial.intermediate_values[trial.last_step] if trial.last_step is not None else np.nan
+
+
+def importance_figure(importances: Mapping[str, float]):
+    """Return a Figure: the share of the differences between scores that each option explains."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 1 + 0.4 * len(importances)), layout="compressed", dpi=120)
+    axes = figure.add_subplot()
+    names = list(importances)[::-1]
+    axes.barh(names, [importances[name] for name in names])
+    axes.set(xlabel="importance", xlim=(0, 1))
+    return figure
+
 
 _HEARTBEAT_SECONDS = 60
 

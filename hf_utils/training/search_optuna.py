@@ -3,8 +3,7 @@
 import optuna
 
 from hf_utils.seeding import derive_seed
-from hf_utils.training.search_results import write_trials
-from hf_utils.training.search_space import suggest_options
+from hf_utils.training.search import suggest_options, write_trials
 from hf_utils.training.search_trial import FINISHED, Search, run_trial
 
 

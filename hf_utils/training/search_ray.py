@@ -36,7 +36,7 @@ from ray.tune.search.optuna import OptunaSearch  # noqa: E402
 
 from hf_utils.launch import claim_folder, setup_logging  # noqa: E402
 from hf_utils.seeding import derive_seed  # noqa: E402
-from hf_utils.training.search_results import write_trials  # noqa: E402
+from hf_utils.training.search import write_trials  # noqa: E402
 from hf_utils.training.search_trial import NO_BETTER, Outcome, Search, run_trial  # noqa: E402
 
 # Trials end by themselves; ASHA wants a number of evaluations all the same.

@@ -23,7 +23,7 @@ from hf_utils.arguments.model import ModelArguments
 from hf_utils.arguments.parsing import build_arguments
 from hf_utils.arguments.training import ClassificationTrainingArguments
 from hf_utils.errors import UserError
-from hf_utils.training.experiment import make_learner, prepare_experiment
+from hf_utils.training.run import make_learner, prepare_experiment
 
 logger = logging.getLogger(__name__)
 

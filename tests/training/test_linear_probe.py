@@ -15,8 +15,8 @@ from hf_utils.errors import UserError
 from hf_utils.models.families import window_samples_for
 from hf_utils.models.features import SpecAugment, WindowCollator, fit_feature_stats, wants_training_stats
 from hf_utils.models.freezing import freeze
-from hf_utils.models.linear_probe import Head, choose_learner, compute_embeddings, load_embeddings
 from hf_utils.models.loading import load_classifier
+from hf_utils.training.linear_probe import Head, choose_learner, compute_embeddings, load_embeddings
 from hf_utils.training.trainer import GenreTrainer
 
 WINDOW_SECONDS = 0.5
@@ -113,7 +113,7 @@ def test_embeddings_are_computed_once_per_backbone_data_and_windows(hubert, genr
     cache = tmp_path / "cache"
     computed = []
     monkeypatch.setattr(
-        "hf_utils.models.linear_probe.compute_embeddings",
+        "hf_utils.training.linear_probe.compute_embeddings",
         lambda *arguments: computed.append(1) or compute_embeddings(*arguments),
     )
 

@@ -12,7 +12,7 @@ from hf_utils.arguments.parsing import parse_arguments
 from hf_utils.arguments.training import ClassificationTrainingArguments
 from hf_utils.augmentation.pipeline import read_augmentation
 from hf_utils.errors import UserError
-from hf_utils.training.experiment import prepare_experiment
+from hf_utils.training.run import prepare_experiment
 
 TRANSFORMS = """
 transforms:

@@ -22,9 +22,8 @@ from hf_utils.errors import UserError
 from hf_utils.report.command import write_report
 from hf_utils.report.run_folders import read_runs
 from hf_utils.results.metrics import GenreMetrics
-from hf_utils.results.robustness_report import OVERALL, RobustnessReport
 from hf_utils.results.run_results import EvaluatedSet
-from hf_utils.training.robustness import CorruptedSet
+from hf_utils.training.robustness import OVERALL, CorruptedSet, RobustnessReport
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ["--window_seconds", "0.5", "--dataloader_num_workers", "0", "--num_proc", "1", "--use_cpu"]

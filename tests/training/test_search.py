@@ -16,7 +16,7 @@ import run_classification
 from hf_utils.arguments.options import collect_options
 from hf_utils.config_files import read_config
 from hf_utils.errors import UserError
-from hf_utils.training.search_space import read_space
+from hf_utils.training.search import read_space
 from hf_utils.training.search_trial import CLASSES, NO_BETTER, Outcome, ReportTrial, judge
 from hf_utils.training.trainer import GenreTrainer
 

@@ -1,6 +1,8 @@
 """A head on a frozen backbone at full speed: what the head reads is computed once per window and kept.
 
 W windows, N tracks, D dimensions of an embedding, B batch.
+
+Windows as embeddings: what a frozen backbone makes of them. W windows, D dimensions of an embedding, B batch.
 """
 
 import copy
@@ -17,14 +19,57 @@ import xxhash
 from torch import nn
 from tqdm.auto import tqdm
 
-from hf_utils.data.windows import EvaluationWindows
+from hf_utils.data.windows import EvaluationWindows, TrainingWindows
 from hf_utils.errors import UserError
 from hf_utils.files import write_atomically
-from hf_utils.models.embedded_windows import EmbeddedTrainingWindows, EmbeddedWindows, collate_embeddings
 from hf_utils.models.freezing import find_backbone
 from hf_utils.training.trainer import GenreTrainer
 
+
+class EmbeddedWindows(torch.utils.data.Dataset):
+    """Evaluated windows as their embeddings (W, D); everything else is as in `EvaluationWindows`."""
+
+    def __init__(self, windows: EvaluationWindows, embeddings: np.ndarray):
+        self.track_ids, self.labels, self.track_index = windows.track_ids, windows.labels, windows.track_index
+        self._embeddings = embeddings
+
+    def __len__(self) -> int:
+        return len(self.track_index)
+
+    def __getitem__(self, index: int) -> dict:
+        return {"embedding": self._embeddings[index], "label": int(self.labels[self.track_index[index]])}
+
+
+class EmbeddedTrainingWindows(torch.utils.data.Dataset):
+    """The windows that `windows` draws, as the embeddings (W, D) of the `grid` that it draws from."""
+
+    def __init__(self, windows: TrainingWindows, grid: EvaluationWindows, embeddings: np.ndarray):
+        self._windows, self._labels, self._embeddings = windows, grid.labels, embeddings
+        places = zip(grid.track_index.tolist(), grid.start_samples.tolist(), strict=True)
+        self._rows = {place: row for row, place in enumerate(places)}
+
+    def set_epoch(self, epoch: int) -> None:
+        """As of `TrainingWindows`."""
+        self._windows.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    def __getitem__(self, index: int) -> dict:
+        _, start = self._windows.draw(index)
+        return {"embedding": self._embeddings[self._rows[index, start]], "label": int(self._labels[index])}
+
+
+def collate_embeddings(windows: list[dict]) -> dict[str, torch.Tensor]:
+    """Return the inputs of a `Head`: embeddings (B, D) and labels (B,)."""
+    return {
+        "embeddings": torch.from_numpy(np.stack([window["embedding"] for window in windows])),
+        "labels": torch.tensor([window["label"] for window in windows]),
+    }
+
+
 logger = logging.getLogger(__name__)
+
 
 # Part of the key: raise it when embeddings come out differently.
 FORMAT_VERSION = 1
