@@ -20,11 +20,23 @@ from hf_utils.config_files import write_config
 from hf_utils.errors import UserError
 from hf_utils.files import file_stem, write_atomically
 from hf_utils.report.run_folders import CELL_FILE
-from hf_utils.study.cells import SCRIPT, Cell, make_cells, read_configs
-from hf_utils.study.costs import describe_costs
+from hf_utils.study.cells import SCRIPT, Cell, describe_costs, make_cells, read_configs
 from hf_utils.study.file import Preparation, Study, read_study
-from hf_utils.study.runs import failure_lines, format_clock, report_line, run_logged, wait_for_lock
-from hf_utils.study.state import CHANGED, FINISHED, LOG_FILE, MISSING, RUNNING, find_state, lock_log, read_state
+from hf_utils.study.processes import (
+    CHANGED,
+    FINISHED,
+    LOG_FILE,
+    MISSING,
+    RUNNING,
+    failure_lines,
+    find_state,
+    format_clock,
+    lock_log,
+    read_state,
+    report_line,
+    run_logged,
+    wait_for_lock,
+)
 
 FAILED = "failed"
 _DONE_FILE = "done.txt"
