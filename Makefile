@@ -16,7 +16,7 @@ help:
 	@echo "make demo         environment, demo data, and the main job on it: offline, on the CPU, a few minutes"
 	@echo "make study-demo   a whole study on demo data and tiny models, and its report: offline, 4 to 8 minutes"
 	@echo "make test         environment and the whole test suite"
-	@echo "make lint         ruff: lint, imports and format, without changing anything"
+	@echo "make lint         ruff, and the layers of hf_utils, without changing anything"
 	@echo "make format       mend what ruff can mend"
 	@echo "make env          the environment alone, in .venv; PYTHON=python3.12 chooses the interpreter"
 	@echo "make tensorboard  curves and pictures of all runs; LOGDIR=runs/ast chooses some"
@@ -64,6 +64,7 @@ test: env
 lint: env
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
+	@.venv/bin/lint-imports --no-cache
 
 format: env
 	@$(RUN) -m ruff check --fix .

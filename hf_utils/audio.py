@@ -46,25 +46,15 @@ def collect_remarks(remarks: list[str]) -> Iterator[None]:
 
 # What libsndfile reads and people keep music in. M4A and WMA are not among them.
 AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".au", ".aif", ".aiff"})
-
-
 MIN_SECONDS = 0.5
-
-
 PCM16_SCALE = 32768
-
 
 # One 16-bit step, -90.3 dBFS: dither alone stays at or below it, so such a file holds no music.
 SILENCE_PEAK = 1 / PCM16_SCALE
 
-
 # Frames per read, so that a long stereo file never lies in memory with all its channels.
 BLOCK_FRAMES = 1 << 20
-
-
 _MAX_REMARKS = 3
-
-
 logger = logging.getLogger(__name__)
 
 

@@ -22,8 +22,6 @@ from hf_utils.errors import UserError
 
 # A file that is being written, or that a killed process left; `datasets` passes over names that begin with a dot.
 ASIDE = ".aside-"
-
-
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 

@@ -8,23 +8,23 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import datasets
 import filelock
-import huggingface_hub
-import transformers
-from transformers.utils.logging import disable_progress_bar
 
 from hf_utils.disclosure import is_secret
 from hf_utils.errors import UserError
 
 _LOCK_FILE = ".lock"
-
-
 logger = logging.getLogger(__name__)
 
 
 def setup_logging(is_main_process: bool) -> None:
     """Our messages from the main process on standard error, and from libraries only warnings."""
+    # Here, because every script imports this module before its options are read, and these take seconds.
+    import datasets
+    import huggingface_hub
+    import transformers
+    from transformers.utils.logging import disable_progress_bar
+
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING)
     level = logging.INFO if is_main_process else logging.ERROR
     for name in ("hf_utils", "__main__"):

@@ -6,10 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from hf_utils.arguments.data import SourceArguments
+from hf_utils.arguments.data import SPLITS, SourceArguments
 from hf_utils.arguments.options import option
 from hf_utils.config_files import SUFFIXES, read_config
-from hf_utils.data.splits import SPLITS
 from hf_utils.errors import UserError
 
 _copies = partial(option, group="copies")

@@ -9,15 +9,12 @@ from functools import partial
 from typing import Any, ClassVar, Literal
 
 from hf_utils.arguments.options import option
-from hf_utils.augmentation.corruptions import Corruption, read_corruptions
-from hf_utils.augmentation.pipeline import Augmentation, read_augmentation
 from hf_utils.errors import UserError
 
+SPLITS = ("train", "validation", "test")
+
 _data = partial(option, group="data")
-
-
 _split = partial(option, group="split into training, validation and test tracks")
-
 
 # Which real clips there are, in which split. Not the genres: a dataset may be made for fewer than one trains on.
 _SOURCE = (
@@ -94,8 +91,6 @@ class SourceArguments:
 
 
 _mix = partial(option, group="training mix and evaluation sets")
-
-
 _windows = partial(option, group="windows and masks")
 
 
@@ -169,11 +164,3 @@ class DataArguments(SourceArguments):
             raise UserError("noise_folder is given, but neither augmentation nor corruptions, which would use it")
         if not self.cache_corruptions and self.corruptions is None:
             raise UserError("cache_corruptions is false, but no corruptions are given, which it is about")
-
-    def load_augmentation(self) -> Augmentation | None:
-        """Return what training windows go through; None for nothing. Raises UserError for a mistake in its file."""
-        return read_augmentation(self.augmentation, self.noise_folder) if self.augmentation else None
-
-    def load_corruptions(self) -> list[Corruption]:
-        """Return what the test tracks are evaluated under, in order. Raises UserError for a mistake in its file."""
-        return read_corruptions(self.corruptions, self.noise_folder) if self.corruptions else []

@@ -11,8 +11,6 @@ from hf_utils.arguments.options import option
 from hf_utils.errors import UserError
 
 _model = partial(option, group="model")
-
-
 _spectrogram = partial(option, group="spectrogram of a CNN (image checkpoints only)")
 
 

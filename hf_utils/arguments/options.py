@@ -17,14 +17,11 @@ from enum import Enum
 from typing import Any, Literal, Union
 
 _KINDS = {bool: "true or false", int: "a whole number", float: "a float", str: "text", dict: "a mapping"}
-
-
 _BOUNDS = {
     "at_least": ("at least", operator.ge),
     "above": ("more than", operator.gt),
     "below": ("less than", operator.lt),
 }
-
 
 # Floats that YAML 1.1 reads as text, because it wants a dot in the number and a sign in the exponent.
 _FLOAT_TEXT = re.compile(r"([+-]?\d+)(\.\d*)?[eE]([+-]?)(\d+)")

@@ -30,8 +30,6 @@ from hf_utils.disclosure import is_secret
 from hf_utils.errors import UserError
 
 _WORKERS = "the data loader's workers are set by dataloader_num_workers, the decoding ones by num_proc"
-
-
 REPLACED_OPTIONS = {
     # transformers 4: renamed or removed in version 5
     "evaluation_strategy": "use eval_strategy",
@@ -96,7 +94,6 @@ def explain_unknown(name: object, options: Iterable[str], where: str) -> str:
 
 
 _METAVARS = {int: "N", float: "X", dict: "JSON"}
-
 
 # Longer lists of choices (the optimisers) would bury the option; the message for a wrong value lists them.
 _MAX_SHOWN_CHOICES = 6
@@ -163,8 +160,6 @@ def metavar_of(field: dataclasses.Field) -> str:
 
 
 COMMAND_LINE = "the command line"
-
-
 _STOCK_GROUP = "other options of transformers.TrainingArguments"
 
 

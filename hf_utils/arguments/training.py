@@ -22,11 +22,7 @@ from hf_utils.arguments.options import option
 from hf_utils.errors import UserError
 
 _search = partial(option, group="search for hyper-parameters")
-
-
 _NUM_TRIALS = 30
-
-
 _RAY = "ray[tune]==2.60.0"  # as tested; its OptunaSearch goes with the Optuna of requirements.txt
 
 
@@ -63,20 +59,10 @@ class SearchArguments:
 
 
 _job = partial(option, group="what to do (default: train, then evaluate validation and test)")
-
-
 _training = partial(option, group="training")
-
-
 _selection = partial(option, group="evaluation and choice of the checkpoint")
-
-
 _hub = partial(option, group="Hub")
-
-
 _output = partial(option, group="output")
-
-
 _CPU_BF16_UNITS = ("avx512_bf16", "amx_bf16")
 
 

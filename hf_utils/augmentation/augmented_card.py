@@ -15,53 +15,37 @@ from hf_utils.data.clips import genre_names
 from hf_utils.data.shards import Shards
 
 _COLUMNS = ["label", "origin", "transforms", "snr_db", "measured_snr_db", "gain", "clipped_share"]
-
-
 _COLUMN_TEXT = (
     "`parent_id` is the real track that a copy was made from, `transforms` what was really applied to it, with the "
     "parameters drawn, as JSON. `snr_db` and `measured_snr_db` are the noise asked for and found, by the mean power "
     "over the whole clip. Where a peak exceeded full scale, the whole clip was scaled by `gain`; `clipped_share` is "
     "the share of samples that clipping would have cut instead. Every clip has the length of its original."
 )
-
-
 _SEED_TEXT = (
     "The result for a clip depends on the seed, its `track_id`, the number of the copy and the transforms alone; the "
     "seed that follows from them is in `seed`. The same command makes the same files, on any number of processes and "
     "machines with the same versions."
 )
-
-
 _TRAIN_TEXT = (
     "Copies are in the split of their originals, {protocol}. Never train on a copy whose `parent_id` is a validation "
     "or test track."
 )
-
-
 _ORIGINALS_TEXT = (
     "The originals are in this dataset as well (origin `real`): train on it alone, without `real`, which would count "
     "them twice."
 )
-
-
 _OTHER_SPLITS_TEXT = (
     "Training takes only the split train. To test on copies, make a dataset without it (`--splits test`): "
     "`--eval_datasets` takes all clips of a dataset."
 )
-
-
 _TEST_TEXT = (
     "This is for evaluation: never train on it. `--eval_datasets` gives one score over all its clips{originals}."
 )
-
-
 _KINDS_TEXT = (
     "Every corruption is a configuration of its own, {first} for instance, and the same for everybody. For a score of "
     "each, give run_classification.py `--corruptions` with the file that this dataset was made from: it makes the "
     "same clips. Report a model that was trained on one of these kinds apart from one that was not."
 )
-
-
 _LICENCE_TEXT = (
     "The copies contain the music of the original dataset and have its licence and its restrictions; none is added "
     "or removed here. GTZAN states none: its clips are excerpts of published recordings, usable for research at most. "

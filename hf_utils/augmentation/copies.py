@@ -40,7 +40,6 @@ PROVENANCE = datasets.Features(
     }
 )
 
-
 # Columns of a clip table that belong to one run's split, and not to the clip.
 _SPLIT_COLUMNS = ("split", "split_protocol")
 
@@ -148,7 +147,6 @@ class CopyPlan:
 
 
 logger = logging.getLogger(__name__)
-
 
 # What a worker process works on; set once, when it starts.
 _work: tuple[CopyPlan, Shards, bool] | None = None

@@ -30,10 +30,7 @@ from hf_utils.seeding import derive_seed
 # Transforms that add noise, and the parameter that says how much: its RMS, which is relative to the music's, or the
 # SNR itself. AddGaussianNoise and AddShortNoises are asked for another way.
 _NOISE_RMS = {"AddGaussianSNR": "noise_std", "AddColorNoise": "desired_noise_rms"}
-
-
 _ADDS_NOISE = {*_NOISE_RMS, "AddBackgroundNoise", "AddGaussianNoise", "AddShortNoises"}
-
 
 # SNRs are kept to this many decimals, below which sums depend on the processor.
 _DECIMALS = 4

@@ -52,23 +52,18 @@ def digest_recordings(files: Sequence[str]) -> str:
 
 
 COMPOSITIONS = ("Compose", "OneOf", "SomeOf")
-
-
 _PACKAGES = {
     "Mp3Compression": ("fast_mp3_augment", "fast-mp3-augment"),
     "RoomSimulator": ("pyroomacoustics", "pyroomacoustics"),
     "LoudnessNormalization": ("loudness", "loudness"),
     "Limiter": ("numpy_audio_limiter", "numpy-audio-limiter"),
 }
-
-
 _REFUSED = {
     "Resample": "it returns audio at another rate without saying so; LowPassFilter and Aliasing narrow the band",
     "Padding": "it puts silence into the music, a cue that a classifier learns; clips keep their length",
     "AdjustDuration": "clips keep their length",
     "Lambda": "a YAML file cannot hold a Python function",
 }
-
 
 # Values that a parameter must have, and why; they are set where the file leaves them out.
 _FIXED = {
@@ -82,11 +77,8 @@ _FIXED = {
     },
 }
 
-
 # Functions, which YAML cannot hold, and what audiomentations itself no longer takes.
 _HIDDEN = {"noise_transform", "part_transform", "lru_cache_size", "signal_gain_in_db_during_noise", "kwargs"}
-
-
 _FOLDER_PARAMETERS = ("sounds_path", "ir_path")
 
 

@@ -18,7 +18,6 @@ from hf_utils.disclosure import show_source
 # A recipe of configs/ and the run that it makes; any other does as well.
 _RECIPE, _RUN = "configs/ast.yaml", "runs/ast"
 
-
 # Stands for real clips that only the user knows.
 UNKNOWN_CLIPS = "path/to/genres"
 

@@ -84,8 +84,6 @@ CAVEATS = (
         "Part of the data is altered copies of real tracks; they carry the licence of those tracks.",
     ),
 )
-
-
 USAGE = """from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, pipeline
 
 classify = pipeline("audio-classification", model={model}, top_k=None{trust})
@@ -211,8 +209,6 @@ def _show_cell(value) -> str:
 
 
 CARD_FILE = "README.md"
-
-
 _METRICS = {
     "accuracy": "Accuracy",
     "f1": "Macro F1",

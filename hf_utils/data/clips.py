@@ -81,7 +81,7 @@ def number_labels(names: Sequence[str | None], genres: Sequence[str]) -> list[in
     return [index[folded[name]] for name in names]
 
 
-_MAX_LISTED = 10
+_MAX_REPEATED = 10
 
 
 def name_tracks(paths: Sequence[str | None], folder: Path | None) -> list[str | None]:
@@ -132,7 +132,7 @@ def number_unnamed(track_ids: Sequence[str | None], embedded: Sequence[bool]) ->
 def refuse_duplicates(track_ids: Sequence[str], source: str) -> None:
     """Raise UserError, naming some, if two clips have the same name."""
     if repeated := [name for name, count in Counter(track_ids).items() if count > 1]:
-        listing = ", ".join(repeated[:_MAX_LISTED]) + (" ..." if len(repeated) > _MAX_LISTED else "")
+        listing = ", ".join(repeated[:_MAX_REPEATED]) + (" ..." if len(repeated) > _MAX_REPEATED else "")
         raise UserError(
             f"{source}: {len(repeated)} track names occur more than once: {listing}. Every clip needs a track_id of "
             "its own; remove the copies or rename them."
@@ -140,11 +140,7 @@ def refuse_duplicates(track_ids: Sequence[str], source: str) -> None:
 
 
 CLIP_COLUMNS = ("audio", "label", "track_id", "origin", "parent_id")
-
-
 _TEXT = datasets.Value("string")
-
-
 _MAX_LISTED = 20
 
 

@@ -28,11 +28,7 @@ from hf_utils.files import write_atomically
 from hf_utils.seeding import derive_seed
 
 SAMPLE_RATE = 22050
-
-
 _MAJOR, _MINOR, _PENTATONIC = (0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 10), (0, 2, 4, 7, 9)
-
-
 _TONIC_HZ = 110.0
 
 
@@ -41,11 +37,7 @@ def _saw(softness: float, num_partials: int = 12) -> tuple:
 
 
 _SQUARE = tuple((n, 1 / n) for n in range(1, 20, 2))
-
-
 _HOLLOW = tuple((n, n**-1.3) for n in range(1, 10, 2))
-
-
 _BELL = ((1, 1.0), (2.76, 0.7), (5.4, 0.5), (8.93, 0.3))
 
 
@@ -197,11 +189,7 @@ def _tone(hz: float, partials: list, attack_seconds: float, decay_seconds: float
 
 
 logger = logging.getLogger(__name__)
-
-
 MARKER_NAME = "DEMO.md"
-
-
 _MARKER_TEXT = """# Demonstration data
 
 Synthesised "music" in made-up genres, written by `python -m hf_utils.data.demo_data`. It shows that everything runs.
@@ -209,7 +197,6 @@ No number from it is a result.
 
     {settings}
 """
-
 
 # Raised whenever the same settings would give other samples.
 _MUSIC_VERSION = 1

@@ -41,7 +41,6 @@ def filter_clips(clips: datasets.Dataset, expression: str, source: str) -> datas
 
 REAL = "real"
 
-
 # What training and the leak check need of a decoded clip; what else a dataset knows of its clips is its own.
 MIX_COLUMNS = ("label", "track_id", "origin", "parent_id", "sha256", "num_samples", "pcm_path", "pcm_offset")
 

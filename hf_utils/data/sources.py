@@ -26,8 +26,6 @@ from hf_utils.audio import AUDIO_SUFFIXES
 from hf_utils.errors import UserError
 
 logger = logging.getLogger(__name__)
-
-
 SPLIT_SPELLINGS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
@@ -86,8 +84,6 @@ def list_files(folder: Path, suffixes: set[str] | frozenset[str]) -> tuple[list[
 
 
 AUDIO_NAMES = ("audio", "file", "path")
-
-
 LABEL_NAMES = ("genre", "label", "genres")
 
 
@@ -193,17 +189,12 @@ def read_texts(table: datasets.Dataset, column: str) -> list[str | None]:
 # Loading scripts that `datasets` >= 4 refuses, and Parquet copies of the same clips.
 SCRIPT_DATASETS = {"marsyas/gtzan": "sanchit-gandhi/gtzan"}
 
-
 # The name for files that belong to no split, where `datasets` wants one.
 UNSPLIT = "unsplit"
 
-
 # `train-00000-of-00002.parquet` names any split; in other paths only the usual names are looked for.
 _SHARD_NAME = re.compile(r"(\w+(?:\.\w+)*)-\d+-of-\d+")
-
-
 _SPLIT_IN_PATH = re.compile(rf"(?<![a-z])({'|'.join(SPLIT_SPELLINGS)})(?![a-z])")
-
 
 # A table and the split of every row.
 _Rows = tuple[datasets.Dataset, list[str | None]]

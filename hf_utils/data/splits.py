@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import datasets
 
+from hf_utils.arguments.data import SPLITS
 from hf_utils.data.clips import fold_genre, genre_names
 from hf_utils.data.gtzan import join_rows, repetition_groups, track_facts
 from hf_utils.errors import UserError
@@ -23,12 +24,7 @@ from hf_utils.seeding import derive_seed
 logger = logging.getLogger(__name__)
 
 
-SPLITS = ("train", "validation", "test")
-
-
 HELD_OUT_SHARE = 0.1
-
-
 _MAX_LISTED = 5
 
 
@@ -176,11 +172,8 @@ def name_alternatives(protocol: str) -> str:
 
 PROTOCOLS = ("filtered", "artist_folds", "stratified", "provided")
 
-
 # From this share of the tracks of its genres on, a set of GTZAN tracks is taken for GTZAN: usual copies lack a few.
 _WHOLE_GTZAN_SHARE = 0.9
-
-
 _PROTOCOL_COLUMN = "split_protocol"
 
 

@@ -21,6 +21,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 import datasets
 import huggingface_hub.constants
@@ -34,38 +35,35 @@ from tqdm import tqdm
 
 from hf_utils import audio
 from hf_utils.audio import from_pcm16
-from hf_utils.augmentation.corruptions import Corruption
 from hf_utils.errors import UserError
 
 # Part of the key: raise it when the samples, or what counts as a problem, come out differently.
 FORMAT_VERSION = 1
-
-
 BYTES_PER_SAMPLE = 2
-
-
 PCM_NAME = "samples.pcm16"
-
-
 _INDEX_NAME = "index.parquet"
-
-
 INDEX_FEATURES = datasets.Features(
     {"sha256": datasets.Value("string"), "num_samples": datasets.Value("int64"), "problem": datasets.Value("string")}
 )
-
-
 _READ_BYTES = 1 << 20
-
-
 _BLOCK_ROWS = 32
-
-
 BUILDING_PREFIX = ".building-"
-
 
 # A build writes all the time; one that has not written for this long was killed.
 _ABANDONED_SECONDS = 24 * 3600
+
+
+class TrackCorruption(Protocol):
+    """What a whole track, float32 (T,) at its native rate in Hz, may go through before it is resampled.
+
+    Attributes:
+        fingerprint: all that its result depends on but the track: it is part of the cache's name.
+    """
+
+    fingerprint: str
+
+    def __call__(self, samples: np.ndarray, sample_rate: int, track_id: str):
+        """Return an object whose `samples` are the corrupted ones, float32 (T,)."""
 
 
 @functools.lru_cache(maxsize=1)
@@ -88,7 +86,7 @@ def select_files(clips: datasets.Dataset) -> datasets.Dataset:
     return clips.select_columns(["audio", "track_id"]).cast_column("audio", datasets.Audio(decode=False))
 
 
-def make_key(files: datasets.Dataset, sample_rate: int, corruption: Corruption | None = None) -> str:
+def make_key(files: datasets.Dataset, sample_rate: int, corruption: TrackCorruption | None = None) -> str:
     """Return the name of what these files decode to: a hash of their bytes, order, rate, decoders and corruption."""
     versions = f"{FORMAT_VERSION} {soxr.__version__} {soundfile.__libsndfile_version__}"
     key = hashlib.sha256(f"{versions} {sample_rate}".encode())
@@ -135,7 +133,7 @@ def estimate_bytes(files: datasets.Dataset, sample_rate: int, num_proc: int) -> 
 
 
 def build_index(
-    files: datasets.Dataset, sample_rate: int, folder: Path, num_proc: int, corruption: Corruption | None = None
+    files: datasets.Dataset, sample_rate: int, folder: Path, num_proc: int, corruption: TrackCorruption | None = None
 ) -> dict[str, list]:
     """Decode `files` into `folder` and return its index. Of several processes that do this the first one wins."""
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -174,7 +172,7 @@ def build_index(
 
 
 def _decode_row(
-    row: int, rank: int | None, *, pickled: bytes, sample_rate: int, folder: str, corruption: Corruption | None
+    row: int, rank: int | None, *, pickled: bytes, sample_rate: int, folder: str, corruption: TrackCorruption | None
 ) -> dict:
     """Append a file's samples to its process's part, and return its row of the index."""
     source, name = _read_source(pickled, row), _open_block(pickled, row // _BLOCK_ROWS)[row]["track_id"]
@@ -225,8 +223,6 @@ def _remove_abandoned(cache_dir: Path) -> None:
 
 
 logger = logging.getLogger(__name__)
-
-
 _PLACE_FEATURES = datasets.Features({"pcm_path": datasets.Value("string"), "pcm_offset": datasets.Value("int64")})
 
 
@@ -241,7 +237,7 @@ def decode_clips(
     *,
     cache_dir: str | os.PathLike | None = None,
     num_proc: int = 1,
-    corruption: Corruption | None = None,
+    corruption: TrackCorruption | None = None,
 ) -> datasets.Dataset:
     """Return the clip table without `audio`, with where each clip's samples lie; decodes only what is not cached.
 

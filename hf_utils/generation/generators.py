@@ -75,11 +75,7 @@ def _digest_folder(folder: Path) -> str:
 
 
 logger = logging.getLogger(__name__)
-
-
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
 _LICENSES = {
     "musicgen": "cc-by-nc-4.0",
     "AudioLDM2Pipeline": "cc-by-nc-sa-4.0",

@@ -126,11 +126,8 @@ def clip_features(genres: Sequence[str], scored: Collection[str] = ()) -> datase
 # FLAC of music at 22,050 Hz, as a share of 16-bit PCM.
 _FLAC_SHARE = 0.65
 
-
 # What of `folder_config` the user does not choose.
 ENVIRONMENT = ("device", "versions")
-
-
 _PACKAGES = "torch transformers diffusers numpy soxr soundfile".split()
 
 

@@ -37,8 +37,6 @@ from hf_utils.results.plots import encode_png, shorten
 from hf_utils.seeding import derive_seed
 
 logger = logging.getLogger(__name__)
-
-
 Embedder = Callable[[np.ndarray, int], np.ndarray]
 
 
@@ -131,8 +129,6 @@ def squared_distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 _REAL, _SYNTHETIC = "#4477aa", "#ee6677"
-
-
 _PANELS = {
     "mmd": "squared kernel distance (MMD)",
     "rms_db": "loudness (dBFS RMS)",
@@ -174,17 +170,9 @@ def report_figure(rows: Sequence[Mapping], name: str):
 
 
 REPORT_FOLDER = "report"
-
-
 NUM_DRAWS = 20
-
-
 STATISTICS = ("rms_db", "centroid_hz", "flatness_db")
-
-
 _FRAME, _HOP = 2048, 1024
-
-
 _MIN_CLIPS = 4
 
 

@@ -33,8 +33,6 @@ from hf_utils.results.metrics import softmax
 
 # The extractor itself would take one random window of a long clip, with a generator that nobody seeds.
 NUM_WINDOWS = 3
-
-
 _CLIPS_PER_PASS = 4
 
 

@@ -29,34 +29,23 @@ from hf_utils.seeding import derive_seed
 
 MIN_RMS_DB = -50.0
 
-
 # A frame this quiet counts as silent. 50 ms, so that a rest between two notes is not a silence.
 SILENT_FRAME_DB = -60.0
-
-
 FRAME_SECONDS = 0.05
-
 
 # The longest silence: longer ones are endings or failures. In short clips no more than half of the clip.
 MAX_SILENCE_SECONDS = 3.0
 
-
 # The share of samples at full scale. Loud masters have some; a square wave of overload has many.
 FULL_SCALE = 0.999
-
-
 MAX_CLIPPED_SHARE = 0.01
-
 
 # Highest peak after the loudness is set.
 PEAK_LIMIT = 0.999
 
-
 # Share of bits that may differ between two recordings that count as one. Unrelated ones differ in half of their 2,048
 # bits, Haitsma and Kalker (2002) take 0.35; here a wrong alarm costs more than a miss.
 NEAR_DUPLICATE_SHARE = 0.2
-
-
 _FINGERPRINT_FRAMES, _FINGERPRINT_BANDS = 65, 33
 
 

@@ -10,24 +10,16 @@ from hf_utils.disclosure import show_source
 from hf_utils.generation.plan import Recipe
 
 _PROMPTS_SHOWN = 3
-
-
 _NON_COMMERCIAL = ("cc-by-nc-4.0", "cc-by-nc-sa-4.0")
-
-
 _NO_VOCALS = (
     "Everything is meant to be instrumental. Real pop, hip hop, country and reggae mostly sing, so a classifier can "
     "mistake singing for a sign of real music."
 )
-
-
 _AGAIN = (
     "Each batch of `batch_size` clips was generated from one seed, in the column `seed`; rejected clips in smaller "
     "batches of their own. `hf_utils/generation/recipes.py` states the rule. Another number of processor threads "
     "changes samples by one step of 16 bits."
 )
-
-
 _CONTINUED = (
     "Every clip goes on from {seconds:g} s of a real training clip of {source}, named in `parent_id`; that part "
     "itself is cut off. Never train on a clip whose parent is in a validation or test split. The music of {source} "

@@ -20,11 +20,7 @@ from hf_utils.hub.published_files import find_files, to_public_json
 from hf_utils.hub.repository import HUB_ERRORS, Repository, open_repository
 
 logger = logging.getLogger(__name__)
-
-
 LAST, BEST = "last-checkpoint", "best-checkpoint"
-
-
 _NUMBERED = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)/{re.escape(TRAINER_STATE_NAME)}")
 
 

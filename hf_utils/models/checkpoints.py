@@ -100,13 +100,9 @@ def _list_wrong(missing: set, unexpected: set, mismatched: set) -> str:
 
 logger = logging.getLogger(__name__)
 
-
 # Formats that hold Python objects, or that this release cannot read.
 OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
-
-
 FEATURE_EXTRACTOR_FILES = ("preprocessor_config.json", "processor_config.json")
-
 
 # What transformers raises for files that are absent, unreachable, malformed, unsafe, or not to be trusted.
 LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, ImportError)

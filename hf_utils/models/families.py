@@ -113,11 +113,8 @@ def fit_masks(model: PreTrainedModel, feature_extractor, window_samples: int) ->
 
 DEFAULT_WINDOW_SECONDS = 10.0
 
-
 # Frames of the AST extractor (Kaldi's defaults): only whole ones count, so the last needs its full length.
 AST_FRAME_SECONDS = 0.025
-
-
 AST_SHIFT_SECONDS = 0.010
 
 

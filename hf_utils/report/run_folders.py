@@ -23,13 +23,8 @@ from hf_utils.errors import UserError
 from hf_utils.files import file_stem, read_predictions
 
 RESULTS_FILE = "results.json"
-
-
 REFERENCE_ARM = "clean"
-
-
 CELL_FILE = "study_cell.yaml"  # written by a study before a run starts
-
 
 # Predictions are written with every digit; a larger gap means that the two files are not of one run.
 _TOLERANCE = 1e-6

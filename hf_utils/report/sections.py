@@ -119,8 +119,6 @@ _MARKDOWN = {
     "table": lambda grid: markup.table(grid.header, grid.rows),
     "picture": lambda picture: markup.picture(picture.heading, picture.file_name),
 }
-
-
 _TITLES = {"roc_auc": "ROC-AUC (macro, one genre against the rest)", "accuracy": "Accuracy, %", "f1": "Macro F1"}
 
 
@@ -210,11 +208,7 @@ def _score_text(score: Score, num_seeds: int, metric: str) -> str:
 
 
 _NUM_PAIRS = 10
-
-
 _NUM_TRACKS = 15
-
-
 _SEPARATION = (
     "Rows of other tables are of another split, other genres or other test tracks: do not compare across tables."
 )

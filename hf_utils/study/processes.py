@@ -24,11 +24,7 @@ from hf_utils.config_files import read_config
 from hf_utils.report.run_folders import CELL_FILE, RESULTS_FILE
 
 LOG_FILE = "log.txt"
-
-
 FINISHED, BEGUN, MISSING, RUNNING, CHANGED = "finished", "begun", "missing", "running", "other configuration"
-
-
 _LONGEST_LISTING = 4
 
 
@@ -88,17 +84,9 @@ _PROGRAMS = {
     "accelerate": [sys.executable, "-m", "accelerate.commands.accelerate_cli"],
     "python": [sys.executable],
 }
-
-
 _POLL_SECONDS = 0.2
-
-
 _PATIENCE_SECONDS = 20
-
-
 _TAIL_BYTES = 16_000
-
-
 _LINES_OF_A_FAILURE = 5
 
 

@@ -70,7 +70,6 @@ def collate_embeddings(windows: list[dict]) -> dict[str, torch.Tensor]:
 
 logger = logging.getLogger(__name__)
 
-
 # Part of the key: raise it when embeddings come out differently.
 FORMAT_VERSION = 1
 

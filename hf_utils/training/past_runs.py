@@ -22,11 +22,7 @@ from hf_utils.errors import UserError
 from hf_utils.hub.repository import HUB_ERRORS
 
 logger = logging.getLogger(__name__)
-
-
 _CLASSES = (ModelArguments, DataArguments, ClassificationTrainingArguments)
-
-
 _FIXED = ("model_name_or_path", "output_dir", "do_train", "do_eval", "do_predict", "push_to_hub", "stages", "seed")
 
 
@@ -64,14 +60,8 @@ def _is_finished(options: dict) -> bool:
 
 
 CONFIG_FILE = "config.yaml"
-
-
 _SPLIT_OPTIONS = ("genres", "split_protocol", "split_seed", "num_folds", "fold")
-
-
 _SOURCE_OPTIONS = ("dataset_name", "dataset_config_name", "dataset_revision", "audio_column_name", "label_column_name")
-
-
 _WINDOW_OPTIONS = ("window_seconds", "eval_hop_seconds")
 
 

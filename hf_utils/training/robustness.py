@@ -28,7 +28,8 @@ from tqdm import tqdm
 
 from hf_utils.arguments.data import DataArguments
 from hf_utils.arguments.training import ClassificationTrainingArguments
-from hf_utils.augmentation.corruptions import Corruption
+from hf_utils.augmentation.corruptions import Corruption, read_corruptions
+from hf_utils.augmentation.pipeline import read_augmentation
 from hf_utils.cards.markup import Markdown, code_block, escape, render_template
 from hf_utils.cards.model_card import PROTOCOLS, robustness_part, show_corruption, show_number
 from hf_utils.data.waveforms import BUILDING_PREFIX, decode_clips, estimate_bytes, find_cache, select_files
@@ -44,10 +45,8 @@ from hf_utils.training.trainer import ProgressBars
 
 logger = logging.getLogger(__name__)
 
-
 # Processes cost a second to start: fewer clips than this are not worth one.
 _CLIPS_PER_PROCESS = 16
-
 
 # What a cache of all corruptions may take of the free disk.
 _DISK_SHARE = 0.5
@@ -70,10 +69,11 @@ def check_transforms(data_args: DataArguments, training_args: ClassificationTrai
     for changes in training_args.stages or [{}]:
         files = {name: changes[name] for name in ("augmentation", "corruptions", "noise_folder") if name in changes}
         last = dataclasses.replace(data_args, **files)
-        last.load_augmentation()
+        if last.augmentation is not None:
+            read_augmentation(last.augmentation, last.noise_folder)
     if last.corruptions is not None and not training_args.do_eval:
         raise UserError("corruptions is given, but not do_eval, which would use it")
-    return last.load_corruptions()
+    return read_corruptions(last.corruptions, last.noise_folder) if last.corruptions is not None else []
 
 
 def evaluate_corruptions(
@@ -157,11 +157,7 @@ def _no_bars_of_datasets() -> Iterator[None]:
 
 
 _CLEAN = "#57606a"
-
-
 _UNITS = {"db": "dB", "khz": "kHz", "percent": "%"}
-
-
 _DPI = 100
 
 
@@ -239,14 +235,8 @@ def _name(name: str) -> str:
 
 
 OVERALL = "mean over kinds"
-
-
 PICTURE_FILE = "robustness.png"
-
-
 _SCORES = ("accuracy", "roc_auc", "f1")
-
-
 _NUM_RESAMPLES = 2000
 
 

@@ -16,7 +16,7 @@ from hf_utils.arguments.model import ModelArguments
 from hf_utils.arguments.parsing import merged_config
 from hf_utils.arguments.training import ClassificationTrainingArguments, SearchArguments
 from hf_utils.augmentation.corruptions import Corruption
-from hf_utils.augmentation.pipeline import Augmentation
+from hf_utils.augmentation.pipeline import Augmentation, read_augmentation
 from hf_utils.cards.model_card import write_model_card
 from hf_utils.config_files import write_config
 from hf_utils.data.clips import genre_names
@@ -39,8 +39,6 @@ from hf_utils.training.robustness import CorruptedSet, RobustnessReport, check_t
 from hf_utils.training.trainer import GenreTrainer, balanced_class_weights, write_tensorboard_summary
 
 logger = logging.getLogger(__name__)
-
-
 SPECTROGRAM_OPTIONS = (
     "spectrogram sampling_rate num_mel_bins n_fft hop_length min_frequency_hz max_frequency_hz".split()
 )
@@ -69,12 +67,14 @@ def prepare_experiment(
     """Load the model, decode and check the data, and freeze what shall not learn.
 
     Raises:
-        UserError: as `load_augmentation`, `load_classifier`, `load_split_clips`, `decode_corpus` and `freeze`.
+        UserError: as `read_augmentation`, `load_classifier`, `load_split_clips`, `decode_corpus` and `freeze`.
     """
     started = time.time()
     check_sources(data_args)
     set_seed(training_args.seed)
-    augmentation = data_args.load_augmentation() if training_args.do_train else None
+    augmentation = None
+    if training_args.do_train and data_args.augmentation:
+        augmentation = read_augmentation(data_args.augmentation, data_args.noise_folder)
     with training_args.main_process_first(desc="reading the dataset"):
         clips = load_split_clips(data_args, training_args.hub_token)
     logger.info("%s", describe_splits(clips))

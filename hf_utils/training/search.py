@@ -44,8 +44,6 @@ _FIXED = frozenset(
     do_train do_eval do_predict predict_path push_to_hub hub_token
     """.split()
 )
-
-
 _RANGE_KEYS = {"low", "high", "log", "step"}
 
 
