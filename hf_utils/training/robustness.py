@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import numpy as np
@@ -40,8 +40,10 @@ from hf_utils.files import write_atomically, write_csv
 from hf_utils.results.intervals import percentile_interval, resample_tracks
 from hf_utils.results.plots import encode_png, shorten
 from hf_utils.results.run_results import EvaluatedSet, align_columns
-from hf_utils.training.run import Experiment
 from hf_utils.training.trainer import ProgressBars
+
+if TYPE_CHECKING:
+    from hf_utils.training.run import Experiment
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +79,7 @@ def check_transforms(data_args: DataArguments, training_args: ClassificationTrai
 
 
 def evaluate_corruptions(
-    experiment: Experiment, corruptions: Sequence[Corruption], args: DataArguments
+    experiment: "Experiment", corruptions: Sequence[Corruption], args: DataArguments
 ) -> list[CorruptedSet]:
     """Return the scores of the test tracks under each corruption; under several processes, on every one.
 
