@@ -27,7 +27,7 @@ def _dataset_folder(options: Mapping[str, Any]) -> str:
 class AugmentationArguments(SourceArguments):
     """Which clips to copy, how, and where to. Raises UserError on contradictions."""
 
-    makes_clips: ClassVar[bool] = True
+    fewest_genres: ClassVar[int] = 1
 
     augmentation: str | None = _copies(
         None,

@@ -1,7 +1,4 @@
-"""The options of run_classification.py that say what it trains and evaluates on, and through which windows.
-
-The options that say which real clips there are and how they are split; those of every script are the same.
-"""
+"""Options of the data: the real clips and their split, the same in every script, then training mix and windows."""
 
 import dataclasses
 import os
@@ -28,10 +25,10 @@ class SourceArguments:
     """The real clips, and which side of the split each is on. Raises UserError on contradictions.
 
     Attributes:
-        makes_clips: whether the genres say what is made, and one may be enough; a classifier tells two or more apart.
+        fewest_genres: how many `genres` may name at least: a classifier needs two, a script that makes clips one.
     """
 
-    makes_clips: ClassVar[bool] = False
+    fewest_genres: ClassVar[int] = 2
 
     dataset_name: str = _data(
         "sanchit-gandhi/gtzan",
@@ -73,10 +70,8 @@ class SourceArguments:
                     f"{name} is {getattr(self, name)}, but only split_protocol: artist_folds has folds, and "
                     f"split_protocol is {self.split_protocol}"
                 )
-        fewest = 1 if self.makes_clips else 2
-        if self.genres is not None and (len(self.genres) < fewest or len(set(self.genres)) < len(self.genres)):
-            number = "one or more" if self.makes_clips else "two or more, for a classifier to tell apart"
-            raise UserError(f"genres is {self.genres}, expected different ones, {number}")
+        if self.genres is not None and not self.fewest_genres <= len(set(self.genres)) == len(self.genres):
+            raise UserError(f"genres is {self.genres}, expected {self.fewest_genres} or more, each once")
         self.num_proc = self.num_proc or min(4, os.cpu_count() or 1)
 
     def changed_source(self) -> dict[str, Any]:

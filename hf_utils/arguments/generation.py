@@ -26,7 +26,7 @@ def _dataset_folder(options: Mapping[str, Any]) -> str:
 class GenerationArguments(SourceArguments):
     """What to generate, with what, how much of it, and from which real clips. Raises UserError on contradictions."""
 
-    makes_clips: ClassVar[bool] = True
+    fewest_genres: ClassVar[int] = 1
 
     model_name_or_path: str = _generator(
         "facebook/musicgen-small",

@@ -34,7 +34,7 @@ def _read_window(clip: Mapping, start: int, window_samples: int) -> np.ndarray:
 class TrainingWindows(torch.utils.data.Dataset):
     """One random window of every clip: `[i]` is `{"samples": float32 (T,), "label": int, "seed": int}`.
 
-    `seed` is a function of the run's seed, the epoch and the track alone. The start of the window comes from it, and
+    `seed` depends only on the run's seed, the epoch and the track. The start of the window comes from it, and
     so must every later random choice about the window (augmentation, SpecAugment): then the same windows come out
     under any number of data-loader workers and processes, and after a resume.
 
@@ -59,8 +59,8 @@ class TrainingWindows(torch.utils.data.Dataset):
         self._epoch = 0
 
     @property
-    def obstacle(self) -> str | None:
-        """Why these are not the same few windows in every epoch, in the words of the options; None if they are."""
+    def varying_option(self) -> str | None:
+        """The option by which the windows differ from epoch to epoch; None if they are the same in every epoch."""
         if not self._grid:
             return "train_windows: random"
         return None if self._transform is None else "augmentation of training windows"

@@ -105,8 +105,8 @@ class WindowCollator:
         self._input_name = feature_extractor.model_input_names[0]
 
     @property
-    def obstacle(self) -> str | None:
-        """Why a window has not always the same features, in the words of the options; None if it has."""
+    def varying_option(self) -> str | None:
+        """The options by which the features of one window differ from visit to visit; None if they are the same."""
         return None if self._spec_augment is None else "spec_augment_time_seconds and spec_augment_freq_bins"
 
     def __call__(self, windows: Sequence[Mapping]) -> dict[str, torch.Tensor]:

@@ -110,18 +110,18 @@ def can_cache(trainer: GenreTrainer, option: str) -> bool:
         return False
     head = {id(p) for p in Head(trainer.model).parameters()}
     learns_below = any(p.requires_grad and id(p) not in head for p in trainer.model.parameters())
-    obstacles = [
+    varying = [
         "any freeze but backbone" if learns_below else None,
-        trainer.train_dataset.obstacle,
-        trainer.data_collator.obstacle,
+        trainer.train_dataset.varying_option,
+        trainer.data_collator.varying_option,
     ]
-    obstacles = [obstacle for obstacle in obstacles if obstacle]
-    if option == "always" and obstacles:
+    varying = [name for name in varying if name]
+    if option == "always" and varying:
         raise UserError(
-            f"cache_embeddings is always, but embeddings do not stay the same under {', '.join(obstacles)}: it needs "
+            f"cache_embeddings is always, but embeddings do not stay the same under {', '.join(varying)}: it needs "
             "--freeze backbone, --train_windows grid and no augmentation"
         )
-    return not obstacles
+    return not varying
 
 
 def choose_learner(
