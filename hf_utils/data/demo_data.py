@@ -5,10 +5,9 @@
 
 It shows that everything runs. No number from it is a result.
 
-Synthesised music in ten made-up styles, for demonstrations: a style fixes tempo, rhythm, timbre, harmony and drive.
-
-numpy alone. Shapes: T samples. Every track draws its own tempo, key, chords, melody, timbre and balance within its
-style, and its own loudness without regard to the style, so that loudness tells nothing of it.
+There are ten made-up styles. A style fixes tempo, rhythm, timbre, harmony and drive; every track draws its tempo, key,
+chords, melody, timbre and balance within its style. Loudness is drawn without regard to the style, so that it tells
+nothing of the genre. Shapes: T samples.
 """
 
 import argparse
@@ -27,7 +26,20 @@ from hf_utils.errors import UserError
 from hf_utils.files import write_atomically
 from hf_utils.seeding import derive_seed
 
+logger = logging.getLogger(__name__)
 SAMPLE_RATE = 22050
+MARKER_NAME = "DEMO.md"
+_MARKER_TEXT = """# Demonstration data
+
+Synthesised "music" in made-up genres, written by `python -m hf_utils.data.demo_data`. It shows that everything runs.
+No number from it is a result.
+
+    {settings}
+"""
+
+# Raised whenever the same settings would give other samples.
+_MUSIC_VERSION = 1
+
 _MAJOR, _MINOR, _PENTATONIC = (0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 10), (0, 2, 4, 7, 9)
 _TONIC_HZ = 110.0
 
@@ -102,7 +114,7 @@ STYLES = {
 
 
 def synthesise(style_name: str, number: int, seconds: float, seed: int) -> np.ndarray:
-    """Return track `number` of a style: float32 (T,) at `SAMPLE_RATE`, a function of the arguments alone."""
+    """Return track `number` of a style: float32 (T,) at `SAMPLE_RATE`, which depends on the arguments only."""
     style = STYLES[style_name]
     rng = np.random.default_rng(derive_seed(seed, "demo", style_name, number))
     num_samples = round(seconds * SAMPLE_RATE)
@@ -188,20 +200,6 @@ def _tone(hz: float, partials: list, attack_seconds: float, decay_seconds: float
     return wave * envelope * np.minimum((time[-1] - time) / 0.02, 1)  # no click at the end
 
 
-logger = logging.getLogger(__name__)
-MARKER_NAME = "DEMO.md"
-_MARKER_TEXT = """# Demonstration data
-
-Synthesised "music" in made-up genres, written by `python -m hf_utils.data.demo_data`. It shows that everything runs.
-No number from it is a result.
-
-    {settings}
-"""
-
-# Raised whenever the same settings would give other samples.
-_MUSIC_VERSION = 1
-
-
 def write_demo_data(
     output_dir: str | os.PathLike, genres: int, tracks_per_genre: int, seconds: float, seed: int
 ) -> None:
@@ -209,13 +207,13 @@ def write_demo_data(
 
     Args:
         output_dir: a new folder, or one begun by the same settings, which is completed.
-        genres: how many of the styles of `demo_music`, in their order.
+        genres: how many of `STYLES`, in their order.
         tracks_per_genre: from 1.
         seconds: length of a track.
         seed: other seeds give other tracks.
 
     Raises:
-        UserError: a number is out of range, or the folder holds anything else than a demo of these settings.
+        UserError: a number is out of range, or the folder holds anything but a demo of these settings.
     """
     if not 1 <= genres <= len(STYLES) or tracks_per_genre < 1 or not MIN_SECONDS <= seconds <= 600:
         raise UserError(
