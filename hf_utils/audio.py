@@ -44,8 +44,10 @@ def collect_remarks(remarks: list[str]) -> Iterator[None]:
                 os.write(2, others.encode())
 
 
-# What libsndfile reads and people keep music in. M4A and WMA are not among them.
-AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".au", ".aif", ".aiff"})
+# What libsndfile reads and people keep music in.
+READABLE_SUFFIXES = frozenset({".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".au", ".aif", ".aiff"})
+# With music that it does not read: taken all the same, so that it is listed as such rather than passed over.
+AUDIO_SUFFIXES = READABLE_SUFFIXES | {".m4a", ".aac", ".wma", ".ape", ".wv", ".mpc", ".mka", ".alac"}
 MIN_SECONDS = 0.5
 PCM16_SCALE = 32768
 

@@ -24,24 +24,31 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_utils.audio import READABLE_SUFFIXES
+from hf_utils.data.audio_folders import list_files
 from hf_utils.errors import UserError
-
-# What audiomentations takes and soundfile decodes.
-_SUFFIXES = (".aif", ".aiff", ".flac", ".mp3", ".ogg", ".opus", ".wav")
 
 
 def list_recordings(folder: str, where: str) -> list[str]:
     """Return the audio files below a folder, in an order that does not depend on the file system.
 
     Raises:
-        UserError: there is no such folder, or no audio in it; the message begins with `where`.
+        UserError: there is no such folder, no audio in it, or a file that the transforms would leave out without a
+            word; the message begins with `where`.
     """
+    from audiomentations.core.utils import SUPPORTED_EXTENSIONS
+
     path = Path(str(folder)).expanduser()
     if not path.is_dir():
         raise UserError(f"{where} is {folder}, which is no folder: give one with recordings")
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file())
+    files, _ = list_files(path)
     if not files:
-        raise UserError(f"{where} is {folder}, which holds no audio files ({' '.join(_SUFFIXES)})")
+        raise UserError(f"{where} is {folder}, which holds no audio files ({' '.join(sorted(READABLE_SUFFIXES))})")
+    if refused := [file for file in files if file.suffix.lower() not in SUPPORTED_EXTENSIONS]:
+        raise UserError(
+            f"{where} is {folder}: audiomentations takes no {refused[0].suffix} files, such as {refused[0]}; convert "
+            "them to WAV or FLAC"
+        )
     return [str(file) for file in files]
 
 

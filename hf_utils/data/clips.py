@@ -10,78 +10,159 @@
 | `split`     | string or null: train, validation or test, where the source has such splits |
 | others      | flat columns that the source carries: artist, seed, SNR, prompt ...         |
 
-Genre names: spelling variants of one genre, and labels as numbers of one list of names.
-
-Names of tracks, made from the names of their files: `genres/blues/blues.00012.wav` is track `blues.00012`.
+`track_id` is made from the name of the file where the source has none.
 """
 
 import logging
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 import datasets
 import pyarrow.compute
 
 from hf_utils.audio import AUDIO_SUFFIXES
-from hf_utils.data.sources import (
-    SPLIT_SPELLINGS,
-    find_audio_column,
-    find_label_column,
-    is_flat,
-    read_source,
-    read_texts,
-)
+from hf_utils.data.audio_folders import SPLIT_SPELLINGS
+from hf_utils.data.columns import find_audio_column, find_label_column, is_flat, read_texts
+from hf_utils.data.genre_spellings import choose_spellings, number_labels
+from hf_utils.data.sources import read_source
 from hf_utils.errors import UserError
 
 logger = logging.getLogger(__name__)
+CLIP_COLUMNS = ("audio", "label", "track_id", "origin", "parent_id")
+_TEXT = datasets.Value("string")
+_MAX_LISTED = 20
+_MAX_REPEATED = 10
 
 
-def _key(name: str) -> str:
-    """Return what is left of a name without case, spaces and punctuation: `Hip-Hop` and `hip_hop` give `hiphop`."""
-    folded = unicodedata.normalize("NFKC", name).casefold()
-    return "".join(c for c in folded if c.isalnum()) or folded
+def genre_names(clips: datasets.Dataset) -> list[str]:
+    """Return the genres of a clip table in the order of its labels."""
+    return list(clips.features["label"].names)
 
 
-def fold_genre(name: str, genres: Iterable[str]) -> str | None:
-    """Return the one of `genres` that `name` is a spelling of, or None. The identical spelling comes first."""
-    genres = list(genres)
-    if name in genres:
-        return name
-    return next((genre for genre in genres if _key(genre) == _key(name)), None)
+def load_clips(
+    source: str,
+    *,
+    config_name: str | None = None,
+    revision: str | None = None,
+    audio_column: str | None = None,
+    label_column: str | None = None,
+    genres: list[str] | None = None,
+    token: str | None = None,
+) -> datasets.Dataset:
+    """Return the clip table of `source`. Nothing is decoded.
 
-
-def choose_spellings(names: Iterable[str]) -> list[str]:
-    """Return the genres among `names`, sorted: of several spellings of one the most frequent, then the first."""
-    spellings: dict[str, Counter] = {}
-    for name in names:
-        spellings.setdefault(_key(name), Counter())[name] += 1
-    return sorted(min(counts, key=lambda name: (-counts[name], name)) for counts in spellings.values())
-
-
-def number_labels(names: Sequence[str | None], genres: Sequence[str]) -> list[int]:
-    """Return the index in `genres` of every name. A notice is logged for each variant that was folded.
+    Args:
+        source: a Hub id, a folder of genre folders, a CSV, a folder of `save_to_disk` or of Parquet files.
+        config_name: of a dataset with several configurations.
+        revision: of a dataset on the Hub.
+        audio_column: where the source has several, or an unusual name.
+        label_column: likewise.
+        genres: names and order of the labels; spelling variants are folded into them. Default: the source's own
+            names in its own order, or sorted where it has only text.
+        token: for private and gated datasets on the Hub.
 
     Raises:
-        UserError: clips without a label, or labels that are no spelling of any of `genres`.
+        UserError: the source or a column is missing or ambiguous, a split has a name that tells nothing of its use, a
+            label is unknown, a file is missing, or two clips have the same `track_id`.
     """
-    counts = Counter(names)
-    if None in counts:
-        raise UserError(f"{counts[None]} of {len(names)} clips have no label. Label them or leave them out.")
-    folded = {name: fold_genre(name, genres) for name in counts}
-    if unknown := sorted(name for name, genre in folded.items() if genre is None):
-        listing = ", ".join(f"{name!r} ({counts[name]} clips)" for name in unknown)
-        raise UserError(f"Labels that are none of the genres: {listing}. Expected: {', '.join(genres)}.")
-    for name, genre in sorted(folded.items()):
-        if name != genre:
-            logger.warning("Label %r is read as genre %r (%d clips).", name, genre, counts[name])
-    index = {genre: number for number, genre in enumerate(genres)}
-    return [index[folded[name]] for name in names]
+    table, found_splits, folder = read_source(source, config_name=config_name, revision=revision, token=token)
+    if not len(table):
+        raise UserError(f"{source} holds no clips.")
+    audio_column = find_audio_column(table, audio_column, source)
+    label_column = find_label_column(table, label_column, source)
+    labels = read_texts(table, label_column)
+    genres = genres or getattr(table.features[label_column], "names", None) or choose_spellings(filter(None, labels))
+    clips, paths, embedded = _read_files(table, audio_column, folder)
+    columns = {
+        "label": number_labels(labels, genres),
+        "track_id": _name_clips(table, paths, embedded, folder, source),
+        "origin": [origin or "real" for origin in _read_optional(table, "origin")],
+        "parent_id": _read_optional(table, "parent_id"),
+        "split": _name_splits(found_splits, source),
+    }
+    features = {**dict.fromkeys(columns, _TEXT), "label": datasets.ClassLabel(names=list(genres))}
+    for name in _list_provenance(table, {*columns, audio_column, label_column, "audio", "file"}):
+        columns[name], features[name] = table[name][:], table.features[name]
+    others = datasets.Dataset.from_dict(columns, datasets.Features(features))
+    return datasets.concatenate_datasets([clips, others], axis=1)
 
 
-_MAX_REPEATED = 10
+def _read_files(
+    table: datasets.Dataset, audio_column: str, folder: Path | None
+) -> tuple[datasets.Dataset, list[str | None], list[bool]]:
+    """Return (table with `audio` only, its paths, whether a row holds the file's bytes), relative paths resolved."""
+    clips = table.select_columns(audio_column)
+    if audio_column != "audio":
+        clips = clips.rename_column(audio_column, "audio")
+    clips = clips.cast_column("audio", datasets.Audio(decode=False))
+    files = clips.with_format("arrow")[:]["audio"]
+    paths = pyarrow.compute.struct_field(files, "path").to_pylist()
+    embedded = pyarrow.compute.is_valid(pyarrow.compute.struct_field(files, "bytes")).to_pylist()
+    if not any(embedded):
+        paths = [path and str((folder or Path()) / os.path.expanduser(path)) for path in paths]
+        # Paths first, then the type: giving the Audio type up front makes `datasets` load FFmpeg.
+        clips = datasets.Dataset.from_dict({"audio": paths}).cast_column("audio", datasets.Audio(decode=False))
+    missing = [
+        path for path, held in zip(paths, embedded, strict=True) if not held and not (path and Path(path).is_file())
+    ]
+    if missing:
+        listing = "\n".join(f"  {path}" for path in missing[:_MAX_LISTED])
+        more = f"\n  and {len(missing) - _MAX_LISTED} more" if len(missing) > _MAX_LISTED else ""
+        raise UserError(f"{len(missing)} of {len(paths)} audio files are missing:\n{listing}{more}")
+    return clips, paths, embedded
+
+
+def _read_optional(table: datasets.Dataset, column: str) -> list[str | None]:
+    return read_texts(table, column) if column in table.column_names else [None] * len(table)
+
+
+def _name_clips(
+    table: datasets.Dataset, paths: list[str | None], embedded: list[bool], folder: Path | None, source: str
+) -> list[str]:
+    """Return the source's own `track_id`, or names made from its files."""
+    given = _read_optional(table, "track_id")
+    # Datasets made from files often keep the original path in `file`, and only a temporary one beside the bytes.
+    originals = _read_optional(table, "file")
+    files = [original or path for original, path in zip(originals, paths, strict=True)] if any(embedded) else paths
+    made = number_unnamed(name_tracks(files, folder), embedded)
+    track_ids = [own or name for own, name in zip(given, made, strict=True)]
+    refuse_duplicates(track_ids, source)
+    return track_ids
+
+
+def _name_splits(found: list[str | None], source: str) -> list[str | None]:
+    """Return the split of every clip in our names.
+
+    One split named train is no split: it is how `datasets` names a dataset that has none.
+
+    Raises:
+        UserError: the source's splits have names that say nothing of their use.
+    """
+    names = sorted(set(found) - {None})
+    spelled = {name: SPLIT_SPELLINGS.get(name.lower()) for name in names}
+    unknown = [name for name in names if spelled[name] is None]
+    if unknown and len(names) > 1:
+        raise UserError(
+            f"{source}: splits {', '.join(unknown)} are none of train, validation, test. Rename them in the source."
+        )
+    if set(found) == {"train"}:
+        return [None] * len(found)
+    return [spelled.get(name) for name in found]
+
+
+def _list_provenance(table: datasets.Dataset, taken: set[str]) -> list[str]:
+    """Return the flat columns beside those of the clip table; log the others, which are left out."""
+    others = [name for name in table.column_names if name not in taken]
+    flat = [name for name in others if is_flat(table.features[name])]
+    if nested := sorted(set(others) - set(flat)):
+        logger.info("Columns left out, since they are not flat: %s.", ", ".join(nested))
+    return flat
+
+
+# Names of tracks, made from the names of their files: `genres/blues/blues.00012.wav` is track `blues.00012`.
 
 
 def name_tracks(paths: Sequence[str | None], folder: Path | None) -> list[str | None]:
@@ -137,145 +218,3 @@ def refuse_duplicates(track_ids: Sequence[str], source: str) -> None:
             f"{source}: {len(repeated)} track names occur more than once: {listing}. Every clip needs a track_id of "
             "its own; remove the copies or rename them."
         )
-
-
-CLIP_COLUMNS = ("audio", "label", "track_id", "origin", "parent_id")
-_TEXT = datasets.Value("string")
-_MAX_LISTED = 20
-
-
-def genre_names(clips: datasets.Dataset) -> list[str]:
-    """Return the genres of a clip table in the order of its labels."""
-    return list(clips.features["label"].names)
-
-
-def load_clips(
-    source: str,
-    *,
-    split: str | None = None,
-    config_name: str | None = None,
-    revision: str | None = None,
-    audio_column: str | None = None,
-    label_column: str | None = None,
-    genres: list[str] | None = None,
-    token: str | None = None,
-) -> datasets.Dataset:
-    """Return the clip table of `source`. Nothing is decoded.
-
-    Args:
-        source: a Hub id, a folder of genre folders, a CSV, a folder of `save_to_disk` or of Parquet files.
-        split: take only this split of the source.
-        config_name: of a dataset with several configurations.
-        revision: of a dataset on the Hub.
-        audio_column: where the source has several, or an unusual name.
-        label_column: likewise.
-        genres: names and order of the labels; spelling variants are folded into them. Default: the source's own
-            names in its own order, or sorted where it has only text.
-        token: for private and gated datasets on the Hub.
-
-    Raises:
-        UserError: the source, a split or a column is missing or ambiguous, a label is unknown, a file is missing, or
-            two clips have the same `track_id`.
-    """
-    table, found_splits, folder = read_source(source, config_name=config_name, revision=revision, token=token)
-    if not len(table):
-        raise UserError(f"{source} holds no clips.")
-    audio_column = find_audio_column(table, audio_column, source)
-    label_column = find_label_column(table, label_column, source)
-    labels = read_texts(table, label_column)
-    genres = genres or getattr(table.features[label_column], "names", None) or choose_spellings(filter(None, labels))
-    clips, paths, embedded = _read_files(table, audio_column, folder)
-    splits, rows = _choose_split(found_splits, split, source)
-    columns = {
-        "label": number_labels(labels, genres),
-        "track_id": _name_clips(table, paths, embedded, folder, source),
-        "origin": [origin or "real" for origin in _read_optional(table, "origin")],
-        "parent_id": _read_optional(table, "parent_id"),
-        "split": splits,
-    }
-    features = {**dict.fromkeys(columns, _TEXT), "label": datasets.ClassLabel(names=list(genres))}
-    for name in _list_provenance(table, {*columns, audio_column, label_column, "audio", "file"}):
-        columns[name], features[name] = table[name][:], table.features[name]
-    others = datasets.Dataset.from_dict(columns, datasets.Features(features))
-    clips = datasets.concatenate_datasets([clips, others], axis=1)
-    return clips if len(rows) == len(clips) else clips.select(rows)
-
-
-def _read_files(
-    table: datasets.Dataset, audio_column: str, folder: Path | None
-) -> tuple[datasets.Dataset, list[str | None], list[bool]]:
-    """Return (table of `audio` alone, its paths, whether a row holds the file's bytes), relative paths resolved."""
-    clips = table.select_columns(audio_column)
-    if audio_column != "audio":
-        clips = clips.rename_column(audio_column, "audio")
-    clips = clips.cast_column("audio", datasets.Audio(decode=False))
-    files = clips.with_format("arrow")[:]["audio"]
-    paths = pyarrow.compute.struct_field(files, "path").to_pylist()
-    embedded = pyarrow.compute.is_valid(pyarrow.compute.struct_field(files, "bytes")).to_pylist()
-    if not any(embedded):
-        paths = [path and str((folder or Path()) / os.path.expanduser(path)) for path in paths]
-        # Paths first, then the type: giving the Audio type up front makes `datasets` load FFmpeg.
-        clips = datasets.Dataset.from_dict({"audio": paths}).cast_column("audio", datasets.Audio(decode=False))
-    missing = [
-        path for path, held in zip(paths, embedded, strict=True) if not held and not (path and Path(path).is_file())
-    ]
-    if missing:
-        listing = "\n".join(f"  {path}" for path in missing[:_MAX_LISTED])
-        more = f"\n  and {len(missing) - _MAX_LISTED} more" if len(missing) > _MAX_LISTED else ""
-        raise UserError(f"{len(missing)} of {len(paths)} audio files are missing:\n{listing}{more}")
-    return clips, paths, embedded
-
-
-def _read_optional(table: datasets.Dataset, column: str) -> list[str | None]:
-    return read_texts(table, column) if column in table.column_names else [None] * len(table)
-
-
-def _name_clips(
-    table: datasets.Dataset, paths: list[str | None], embedded: list[bool], folder: Path | None, source: str
-) -> list[str]:
-    """Return the source's own `track_id`, or names made from its files."""
-    given = _read_optional(table, "track_id")
-    # Datasets made from files often keep the original path in `file`, and only a temporary one beside the bytes.
-    originals = _read_optional(table, "file")
-    files = [original or path for original, path in zip(originals, paths, strict=True)] if any(embedded) else paths
-    made = number_unnamed(name_tracks(files, folder), embedded)
-    track_ids = [own or name for own, name in zip(given, made, strict=True)]
-    refuse_duplicates(track_ids, source)
-    return track_ids
-
-
-def _choose_split(found: list[str | None], wanted: str | None, source: str) -> tuple[list[str | None], list[int]]:
-    """Return (split per clip in our names, rows of the wanted split).
-
-    One split named train is no split: it is how `datasets` names a dataset that has none.
-
-    Raises:
-        UserError: `wanted` is not among the source's splits, or those have names that say nothing of their use.
-    """
-    names = sorted({name for name in found if name is not None})
-    spelled = {name: SPLIT_SPELLINGS.get(name.lower()) for name in names}
-    rows = list(range(len(found)))
-    if wanted is not None:
-        usual = SPLIT_SPELLINGS.get(wanted.lower())
-        same = {name for name in names if name == wanted or (usual and spelled[name] == usual)}
-        rows = [row for row in rows if found[row] in same]
-        if not rows:
-            raise UserError(f"{source} has no split {wanted!r}; found {', '.join(names) or 'no splits'}.")
-    chosen = {found[row] for row in rows} - {None}
-    unknown = sorted(name for name in chosen if spelled[name] is None)
-    if unknown and len(chosen) > 1:
-        raise UserError(
-            f"{source}: splits {', '.join(unknown)} are none of train, validation, test. Rename them, or choose one."
-        )
-    if set(found) == {"train"}:
-        return [None] * len(found), rows
-    return [spelled.get(name) for name in found], rows
-
-
-def _list_provenance(table: datasets.Dataset, taken: set[str]) -> list[str]:
-    """Return the flat columns beside those of the clip table; log the others, which are left out."""
-    others = [name for name in table.column_names if name not in taken]
-    flat = [name for name in others if is_flat(table.features[name])]
-    if nested := sorted(set(others) - set(flat)):
-        logger.info("Columns left out, since they are not flat: %s.", ", ".join(nested))
-    return flat

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 import datasets
 
 from hf_utils.arguments.data import SPLITS
-from hf_utils.data.clips import fold_genre, genre_names
+from hf_utils.data.clips import genre_names
+from hf_utils.data.genre_spellings import fold_genre
 from hf_utils.data.gtzan import join_rows, repetition_groups, track_facts
 from hf_utils.errors import UserError
 from hf_utils.seeding import derive_seed

@@ -26,8 +26,9 @@ import torch
 from hf_utils.arguments.generation import GenerationArguments
 from hf_utils.arguments.training import has_bf16_hardware
 from hf_utils.cards.dataset_card import UNKNOWN_CLIPS
-from hf_utils.data.clips import fold_genre, genre_names
+from hf_utils.data.clips import genre_names
 from hf_utils.data.corpus import load_split_clips
+from hf_utils.data.genre_spellings import fold_genre
 from hf_utils.data.gtzan import track_facts
 from hf_utils.disclosure import show_source
 from hf_utils.errors import UserError

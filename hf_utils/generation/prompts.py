@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_utils.config_files import SUFFIXES, read_config
-from hf_utils.data.clips import fold_genre
+from hf_utils.data.genre_spellings import fold_genre
 from hf_utils.errors import UserError
 from hf_utils.seeding import derive_seed
 

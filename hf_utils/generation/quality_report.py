@@ -23,7 +23,8 @@ from transformers import AutoModel
 
 from hf_utils import audio
 from hf_utils.cards.markup import table
-from hf_utils.data.clips import fold_genre, genre_names, load_clips
+from hf_utils.data.clips import genre_names, load_clips
+from hf_utils.data.genre_spellings import fold_genre
 from hf_utils.data.waveforms import read_samples
 from hf_utils.disclosure import show_source
 from hf_utils.errors import UserError

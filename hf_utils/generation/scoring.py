@@ -22,7 +22,7 @@ from transformers import AutoFeatureExtractor, AutoTokenizer, ClapModel
 
 from hf_utils import audio
 from hf_utils.audio import cut_window, resample
-from hf_utils.data.clips import fold_genre
+from hf_utils.data.genre_spellings import fold_genre
 from hf_utils.data.shards import Shards
 from hf_utils.errors import UserError
 from hf_utils.generation.plan import SCORES, Recipe, clip_features

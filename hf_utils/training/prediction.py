@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from hf_utils.audio import AUDIO_SUFFIXES, AudioError, cut_window, load, window_starts
+from hf_utils.audio import READABLE_SUFFIXES, AudioError, cut_window, load, window_starts
+from hf_utils.data.audio_folders import list_files
 from hf_utils.errors import UserError
 from hf_utils.files import write_csv
 from hf_utils.models.features import WindowCollator
@@ -20,8 +21,6 @@ logger = logging.getLogger(__name__)
 
 PREDICTIONS_FILE = "predictions.csv"
 TIMELINE_FOLDER = "timeline"
-# Music that libsndfile does not read: tried all the same, so that it is listed rather than passed over in silence.
-_OTHER_SUFFIXES = frozenset({".m4a", ".aac", ".wma", ".ape", ".wv", ".mpc", ".mka", ".alac"})
 
 
 def predict_files(
@@ -81,23 +80,16 @@ def predict_files(
 
 
 def find_audio(path: str | os.PathLike) -> list[Path]:
-    """Return `path` itself if it is a file, else the music files under it by suffix, in order, hidden ones left out.
-
-    Links to folders are not followed. Raises UserError if there is nothing.
-    """
+    """Return `path` itself if it is a file, else the music files under it, in order. Raises UserError if none."""
     path = Path(path)
     if path.is_file():
         return [path]
     if not path.is_dir():
         raise UserError(f"{path} is neither a file nor a folder: --predict_path takes either.")
-    suffixes = AUDIO_SUFFIXES | _OTHER_SUFFIXES
-    found = []
-    for folder, subfolders, names in os.walk(path):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        found += [Path(folder, n) for n in names if not n.startswith(".") and Path(n).suffix.lower() in suffixes]
+    found, _ = list_files(path)
     if not found:
-        raise UserError(f"{path} holds no music: expected files ending in {', '.join(sorted(AUDIO_SUFFIXES))}.")
-    return sorted(found)
+        raise UserError(f"{path} holds no music: expected files ending in {', '.join(sorted(READABLE_SUFFIXES))}.")
+    return found
 
 
 @torch.inference_mode()
