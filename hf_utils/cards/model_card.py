@@ -20,7 +20,7 @@ from hf_utils.data.mixing import REAL, parse_mix
 from hf_utils.disclosure import is_hub_id, is_secret, show_command, show_source, show_value
 from hf_utils.files import write_atomically
 
-PROTOCOLS = {
+PROTOCOL_TEXTS = {
     "filtered": (
         "The fault-filtered split of GTZAN, made by hand: 443 training, 197 validation and 290 test tracks, without "
         "those that are faulty (Sturm, arXiv 1306.1461); no artist that is known is on two sides. Where a copy of the "
@@ -311,7 +311,9 @@ def _card_body(output_dir, results, base_model, datasets, command):
         genre_scores=genre_table(evaluations[main_set], results["genres"]) if main_set else "",
         robustness=robustness_part(results.get("robustness", [])),
         protocol=protocol["name"],
-        protocol_text=Markdown(PROTOCOLS[protocol["name"]].format_map({k: escape(v) for k, v in protocol.items()})),
+        protocol_text=Markdown(
+            PROTOCOL_TEXTS[protocol["name"]].format_map({k: escape(v) for k, v in protocol.items()})
+        ),
         data=data_table(results["data"]),
         caveats=[Markdown(text) for applies, text in CAVEATS if applies(results)],
         usage=code_block(USAGE.format(**values), "python"),

@@ -1,6 +1,7 @@
-"""Training mixes: the real training split and further datasets, such as noisy copies and synthetic clips.
+"""The training mix: the real training split and further datasets, such as noisy copies and synthetic clips.
 
-`--train_filter`: which made clips may be trained on, by the scores that were written beside them.
+`--train_datasets` names the datasets and how much of each is used. `--train_filter` chooses among their clips by the
+scores that were written beside them.
 """
 
 from collections import Counter, defaultdict
@@ -12,36 +13,9 @@ from hf_utils.data.clips import genre_names
 from hf_utils.errors import UserError
 from hf_utils.seeding import derive_seed
 
-
-def filter_clips(clips: datasets.Dataset, expression: str, source: str) -> datasets.Dataset:
-    """Return the clips for which `expression` holds, such as `clap_genre == label and classifier_score > 0.2`.
-
-    Args:
-        clips: a clip table with columns of scores.
-        expression: in the language of `pandas.DataFrame.query`, over the table's columns; `label` is the genre's name.
-        source: what to call the table in messages.
-
-    Raises:
-        UserError: the expression cannot be read, names a column that is not there, or no clip is left.
-    """
-    columns = [name for name in clips.column_names if name != "audio"]
-    table = clips.select_columns(columns).to_pandas()
-    table["label"] = [genre_names(clips)[label] for label in clips["label"]]
-    try:
-        kept = table.query(expression).index
-    except Exception as error:  # pandas raises whatever the expression made it do
-        raise UserError(
-            f"train_filter {expression!r} does not work on {source}: {error}. It may compare these columns: "
-            f"{', '.join(columns)}."
-        ) from error
-    if not len(kept):
-        raise UserError(f"train_filter {expression!r} leaves none of the {len(clips)} clips of {source}.")
-    return clips.select(kept)
-
-
 REAL = "real"
 
-# What training and the leak check need of a decoded clip; what else a dataset knows of its clips is its own.
+# What training and the leak check need of a decoded clip; other columns differ between datasets.
 MIX_COLUMNS = ("label", "track_id", "origin", "parent_id", "sha256", "num_samples", "pcm_path", "pcm_offset")
 
 
@@ -70,6 +44,32 @@ def parse_mix(items: Sequence[str]) -> list[tuple[str, float]]:
     if repeated := [source for source, count in Counter(source for source, _ in mix).items() if count > 1]:
         raise UserError(f"train_datasets names {', '.join(repeated)} more than once.")
     return mix
+
+
+def filter_clips(clips: datasets.Dataset, expression: str, source: str) -> datasets.Dataset:
+    """Return the clips for which `expression` holds, such as `clap_genre == label and classifier_score > 0.2`.
+
+    Args:
+        clips: a clip table with columns of scores.
+        expression: in the language of `pandas.DataFrame.query`, over the table's columns; `label` is the genre's name.
+        source: what to call the table in messages.
+
+    Raises:
+        UserError: the expression cannot be read, names a column that is not there, or no clip is left.
+    """
+    columns = [name for name in clips.column_names if name != "audio"]
+    table = clips.select_columns(columns).to_pandas()
+    table["label"] = [genre_names(clips)[label] for label in clips["label"]]
+    try:
+        kept = table.query(expression).index
+    except Exception as error:  # pandas raises whatever the expression made it do
+        raise UserError(
+            f"train_filter {expression!r} does not work on {source}: {error}. It may compare these columns: "
+            f"{', '.join(columns)}."
+        ) from error
+    if not len(kept):
+        raise UserError(f"train_filter {expression!r} leaves none of the {len(clips)} clips of {source}.")
+    return clips.select(kept)
 
 
 def mix_training(

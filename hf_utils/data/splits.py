@@ -1,10 +1,7 @@
 """Which tracks are trained on, which select the checkpoint, and which are tested: the four split protocols.
 
-A split is a set of tracks; windows are cut afterwards. No protocol depends on the order of the clips.
-
-What the split protocols do: a list of train, validation, test or None, one per clip of a clip table.
-
-No protocol depends on the order of the clips, and none parts what is one recording.
+A split is a set of tracks; windows are cut afterwards. No protocol depends on the order of the clips, and none puts
+copies or known repetitions of one recording into two splits.
 """
 
 import json
@@ -24,8 +21,12 @@ from hf_utils.seeding import derive_seed
 
 logger = logging.getLogger(__name__)
 
-
+PROTOCOLS = ("filtered", "artist_folds", "stratified", "provided")
 HELD_OUT_SHARE = 0.1
+
+# From this share of the tracks of its genres on, a set of GTZAN tracks is taken for GTZAN: usual copies lack a few.
+_WHOLE_GTZAN_SHARE = 0.9
+_PROTOCOL_COLUMN = "split_protocol"
 _MAX_LISTED = 5
 
 
@@ -45,12 +46,12 @@ def split_filtered(clips: datasets.Dataset) -> list[str | None]:
 def split_artist_folds(clips: datasets.Dataset, seed: int, num_folds: int, fold: int) -> list[str]:
     """Return fold number `fold` as test, the next as validation; no artist is in two folds.
 
-    Artists come from an `artist` column or from the facts of GTZAN. Clips of an unknown artist stand alone.
+    Artists come from an `artist` column or from the facts of GTZAN. A clip of an unknown artist is its own group.
 
     Raises:
         UserError: no such fold, or more folds than the clips can be cut into.
     """
-    from sklearn.model_selection import StratifiedGroupKFold  # half a second, for this protocol alone
+    from sklearn.model_selection import StratifiedGroupKFold  # takes half a second, and only this protocol needs it
 
     if num_folds < len(SPLITS) or not 0 <= fold < num_folds:
         raise UserError(f"artist_folds needs num_folds >= 3 and 0 <= fold < num_folds, found {num_folds} and {fold}")
@@ -169,13 +170,6 @@ def name_alternatives(protocol: str) -> str:
     """Return what to choose instead of `protocol`, as flags, to end an error message with."""
     others = [name for name in ("stratified", "artist_folds", "provided") if name != protocol]
     return f"--split_protocol {' or '.join(others)}"
-
-
-PROTOCOLS = ("filtered", "artist_folds", "stratified", "provided")
-
-# From this share of the tracks of its genres on, a set of GTZAN tracks is taken for GTZAN: usual copies lack a few.
-_WHOLE_GTZAN_SHARE = 0.9
-_PROTOCOL_COLUMN = "split_protocol"
 
 
 def default_protocol(clips: datasets.Dataset) -> str:

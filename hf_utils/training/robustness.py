@@ -31,7 +31,7 @@ from hf_utils.arguments.training import ClassificationTrainingArguments
 from hf_utils.augmentation.corruptions import Corruption, read_corruptions
 from hf_utils.augmentation.pipeline import read_augmentation
 from hf_utils.cards.markup import Markdown, code_block, escape, render_template
-from hf_utils.cards.model_card import PROTOCOLS, robustness_part, show_corruption, show_number
+from hf_utils.cards.model_card import PROTOCOL_TEXTS, robustness_part, show_corruption, show_number
 from hf_utils.data.waveforms import BUILDING_PREFIX, decode_clips, estimate_bytes, find_cache, select_files
 from hf_utils.data.windows import EvaluationWindows
 from hf_utils.disclosure import show_command, show_source
@@ -362,7 +362,7 @@ class RobustnessReport:
             robustness=robustness_part(self.describe()),
             protocol=protocol["name"],
             protocol_text=Markdown(
-                PROTOCOLS[protocol["name"]].format_map({k: escape(v) for k, v in protocol.items()})
+                PROTOCOL_TEXTS[protocol["name"]].format_map({k: escape(v) for k, v in protocol.items()})
             ),
             command=code_block(show_command(command), "bash"),
         )
