@@ -23,16 +23,16 @@ from hf_utils.arguments.augmentation import AugmentationArguments, flag_augmenta
 from hf_utils.arguments.parsing import parse_arguments
 from hf_utils.augmentation.augmented_card import describe_augmented
 from hf_utils.augmentation.copies import Copy, CopyPlan, write_shards
-from hf_utils.augmentation.corruptions import Corruption, read_corruptions
-from hf_utils.augmentation.pipeline import TRANSFORM_PACKAGES, package_version, read_augmentation
+from hf_utils.augmentation.corruptions import Corruption, build_corruptions
+from hf_utils.augmentation.pipeline import TRANSFORM_PACKAGES, build_augmentation
 from hf_utils.augmentation.preview import format_previews, write_preview
-from hf_utils.config_files import read_config
 from hf_utils.data.corpus import load_split_clips
 from hf_utils.data.shards import Shards, open_shards
 from hf_utils.data.splits import describe_splits, read_protocol, select_split
 from hf_utils.disclosure import show_source
 from hf_utils.hub.repository import Repository, open_dataset_repository, push_folder
 from hf_utils.launch import run_script, setup_logging
+from hf_utils.versions import installed_versions
 
 DEFAULT_SEED = 42
 # What changes bytes.
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     plan = plan_copies(args, clips, copies)
     if args.preview is not None:
         folder = Path(f"{args.output_dir}-preview")
-        print(format_previews(write_preview(plan, folder, args.preview, args.sampling_rate), folder))
+        print(format_previews(write_preview(plan, folder, args.preview), folder))
         return 0
     config = describe_config(args, plan)
     shards = open_shards(args.output_dir, config, plan.shards_per_split)
@@ -67,10 +67,10 @@ def main(argv: list[str] | None = None) -> int:
 def read_copies(args: AugmentationArguments) -> list[Copy]:
     """Return the ways of copying that the augmentation file and the options ask for. Raises UserError for mistakes."""
     originals = [Copy(None)] if args.include_original else []
-    if args.has_kinds():
-        corruptions = read_corruptions(args.augmentation, args.noise_folder)
+    if args.has_kinds:
+        corruptions = build_corruptions(args.content, args.augmentation, args.noise_folder)
         return [*originals, *(Copy(corruption.name, corruption) for corruption in corruptions)]
-    augmentation = read_augmentation(args.augmentation, args.noise_folder)
+    augmentation = build_augmentation(args.content, args.augmentation, args.noise_folder)
     seed = DEFAULT_SEED if args.seed is None else args.seed
     name = Path(args.augmentation).stem
     return [*originals, *(Copy(name, augmentation, seed, number) for number in range(args.copies))]
@@ -104,7 +104,7 @@ def describe_config(args: AugmentationArguments, plan: CopyPlan) -> dict[str, An
         "seed": seeds.pop() if seeds else None,
         "shard_size": args.shard_size,
         **_describe_transforms(plan.copies),
-        "versions": {name: package_version(name) for name in _PACKAGES},
+        "versions": installed_versions(_PACKAGES),
     }
 
 
@@ -134,7 +134,7 @@ def make_dataset(
             "the folder. Without --num_shards this command makes them all."
         )
         return False
-    description = read_config(args.augmentation).get("description")
+    description = args.content.get("description")
     shards.finish(describe_augmented(plan, shards, config, args.source_options(), description, name))
     return True
 

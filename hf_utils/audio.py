@@ -1,8 +1,6 @@
 """Audio files as mono float32 arrays: decoding, resampling, 16-bit PCM, fixed windows, loudness.
 
-The leaf of the package: numpy, soundfile and soxr only. Shapes: T samples, C channels. Full scale is 1.0.
-
-What decoders written in C say, which is past Python and all logging.
+Needs numpy, soundfile and soxr only. Shapes: T samples, C channels. Full scale is 1.0.
 """
 
 import contextlib
@@ -18,31 +16,7 @@ import numpy as np
 import soundfile
 import soxr
 
-# The MP3 decoder's, such as "Note: Trying to resync..." and "[src/libmpg123/id3.c:...] error: ...".
-_REMARK = re.compile(r"(Note|Warning): |\[.*libmpg123")
-
-
-@contextlib.contextmanager
-def collect_remarks(remarks: list[str]) -> Iterator[None]:
-    """Add the decoder's lines, each once, that are written meanwhile to the standard error of the process.
-
-    What other threads write there at that moment, such as progress bars, comes out afterwards.
-    """
-    own = os.dup(2)
-    with tempfile.TemporaryFile() as written:
-        os.dup2(written.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(own, 2)
-            os.close(own)
-            written.seek(0)
-            lines = written.read().decode(errors="replace").splitlines(keepends=True)
-            remarks += dict.fromkeys(line.strip() for line in lines if _REMARK.match(line))
-            others = "".join(line for line in lines if not _REMARK.match(line))
-            if others.strip():
-                os.write(2, others.encode())
-
+logger = logging.getLogger(__name__)
 
 # What libsndfile reads and people keep music in.
 READABLE_SUFFIXES = frozenset({".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".au", ".aif", ".aiff"})
@@ -51,17 +25,19 @@ AUDIO_SUFFIXES = READABLE_SUFFIXES | {".m4a", ".aac", ".wma", ".ape", ".wv", ".m
 MIN_SECONDS = 0.5
 PCM16_SCALE = 32768
 
-# One 16-bit step, -90.3 dBFS: dither alone stays at or below it, so such a file holds no music.
+# One 16-bit step, -90.3 dBFS: dither only stays at or below it, so such a file holds no music.
 SILENCE_PEAK = 1 / PCM16_SCALE
 
 # Frames per read, so that a long stereo file never lies in memory with all its channels.
 BLOCK_FRAMES = 1 << 20
+
+# The MP3 decoder's, such as "Note: Trying to resync..." and "[src/libmpg123/id3.c:...] error: ...".
+_REMARK = re.compile(r"(Note|Warning): |\[.*libmpg123")
 _MAX_REMARKS = 3
-logger = logging.getLogger(__name__)
 
 
 class AudioError(ValueError):
-    """A file that cannot be used. The message is the reason alone: the caller knows the file."""
+    """A file that cannot be used. The message is only the reason: the caller knows the file."""
 
 
 def decode(source: bytes | str | os.PathLike, name: str | None = None) -> tuple[np.ndarray, int]:
@@ -120,6 +96,28 @@ def _check_readable(path: str) -> None:
         raise AudioError("missing") from None
     except OSError as error:
         raise AudioError(f"unreadable: {error.strerror}") from None
+
+
+@contextlib.contextmanager
+def collect_remarks(remarks: list[str]) -> Iterator[None]:
+    """Add the lines, each once, that decoders in C write meanwhile to standard error, past Python and all logging.
+
+    What other threads write there at that moment, such as progress bars, comes out afterwards.
+    """
+    own = os.dup(2)
+    with tempfile.TemporaryFile() as written:
+        os.dup2(written.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(own, 2)
+            os.close(own)
+            written.seek(0)
+            lines = written.read().decode(errors="replace").splitlines(keepends=True)
+            remarks += dict.fromkeys(line.strip() for line in lines if _REMARK.match(line))
+            others = "".join(line for line in lines if not _REMARK.match(line))
+            if others.strip():
+                os.write(2, others.encode())
 
 
 def read_duration(source: bytes | str | os.PathLike) -> float:

@@ -1,6 +1,7 @@
 """Files of an output folder: whole or not there, named safely, and readable by others. N tracks, K genres.
 
-Files that are whole or not there, whenever a process dies and however many write them at once.
+A file is written beside its place and renamed when it is complete. So it is whole or not there, whenever a process
+dies and however many write it at once.
 """
 
 import contextlib
@@ -14,36 +15,44 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from hf_utils.errors import UserError
 
+# The card of a model or dataset, by the name that the Hub shows.
+CARD_FILE = "README.md"
+
 # A file that is being written, or that a killed process left; `datasets` passes over names that begin with a dot.
-ASIDE = ".aside-"
+UNFINISHED_PREFIX = ".aside-"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_RIGHT = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
+
+_COLUMNS = ["track_id", "label", "prediction"]
 
 
 @contextlib.contextmanager
-def written_aside(path: Path) -> Iterator:
+def atomic_writer(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """Give a file to write that becomes `path` when the block ends, and vanishes when it raises.
+
+    Folders are made as needed.
 
     Raises:
         UserError: no space or no right to write.
     """
-    aside = None
+    path, unfinished = Path(path), None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # A name of its own for every writer: two that make one file at once must not write into one.
-        descriptor, aside = tempfile.mkstemp(prefix=f"{ASIDE}{path.name}-", dir=path.parent)
+        # Every writer has another name: two that make one file at once must not write into one.
+        descriptor, unfinished = tempfile.mkstemp(prefix=UNFINISHED_PREFIX, dir=path.parent)
         with open(descriptor, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         try:
-            os.chmod(aside, 0o644)
-            os.replace(aside, path)
+            os.chmod(unfinished, 0o644)
+            os.replace(unfinished, path)
         except FileNotFoundError:
             # Whoever finished the folder meanwhile swept it away, and has written the same.
             if not path.exists():
@@ -51,46 +60,25 @@ def written_aside(path: Path) -> Iterator:
     except OSError as error:
         if error.errno in _NO_SPACE:
             raise UserError(
-                f"{path}: no space left on the disk. Finished shards are kept: make room and run the same "
-                "command again."
+                f"{path}: no space left on the disk. What is finished is kept: make room and run the same command "
+                "again."
             ) from error
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR):
+        if error.errno in _NO_RIGHT:
             raise UserError(f"{path} cannot be written ({error.strerror}): choose another folder.") from error
         raise
     finally:
-        if aside is not None:
+        if unfinished is not None:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(aside)
-
-
-_COLUMNS = ["track_id", "label", "prediction"]
-
-
-class Predictions(NamedTuple):
-    """A `predictions_<set>.csv`: N track and K genre names, true indices int64 (N,), probabilities float64 (N, K)."""
-
-    track_ids: list[str]
-    genres: list[str]
-    labels: np.ndarray
-    probabilities: np.ndarray
+                os.unlink(unfinished)
 
 
 def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
-    """Write a file aside and rename it, so that nobody ever reads half of it; folders are made as needed."""
-    path = Path(path)
+    """Write a whole file by `atomic_writer`."""
     if isinstance(content, str):
         # A file name that is no UTF-8 comes as lone surrogates, which cannot be encoded otherwise.
         content = content.encode("utf-8", errors="backslashreplace")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, aside = tempfile.mkstemp(prefix=".aside-", dir=path.parent)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(content)
-        os.chmod(aside, 0o644)
-        os.replace(aside, path)
-    except BaseException:
-        os.unlink(aside)
-        raise
+    with atomic_writer(path) as file:
+        file.write(content)
 
 
 def file_stem(name: str) -> str:
@@ -122,6 +110,15 @@ def write_csv(path: str | os.PathLike, header: Sequence[str], rows: Sequence[Seq
     writer.writerow(header)
     writer.writerows(rows)
     write_atomically(path, text.getvalue())
+
+
+class Predictions(NamedTuple):
+    """A `predictions_<set>.csv`: N track and K genre names, true indices int64 (N,), probabilities float64 (N, K)."""
+
+    track_ids: list[str]
+    genres: list[str]
+    labels: np.ndarray
+    probabilities: np.ndarray
 
 
 def write_predictions(

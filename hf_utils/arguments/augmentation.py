@@ -2,11 +2,12 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from hf_utils.arguments.data import SPLITS, SourceArguments
+from hf_utils.arguments.data import SPLITS
+from hf_utils.arguments.made_dataset import MadeDatasetArguments
 from hf_utils.arguments.options import option
 from hf_utils.config_files import SUFFIXES, read_config
 from hf_utils.errors import UserError
@@ -24,10 +25,8 @@ def _dataset_folder(options: Mapping[str, Any]) -> str:
 
 
 @dataclasses.dataclass
-class AugmentationArguments(SourceArguments):
+class AugmentationArguments(MadeDatasetArguments):
     """Which clips to copy, how, and where to. Raises UserError on contradictions."""
-
-    fewest_genres: ClassVar[int] = 1
 
     augmentation: str | None = _copies(
         None,
@@ -60,13 +59,6 @@ class AugmentationArguments(SourceArguments):
         at_least=1,
     )
     shard_size: int = _job(50, "Clips per file; what a killed run loses at most.", metavar="CLIPS", at_least=1)
-    num_shards: int = _job(1, "Number of machines that share the work on one folder.", metavar="MACHINES", at_least=1)
-    shard_index: int = _job(0, "Which of them this is, counted from 0.", metavar="MACHINE", at_least=0)
-    push_to_hub: str | None = _job(None, "Dataset on the Hub to upload to, such as me/gtzan-noisy.", metavar="ID")
-    hub_private_repo: bool = _job(False, "Make a new repository private.")
-    hub_token: str | None = _job(
-        None, "Token with the right to write, saved nowhere. (default: HF_TOKEN or `hf auth login`)"
-    )
 
     # Nothing is decoded into the cache: every clip is read once.
     waveform_cache_dir: None = dataclasses.field(init=False, default=None)
@@ -75,13 +67,9 @@ class AugmentationArguments(SourceArguments):
         super().__post_init__()
         if self.augmentation is None:
             raise UserError("name a YAML file with transforms, such as configs/augment/awgn_10db.yaml")
-        if self.shard_index >= self.num_shards:
-            raise UserError(f"shard_index is {self.shard_index}, expected less than num_shards, {self.num_shards}")
         if not self.splits or len(set(self.splits)) < len(self.splits) or not set(self.splits) <= set(SPLITS):
             raise UserError(f"splits is {' '.join(self.splits)}, expected one or more of {' '.join(SPLITS)}")
-        if self.hub_private_repo and self.push_to_hub is None:
-            raise UserError("hub_private_repo is given, but not push_to_hub, which would use it")
-        if self.has_kinds():
+        if self.has_kinds:
             for name, usual in (("seed", None), ("copies", 1)):
                 if getattr(self, name) != usual:
                     raise UserError(
@@ -89,9 +77,15 @@ class AugmentationArguments(SourceArguments):
                         f"are the same for everybody: leave {name} out"
                     )
 
+    @cached_property
+    def content(self) -> dict[str, Any]:
+        """What the augmentation file holds: `transforms` or `kinds`, and perhaps a `description`."""
+        return read_config(self.augmentation)
+
+    @property
     def has_kinds(self) -> bool:
         """Whether the augmentation file describes corruptions rather than one chain of transforms."""
-        return "kinds" in read_config(self.augmentation)
+        return "kinds" in self.content
 
 
 def flag_augmentation(argv: Sequence[str]) -> list[str]:

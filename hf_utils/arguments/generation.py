@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
-from hf_utils.arguments.data import SourceArguments
+from hf_utils.arguments.made_dataset import MadeDatasetArguments
 from hf_utils.arguments.options import option
 from hf_utils.errors import UserError
 
@@ -23,10 +23,8 @@ def _dataset_folder(options: Mapping[str, Any]) -> str:
 
 
 @dataclasses.dataclass
-class GenerationArguments(SourceArguments):
+class GenerationArguments(MadeDatasetArguments):
     """What to generate, with what, how much of it, and from which real clips. Raises UserError on contradictions."""
-
-    fewest_genres: ClassVar[int] = 1
 
     model_name_or_path: str = _generator(
         "facebook/musicgen-small",
@@ -102,25 +100,14 @@ class GenerationArguments(SourceArguments):
     preview: int | None = _job(
         None, "Only show the prompts of so many clips per genre, and the cost.", metavar="CLIPS", at_least=1
     )
-    num_shards: int = _job(1, "Number of machines that share the work on one folder.", metavar="MACHINES", at_least=1)
-    shard_index: int = _job(0, "Which of them this is, counted from 0.", metavar="MACHINE", at_least=0)
     report: str | None = _job(
         None,
         "Compare with real training clips, on embeddings of this checkpoint (CLAP, or any audio model). (default: no)",
         metavar="NAME_OR_FOLDER",
     )
-    push_to_hub: str | None = _job(None, "Dataset on the Hub to upload to, such as me/gtzan-synth.", metavar="ID")
-    hub_private_repo: bool = _job(False, "Make a new repository private.")
-    hub_token: str | None = _job(
-        None, "Token with the right to write, saved nowhere. (default: HF_TOKEN or `hf auth login`)"
-    )
 
     def __post_init__(self):
         super().__post_init__()
-        if self.shard_index >= self.num_shards:
-            raise UserError(f"shard_index is {self.shard_index}, expected less than num_shards, {self.num_shards}")
-        if self.hub_private_repo and self.push_to_hub is None:
-            raise UserError("hub_private_repo is given, but not push_to_hub, which would use it")
         if self.overwrite_scores and self.clap_model is None and self.score_with is None:
             raise UserError(
                 "overwrite_scores is given, but neither clap_model nor score_with, which would replace any"

@@ -1,6 +1,6 @@
-"""Which copies a dataset of augmented clips consists of, in which shard each is, and the rows of a shard.
+"""Which copies a dataset of augmented clips consists of, in which shard each is, and how the shards are made.
 
-Shards of augmented clips, made by a pool of processes. Which process makes which, and when, changes no byte.
+A pool of processes makes them. Which process makes which, and when, changes no byte.
 """
 
 import dataclasses
@@ -26,6 +26,8 @@ from hf_utils.data.shards import Shards
 from hf_utils.errors import UserError
 from hf_utils.files import file_stem
 from hf_utils.seeding import derive_seed
+
+logger = logging.getLogger(__name__)
 
 PROVENANCE = datasets.Features(
     {
@@ -115,14 +117,22 @@ class CopyPlan:
         for row, entries in groupby(self.shards[index], key=lambda entry: entry[0]):
             clip = self.clips[row]
             try:
-                samples, sample_rate = decode(clip["audio"]["bytes"] or clip["audio"]["path"], clip["track_id"])
+                samples, sample_rate = self.read_clip(clip)
             except AudioError as error:
                 problems.append(f"{clip['track_id']}: {error}")
                 continue
-            wanted = self._sampling_rate or sample_rate
-            samples = resample(samples, sample_rate, wanted)
             for _, copy_index in entries:
-                yield self._make_row(clip, self.copies[copy_index], samples, wanted)
+                yield self._make_row(clip, self.copies[copy_index], samples, sample_rate)
+
+    def read_clip(self, clip: Mapping) -> tuple[np.ndarray, int]:
+        """Return the samples of a row of `clips`, float32 (T,), and their rate in Hz, which its copies have, too.
+
+        Raises:
+            AudioError: the clip cannot be used.
+        """
+        samples, sample_rate = decode(clip["audio"]["bytes"] or clip["audio"]["path"], clip["track_id"])
+        wanted = self._sampling_rate or sample_rate
+        return resample(samples, sample_rate, wanted), wanted
 
     def _make_row(self, clip: Mapping, copy: Copy, samples: np.ndarray, sample_rate: int) -> dict:
         made, seed = copy.apply(samples, sample_rate, clip["track_id"])
@@ -145,8 +155,6 @@ class CopyPlan:
         }
         return {**row, "audio": audio, **provenance}
 
-
-logger = logging.getLogger(__name__)
 
 # What a worker process works on; set once, when it starts.
 _work: tuple[CopyPlan, Shards, bool] | None = None

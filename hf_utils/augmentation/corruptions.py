@@ -17,11 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_utils.augmentation.pipeline import TRANSFORM_PACKAGES, Augmentation, AugmentedClip, package_version
+from hf_utils.augmentation.pipeline import TRANSFORM_PACKAGES, Augmentation, AugmentedClip
 from hf_utils.augmentation.transform_spec import needs_noise_folder
 from hf_utils.config_files import read_config
 from hf_utils.errors import UserError
 from hf_utils.seeding import derive_seed
+from hf_utils.versions import installed_versions
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +53,7 @@ class Corruption:
     @property
     def fingerprint(self) -> str:
         """All that its result depends on but the track; of two corruptions with one fingerprint, one may stand in."""
-        versions = {package: package_version(package) for package in TRANSFORM_PACKAGES}
-        facts = [self.kind, self.severity, self.augmentation.config, versions]
+        facts = [self.kind, self.severity, self.augmentation.config, installed_versions(TRANSFORM_PACKAGES)]
         return json.dumps(facts, sort_keys=True)
 
     def seed_of(self, track_id: str) -> int:
@@ -66,14 +66,21 @@ class Corruption:
 
 
 def read_corruptions(path: str | Path, noise_folder: str | None = None) -> list[Corruption]:
-    """Return the corruptions of a YAML file, kind by kind, in its order.
+    """Return the corruptions of a YAML file; as `build_corruptions`."""
+    return build_corruptions(read_config(path), path, noise_folder)
+
+
+def build_corruptions(content: Mapping, path: str | Path, noise_folder: str | None = None) -> list[Corruption]:
+    """Return the corruptions that a YAML file with this content describes, kind by kind, in its order.
 
     Kinds that need the user's recordings are left out, with a notice, where no `noise_folder` is given.
+
+    Args:
+        path: of the file, which messages name.
 
     Raises:
         UserError: for any mistake in the file, with its place.
     """
-    content = read_config(path)
     if unknown := sorted(set(content) - {"description", "kinds"}):
         raise UserError(f"{path}: {', '.join(unknown)} is not known, expected description and kinds")
     corruptions = []

@@ -1,16 +1,13 @@
 """Transforms from a YAML file, applied to one clip at a time: the same for datasets, training and corruptions.
 
-The result depends on the samples, their rate, the seed and the transforms alone: not on what ran before, nor in which
+The result depends on the samples, their rate, the seed and the transforms, and not on what ran before, nor in which
 process. audiomentations draws from the two global generators, `random` and `np.random`; both are seeded for the call
-and then put back as they were.
-
-What the transforms of audiomentations really did to a clip: noted as they run, with the SNR before and after.
+and then put back as they were. What the transforms really did to a clip is noted as they run, with the SNR.
 """
 
 import contextlib
 import dataclasses
 import functools
-import importlib.metadata
 import math
 import random
 import warnings
@@ -26,6 +23,9 @@ from hf_utils.config_files import read_config
 from hf_utils.disclosure import show_source
 from hf_utils.errors import UserError
 from hf_utils.seeding import derive_seed
+
+# Packages that change samples.
+TRANSFORM_PACKAGES = ("audiomentations", "fast-mp3-augment", "numpy", "python-stretch", "scipy")
 
 # Transforms that add noise, and the parameter that says how much: its RMS, which is relative to the music's, or the
 # SNR itself. AddGaussianNoise and AddShortNoises are asked for another way.
@@ -60,9 +60,7 @@ class WatchedTransform:
         self._applied.append(note)
         changed = np.asarray(changed, dtype=np.float32)
         if name == "Mp3Compression":  # the decoder leaves the last frame, 24 ms, silent
-            silent = (
-                changed.size - np.trim_zeros(changed, "b").size - (samples.size - np.trim_zeros(samples, "b").size)
-            )
+            silent = _count_end_zeros(changed) - _count_end_zeros(samples)
             changed = changed[: changed.size - max(silent, 0)]
         return changed if changed.size == samples.size else cut_window(changed, 0, samples.size)
 
@@ -114,10 +112,6 @@ def _json_ready(value: Any) -> Any:
     if isinstance(value, (str, Path)):
         return Path(value).name
     return value
-
-
-# What changes samples.
-TRANSFORM_PACKAGES = ("audiomentations", "fast-mp3-augment", "numpy", "python-stretch", "scipy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,14 +210,6 @@ def _seeded(seed: int) -> Iterator[None]:
         np.random.set_state(numpy_state)
 
 
-def package_version(package: str) -> str | None:
-    """Return the version of a package, None where it is not installed: some transforms need packages of their own."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
 def _hide_folders(spec: Any) -> Any:
     """Return a copy of `spec` with absolute folders reduced to their last part: it is published with the clips."""
     if isinstance(spec, Mapping):
@@ -234,12 +220,19 @@ def _hide_folders(spec: Any) -> Any:
 
 
 def read_augmentation(path: str | Path, noise_folder: str | None = None) -> Augmentation:
-    """Return the chain that a YAML file describes: `transforms`, and a `description` that is left to people.
+    """Return the chain that a YAML file describes; as `build_augmentation`."""
+    return build_augmentation(read_config(path), path, noise_folder)
+
+
+def build_augmentation(content: Mapping, path: str | Path, noise_folder: str | None = None) -> Augmentation:
+    """Return the chain of a YAML file with this content: `transforms`, and a `description` that is left to people.
+
+    Args:
+        path: of the file, which messages name.
 
     Raises:
         UserError: for any mistake in the file, with its place.
     """
-    content = read_config(path)
     if unknown := sorted(set(content) - {"description", "transforms"}):
         raise UserError(f"{path}: {', '.join(unknown)} is not known, expected description and transforms")
     if "transforms" not in content:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hf_utils.audio import AudioError, decode, encode_flac, resample
+from hf_utils.audio import AudioError, encode_flac
 from hf_utils.augmentation.copies import CopyPlan
 from hf_utils.augmentation.pipeline import AugmentedClip, bring_to_full_scale
 from hf_utils.errors import UserError
@@ -26,12 +26,8 @@ class Preview(NamedTuple):
     files: list[str]
 
 
-def write_preview(plan: CopyPlan, folder: Path, num_clips: int, sampling_rate: int | None) -> list[Preview]:
-    """Write `<copy>.before.flac`, `.after.flac` and `.png` of some copies.
-
-    Args:
-        num_clips: how many, spread over all copies of the plan.
-        sampling_rate: in Hz, or None for that of each clip.
+def write_preview(plan: CopyPlan, folder: Path, num_clips: int) -> list[Preview]:
+    """Write `<copy>.before.flac`, `.after.flac` and `.png` of `num_clips` copies, spread over all of the plan.
 
     Raises:
         UserError: a clip cannot be used, or the folder cannot be written.
@@ -42,23 +38,19 @@ def write_preview(plan: CopyPlan, folder: Path, num_clips: int, sampling_rate: i
     for row, copy_index in (entries[i] for i in chosen):
         clip, copy = plan.clips[row], plan.copies[copy_index]
         try:
-            samples, sample_rate = decode(clip["audio"]["bytes"] or clip["audio"]["path"])
+            samples, sample_rate = plan.read_clip(clip)
         except AudioError as error:
             raise UserError(f"{clip['track_id']} cannot be used: {error}") from error
-        wanted = sampling_rate or sample_rate
-        before = bring_to_full_scale(resample(samples, sample_rate, wanted), []).samples
-        after, _ = copy.apply(before, wanted, clip["track_id"])
+        before = bring_to_full_scale(samples, []).samples
+        after, _ = copy.apply(before, sample_rate, clip["track_id"])
         stem = file_stem(f"{clip['track_id']}+{copy.name}-{copy.number}")
         files = {
-            f"{stem}.before.flac": encode_flac(before, wanted),
-            f"{stem}.after.flac": encode_flac(after.samples, wanted),
-            f"{stem}.png": encode_png(_spectrograms(before, after, wanted, clip["track_id"])),
+            f"{stem}.before.flac": encode_flac(before, sample_rate),
+            f"{stem}.after.flac": encode_flac(after.samples, sample_rate),
+            f"{stem}.png": encode_png(_spectrograms(before, after, sample_rate, clip["track_id"])),
         }
-        try:
-            for name, content in files.items():
-                write_atomically(folder / name, content)
-        except OSError as error:
-            raise UserError(f"{folder} cannot be written: {error.strerror}") from error
+        for name, content in files.items():
+            write_atomically(folder / name, content)
         previews.append(Preview(clip["track_id"], describe_transforms(after), list(files)))
     return previews
 

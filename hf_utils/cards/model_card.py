@@ -18,7 +18,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from hf_utils.cards.markup import Markdown, code_block, escape, one_line, paragraphs, picture, render_template, table
 from hf_utils.data.mixing import REAL, parse_mix
 from hf_utils.disclosure import is_hub_id, is_secret, show_command, show_source, show_value
-from hf_utils.files import write_atomically
+from hf_utils.files import CARD_FILE, write_atomically
 
 PROTOCOL_TEXTS = {
     "filtered": (
@@ -208,7 +208,6 @@ def _show_cell(value) -> str:
     return show_number(value) if value is None or isinstance(value, float) else str(value)
 
 
-CARD_FILE = "README.md"
 _METRICS = {
     "accuracy": "Accuracy",
     "f1": "Macro F1",

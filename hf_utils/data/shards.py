@@ -21,10 +21,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hf_utils.errors import UserError
-from hf_utils.files import ASIDE, written_aside
+from hf_utils.files import CARD_FILE, UNFINISHED_PREFIX, atomic_writer, write_atomically
 
-CONFIG_FILE = "config.json"
-CARD_FILE = "README.md"
+DATASET_CONFIG_FILE = "config.json"
+
 # Rows per Parquet row group, and so what a writer or reader holds in memory at once: some 20 MB of 30 s clips.
 ROWS_PER_GROUP = 20
 _SPLIT_NAME = re.compile(r"\w+(\.\w+)*")
@@ -75,7 +75,7 @@ class Shards:
         # FLAC does not compress; the other columns do.
         compression = {name: "none" if name == "audio" else "zstd" for name in schema.names}
         with (
-            written_aside(self.paths[index]) as file,
+            atomic_writer(self.paths[index]) as file,
             pq.ParquetWriter(file, schema, compression=compression) as writer,
         ):
             rows = iter(rows)
@@ -130,10 +130,9 @@ class Shards:
             (doubled if track_id in seen else seen).add(track_id)
         if doubled:
             raise UserError(f"{self.folder} holds track_ids more than once: {', '.join(sorted(doubled)[:5])}")
-        for leftover in self.folder.rglob(f"{ASIDE}*"):
+        for leftover in self.folder.rglob(f"{UNFINISHED_PREFIX}*"):
             leftover.unlink(missing_ok=True)
-        with written_aside(self.folder / CARD_FILE) as file:
-            file.write(card_text.encode())
+        write_atomically(self.folder / CARD_FILE, card_text)
 
 
 def open_shards(
@@ -160,12 +159,11 @@ def open_shards(
         if not _SPLIT_NAME.fullmatch(split):
             raise UserError(f"{split!r} cannot name a split: use letters, digits and _")
     wanted = json.loads(json.dumps({**config, "shards": dict(shards_per_split)}))
-    path = folder / CONFIG_FILE
+    path = folder / DATASET_CONFIG_FILE
     if not path.exists():
         if folder.exists() and (not folder.is_dir() or any(p.name[0] != "." for p in folder.iterdir())):
-            raise UserError(f"{folder} holds other files and no {CONFIG_FILE}: choose a new or empty folder")
-        with written_aside(path) as file:
-            file.write(json.dumps(wanted, indent=2, ensure_ascii=False).encode() + b"\n")
+            raise UserError(f"{folder} holds other files and no {DATASET_CONFIG_FILE}: choose a new or empty folder")
+        write_atomically(path, json.dumps(wanted, indent=2, ensure_ascii=False) + "\n")
     begun = json.loads(path.read_text(encoding="utf-8"))
     shards = Shards(folder, shards_per_split)
     if not shards.missing():

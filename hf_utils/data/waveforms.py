@@ -1,11 +1,10 @@
-"""Clips as samples: every clip is decoded once, then a window of it is read in microseconds.
+"""Clips as samples: every clip is decoded once into a cache, then a window of it is read in microseconds.
 
-The files behind `waveforms`: mono 16-bit samples of a list of audio files, one after the other in one file.
-
-A cache folder is named by what it holds: the bytes of the audio files in their order, the sample rate and the
-decoders' versions. A changed file or rate therefore has another name and is never served stale, and a renamed file is
-the same. It is built under another name beside it and renamed when complete: whatever has a final name is whole.
-Samples beyond full scale, which float files and resampling produce, are clipped at full scale.
+A cache folder holds the mono 16-bit samples of a list of audio files, one after the other in one file. It is named by
+what it holds: the bytes of the audio files in their order, the sample rate and the decoders' versions. A changed file
+or rate therefore has another name and is never served stale, and a renamed file is the same. It is built under another
+name beside it and renamed when complete: whatever has a final name is whole. Samples beyond full scale, which float
+files and resampling produce, are clipped at full scale.
 """
 
 import errno
@@ -37,17 +36,20 @@ from hf_utils import audio
 from hf_utils.audio import from_pcm16
 from hf_utils.errors import UserError
 
+logger = logging.getLogger(__name__)
+
 # Part of the key: raise it when the samples, or what counts as a problem, come out differently.
 FORMAT_VERSION = 1
 BYTES_PER_SAMPLE = 2
 PCM_NAME = "samples.pcm16"
+BUILDING_PREFIX = ".building-"
 _INDEX_NAME = "index.parquet"
 INDEX_FEATURES = datasets.Features(
     {"sha256": datasets.Value("string"), "num_samples": datasets.Value("int64"), "problem": datasets.Value("string")}
 )
+_PLACE_FEATURES = datasets.Features({"pcm_path": datasets.Value("string"), "pcm_offset": datasets.Value("int64")})
 _READ_BYTES = 1 << 20
 _BLOCK_ROWS = 32
-BUILDING_PREFIX = ".building-"
 
 # A build writes all the time; one that has not written for this long was killed.
 _ABANDONED_SECONDS = 24 * 3600
@@ -64,171 +66,6 @@ class TrackCorruption(Protocol):
 
     def __call__(self, samples: np.ndarray, sample_rate: int, track_id: str):
         """Return an object whose `samples` are the corrupted ones, float32 (T,)."""
-
-
-@functools.lru_cache(maxsize=1)
-def _open_block(pickled: bytes, block: int) -> datasets.Dataset:
-    """Return the table behind `pickled`, with a memory map of its own for this block of rows.
-
-    Where files lie in Arrow tables on disk, every page that was read stays in the process until the map is closed:
-    over one map the memory would grow with the dataset.
-    """
-    return pickle.loads(pickled)
-
-
-def _read_source(pickled: bytes, row: int) -> bytes | str:
-    file = _open_block(pickled, row // _BLOCK_ROWS)[row]["audio"]
-    return file["bytes"] if file["bytes"] is not None else file["path"] or ""
-
-
-def select_files(clips: datasets.Dataset) -> datasets.Dataset:
-    """Return the undecoded audio files of a clip table, with the names that corruptions take their seeds from."""
-    return clips.select_columns(["audio", "track_id"]).cast_column("audio", datasets.Audio(decode=False))
-
-
-def make_key(files: datasets.Dataset, sample_rate: int, corruption: TrackCorruption | None = None) -> str:
-    """Return the name of what these files decode to: a hash of their bytes, order, rate, decoders and corruption."""
-    versions = f"{FORMAT_VERSION} {soxr.__version__} {soundfile.__libsndfile_version__}"
-    key = hashlib.sha256(f"{versions} {sample_rate}".encode())
-    if corruption is not None:
-        key.update(json.dumps([corruption.fingerprint, files["track_id"][:]]).encode())
-    pickled = pickle.dumps(files)
-    for row in tqdm(range(len(files)), desc="Checking audio files", unit=" files", leave=False, disable=None):
-        key.update(f"\n{_digest(_read_source(pickled, row))}".encode())
-    _open_block.cache_clear()
-    return key.hexdigest()
-
-
-def _digest(source: bytes | str) -> str:
-    if isinstance(source, bytes):
-        return xxhash.xxh3_128_hexdigest(source)
-    digest = xxhash.xxh3_128()
-    try:
-        with open(source, "rb", buffering=0) as file:
-            while block := file.read(_READ_BYTES):
-                digest.update(block)
-    except OSError as error:
-        return f"unreadable {error.errno}"
-    return digest.hexdigest()
-
-
-def read_index(folder: Path) -> dict[str, list] | None:
-    """Return the columns of `INDEX_FEATURES`, or None where the folder is missing or was damaged."""
-    try:
-        index = pyarrow.parquet.read_table(folder / _INDEX_NAME).to_pydict()
-        expected_bytes = sum(index["num_samples"]) * BYTES_PER_SAMPLE
-        return index if (folder / PCM_NAME).stat().st_size == expected_bytes else None
-    except (OSError, pa.ArrowInvalid):
-        return None
-
-
-def estimate_bytes(files: datasets.Dataset, sample_rate: int, num_proc: int) -> int:
-    """Return the disk space that building takes at its peak, from the files' headers."""
-    pickled = pickle.dumps(files)
-    seconds = sum(audio.read_duration(_read_source(pickled, row)) for row in range(len(files)))
-    _open_block.cache_clear()
-    num_bytes = round(seconds * sample_rate) * BYTES_PER_SAMPLE
-    # Every process writes a part of its own, and each part is there twice while it is joined to the first.
-    return num_bytes + (num_bytes // num_proc if num_proc > 1 else 0)
-
-
-def build_index(
-    files: datasets.Dataset, sample_rate: int, folder: Path, num_proc: int, corruption: TrackCorruption | None = None
-) -> dict[str, list]:
-    """Decode `files` into `folder` and return its index. Of several processes that do this the first one wins."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(folder.parent)
-    if estimate_bytes(files, sample_rate, num_proc) > shutil.disk_usage(folder.parent).free:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    building = folder.parent / f"{BUILDING_PREFIX}{folder.name[:16]}-{uuid.uuid4().hex}"
-    building.mkdir()
-    try:
-        decoded = datasets.Dataset.from_dict(
-            {"row": range(len(files))}
-        ).map(
-            _decode_row,
-            input_columns="row",
-            with_rank=True,
-            fn_kwargs=dict(
-                pickled=pickle.dumps(files), sample_rate=sample_rate, folder=str(building), corruption=corruption
-            ),
-            remove_columns="row",
-            features=INDEX_FEATURES,
-            num_proc=min(num_proc, len(files)) if num_proc > 1 else None,
-            keep_in_memory=True,  # only these small columns: the samples go to files
-            load_from_cache_file=False,
-            new_fingerprint=folder.name[:32],
-            desc=f"Decoding audio at {sample_rate} Hz",
-        )
-        index = pa.table(decoded.with_format("arrow")[:]).replace_schema_metadata(None)
-        _join_parts(building)
-        pyarrow.parquet.write_table(index, building / _INDEX_NAME)
-        assert read_index(building) is not None, "the samples written are not those counted"
-        _publish(building, folder)
-    finally:
-        _open_block.cache_clear()
-        shutil.rmtree(building, ignore_errors=True)
-    return index.to_pydict()
-
-
-def _decode_row(
-    row: int, rank: int | None, *, pickled: bytes, sample_rate: int, folder: str, corruption: TrackCorruption | None
-) -> dict:
-    """Append a file's samples to its process's part, and return its row of the index."""
-    source, name = _read_source(pickled, row), _open_block(pickled, row // _BLOCK_ROWS)[row]["track_id"]
-    try:
-        samples, native_rate = audio.decode(source, name)
-    except audio.AudioError as error:
-        return {"sha256": None, "num_samples": 0, "problem": str(error)}
-    if corruption is not None:
-        made = corruption(samples, native_rate, name).samples
-        samples = audio.from_pcm16(audio.to_pcm16(made))  # what a file of it would hold
-    pcm = audio.to_pcm16(audio.resample(samples, native_rate, sample_rate)).astype("<i2")
-    with open(Path(folder, f"part-{rank or 0:05d}"), "ab") as part:
-        part.write(pcm.tobytes())
-    return {"sha256": audio.hash_samples(samples), "num_samples": pcm.size, "problem": None}
-
-
-def _join_parts(building: Path) -> None:
-    """Join the parts in the order of the processes, which took contiguous runs of the clips in that order."""
-    parts = sorted(building.glob("part-*"))
-    joined = building / PCM_NAME
-    if parts:
-        os.replace(parts[0], joined)
-    with open(joined, "ab") as end:
-        for part in parts[1:]:
-            with open(part, "rb") as samples:
-                shutil.copyfileobj(samples, end, _READ_BYTES)
-            part.unlink()
-
-
-def _publish(building: Path, folder: Path) -> None:
-    try:
-        os.replace(building, folder)
-    except OSError:
-        # Either another process was first, and its folder is as good, or what is there was damaged.
-        if read_index(folder) is None:
-            shutil.rmtree(folder)
-            os.replace(building, folder)
-
-
-def _remove_abandoned(cache_dir: Path) -> None:
-    for building in cache_dir.glob(f"{BUILDING_PREFIX}*"):
-        try:
-            last_written = max(path.stat().st_mtime for path in (building, *building.iterdir()))
-        except FileNotFoundError:  # finished meanwhile by the process that builds it
-            continue
-        if time.time() - last_written > _ABANDONED_SECONDS:
-            shutil.rmtree(building, ignore_errors=True)
-
-
-logger = logging.getLogger(__name__)
-_PLACE_FEATURES = datasets.Features({"pcm_path": datasets.Value("string"), "pcm_offset": datasets.Value("int64")})
-
-
-def find_cache(cache_dir: str | os.PathLike | None = None) -> Path:
-    """Return the folder of decoded audio: `cache_dir`, or `genre_waveforms` in the Hugging Face cache."""
-    return Path(cache_dir or Path(huggingface_hub.constants.HF_HOME, "genre_waveforms")).expanduser().absolute()
 
 
 def decode_clips(
@@ -347,3 +184,164 @@ def drop_problems(decoded: datasets.Dataset, on_bad_audio: str) -> datasets.Data
 def _warn_once(message: str) -> None:
     """Every stage of a run, and every trial of a search, decodes the same clips."""
     logger.warning("%s", message)
+
+
+def find_cache(cache_dir: str | os.PathLike | None = None) -> Path:
+    """Return the folder of decoded audio: `cache_dir`, or `genre_waveforms` in the Hugging Face cache."""
+    return Path(cache_dir or Path(huggingface_hub.constants.HF_HOME, "genre_waveforms")).expanduser().absolute()
+
+
+def select_files(clips: datasets.Dataset) -> datasets.Dataset:
+    """Return the undecoded audio files of a clip table, with the names that corruptions take their seeds from."""
+    return clips.select_columns(["audio", "track_id"]).cast_column("audio", datasets.Audio(decode=False))
+
+
+def make_key(files: datasets.Dataset, sample_rate: int, corruption: TrackCorruption | None = None) -> str:
+    """Return the name of what these files decode to: a hash of their bytes, order, rate, decoders and corruption."""
+    versions = f"{FORMAT_VERSION} {soxr.__version__} {soundfile.__libsndfile_version__}"
+    key = hashlib.sha256(f"{versions} {sample_rate}".encode())
+    if corruption is not None:
+        key.update(json.dumps([corruption.fingerprint, files["track_id"][:]]).encode())
+    pickled = pickle.dumps(files)
+    for row in tqdm(range(len(files)), desc="Checking audio files", unit=" files", leave=False, disable=None):
+        key.update(f"\n{_digest(_read_source(pickled, row))}".encode())
+    _open_block.cache_clear()
+    return key.hexdigest()
+
+
+def _digest(source: bytes | str) -> str:
+    if isinstance(source, bytes):
+        return xxhash.xxh3_128_hexdigest(source)
+    digest = xxhash.xxh3_128()
+    try:
+        with open(source, "rb", buffering=0) as file:
+            while block := file.read(_READ_BYTES):
+                digest.update(block)
+    except OSError as error:
+        return f"unreadable {error.errno}"
+    return digest.hexdigest()
+
+
+def _read_source(pickled: bytes, row: int) -> bytes | str:
+    file = _open_block(pickled, row // _BLOCK_ROWS)[row]["audio"]
+    return file["bytes"] if file["bytes"] is not None else file["path"] or ""
+
+
+@functools.lru_cache(maxsize=1)
+def _open_block(pickled: bytes, block: int) -> datasets.Dataset:
+    """Return the table behind `pickled`, with a memory map of its own for this block of rows.
+
+    Where files lie in Arrow tables on disk, every page that was read stays in the process until the map is closed:
+    over one map the memory would grow with the dataset.
+    """
+    return pickle.loads(pickled)
+
+
+def read_index(folder: Path) -> dict[str, list] | None:
+    """Return the columns of `INDEX_FEATURES`, or None where the folder is missing or was damaged."""
+    try:
+        index = pyarrow.parquet.read_table(folder / _INDEX_NAME).to_pydict()
+        expected_bytes = sum(index["num_samples"]) * BYTES_PER_SAMPLE
+        return index if (folder / PCM_NAME).stat().st_size == expected_bytes else None
+    except (OSError, pa.ArrowInvalid):
+        return None
+
+
+def estimate_bytes(files: datasets.Dataset, sample_rate: int, num_proc: int) -> int:
+    """Return the disk space that building takes at its peak, from the files' headers."""
+    pickled = pickle.dumps(files)
+    seconds = sum(audio.read_duration(_read_source(pickled, row)) for row in range(len(files)))
+    _open_block.cache_clear()
+    num_bytes = round(seconds * sample_rate) * BYTES_PER_SAMPLE
+    # Every process writes a part of its own, and each part is there twice while it is joined to the first.
+    return num_bytes + (num_bytes // num_proc if num_proc > 1 else 0)
+
+
+def build_index(
+    files: datasets.Dataset, sample_rate: int, folder: Path, num_proc: int, corruption: TrackCorruption | None = None
+) -> dict[str, list]:
+    """Decode `files` into `folder` and return its index. Of several processes that do this the first one wins."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(folder.parent)
+    if estimate_bytes(files, sample_rate, num_proc) > shutil.disk_usage(folder.parent).free:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    building = folder.parent / f"{BUILDING_PREFIX}{folder.name[:16]}-{uuid.uuid4().hex}"
+    building.mkdir()
+    try:
+        decoded = datasets.Dataset.from_dict(
+            {"row": range(len(files))}
+        ).map(
+            _decode_row,
+            input_columns="row",
+            with_rank=True,
+            fn_kwargs=dict(
+                pickled=pickle.dumps(files), sample_rate=sample_rate, folder=str(building), corruption=corruption
+            ),
+            remove_columns="row",
+            features=INDEX_FEATURES,
+            num_proc=min(num_proc, len(files)) if num_proc > 1 else None,
+            keep_in_memory=True,  # only these small columns: the samples go to files
+            load_from_cache_file=False,
+            new_fingerprint=folder.name[:32],
+            desc=f"Decoding audio at {sample_rate} Hz",
+        )
+        index = pa.table(decoded.with_format("arrow")[:]).replace_schema_metadata(None)
+        _join_parts(building)
+        pyarrow.parquet.write_table(index, building / _INDEX_NAME)
+        assert read_index(building) is not None, "the samples written are not those counted"
+        _publish(building, folder)
+    finally:
+        _open_block.cache_clear()
+        shutil.rmtree(building, ignore_errors=True)
+    return index.to_pydict()
+
+
+def _decode_row(
+    row: int, rank: int | None, *, pickled: bytes, sample_rate: int, folder: str, corruption: TrackCorruption | None
+) -> dict:
+    """Append a file's samples to its process's part, and return its row of the index."""
+    source, name = _read_source(pickled, row), _open_block(pickled, row // _BLOCK_ROWS)[row]["track_id"]
+    try:
+        samples, native_rate = audio.decode(source, name)
+    except audio.AudioError as error:
+        return {"sha256": None, "num_samples": 0, "problem": str(error)}
+    if corruption is not None:
+        made = corruption(samples, native_rate, name).samples
+        samples = audio.from_pcm16(audio.to_pcm16(made))  # what a file of it would hold
+    pcm = audio.to_pcm16(audio.resample(samples, native_rate, sample_rate)).astype("<i2")
+    with open(Path(folder, f"part-{rank or 0:05d}"), "ab") as part:
+        part.write(pcm.tobytes())
+    return {"sha256": audio.hash_samples(samples), "num_samples": pcm.size, "problem": None}
+
+
+def _join_parts(building: Path) -> None:
+    """Join the parts in the order of the processes, which took contiguous runs of the clips in that order."""
+    parts = sorted(building.glob("part-*"))
+    joined = building / PCM_NAME
+    if parts:
+        os.replace(parts[0], joined)
+    with open(joined, "ab") as end:
+        for part in parts[1:]:
+            with open(part, "rb") as samples:
+                shutil.copyfileobj(samples, end, _READ_BYTES)
+            part.unlink()
+
+
+def _publish(building: Path, folder: Path) -> None:
+    try:
+        os.replace(building, folder)
+    except OSError:
+        # Either another process was first, and its folder is as good, or what is there was damaged.
+        if read_index(folder) is None:
+            shutil.rmtree(folder)
+            os.replace(building, folder)
+
+
+def _remove_abandoned(cache_dir: Path) -> None:
+    for building in cache_dir.glob(f"{BUILDING_PREFIX}*"):
+        try:
+            last_written = max(path.stat().st_mtime for path in (building, *building.iterdir()))
+        except FileNotFoundError:  # finished meanwhile by the process that builds it
+            continue
+        if time.time() - last_written > _ABANDONED_SECONDS:
+            shutil.rmtree(building, ignore_errors=True)

@@ -15,7 +15,6 @@ Another batch size gives other clips: a generator draws for a whole batch at onc
 
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -43,6 +42,7 @@ from hf_utils.generation.generators import (
 from hf_utils.generation.prompts import GenrePrompts, hash_prompts, load_prompts
 from hf_utils.generation.sampling import Sampling
 from hf_utils.seeding import derive_seed
+from hf_utils.versions import installed_versions
 
 # The columns of each kind of score, by the column that names the model and its revision. Their order is this one,
 # whichever score came first.
@@ -221,10 +221,10 @@ def describe_prompts(recipe: Recipe, per_genre: int) -> str:
     return "\n".join(lines)
 
 
-def library_versions(recipe: Recipe) -> dict[str, str]:
+def library_versions(recipe: Recipe) -> dict[str, str | None]:
     """Return the versions of the libraries that decide about samples."""
     packages = [name for name in _PACKAGES if name != "diffusers" or recipe.checkpoint.kind != "musicgen"]
-    return {name: importlib.metadata.version(name) for name in packages}
+    return installed_versions(packages)
 
 
 def folder_config(recipe: Recipe, args: GenerationArguments, device: torch.device) -> dict:

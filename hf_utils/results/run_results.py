@@ -4,7 +4,6 @@ Axes: W windows, N tracks, K genres.
 """
 
 import dataclasses
-import importlib.metadata
 import json
 import logging
 import math
@@ -20,6 +19,7 @@ from hf_utils.errors import UserError
 from hf_utils.files import file_stem, to_json, write_atomically, write_predictions
 from hf_utils.results.metrics import GenreMetrics, softmax, vote
 from hf_utils.results.plots import confusion_figure, encode_png
+from hf_utils.versions import installed_versions
 
 logger = logging.getLogger(__name__)
 
@@ -167,13 +167,9 @@ def write_results(
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of every package that a result may depend on, and nothing of the machine."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # an environment for evaluation alone may leave some out
-    return found
+    # An environment that only evaluates may lack some of them.
+    found = {name: version for name, version in installed_versions(PACKAGES).items() if version is not None}
+    return {"python": platform.python_version(), **found}
 
 
 def _write_set(output_dir, evaluated, genres, demo):

@@ -1,13 +1,8 @@
-"""How a trained model fares on corrupted test tracks. N tracks.
+"""How a trained model fares on corrupted test tracks: measured, then told as rows, a table, a picture and a page.
 
 Every track is corrupted whole, at its own sampling rate, and then resampled: every model hears the same noise. So it
-is in the dataset that augment_dataset.py writes from the same file.
-
-The picture of a model's robustness: accuracy over the SNR of noises, and of all other corruptions in groups.
-
-What a run says of its model's robustness: rows for results.json and a CSV file, means, a picture, a page.
-
-Every score of a corruption stands beside its change against the clean test tracks. B resamples, N tracks.
+is in the dataset that augment_dataset.py writes from the same file. Every score of a corruption is shown beside its
+change against the clean test tracks. N tracks, B resamples.
 """
 
 import contextlib
@@ -46,6 +41,15 @@ if TYPE_CHECKING:
     from hf_utils.training.run import Experiment
 
 logger = logging.getLogger(__name__)
+
+OVERALL = "mean over kinds"
+PICTURE_FILE = "robustness.png"
+_SCORES = ("accuracy", "roc_auc", "f1")
+_NUM_RESAMPLES = 2000
+
+_CLEAN = "#57606a"
+_UNITS = {"db": "dB", "khz": "kHz", "percent": "%"}
+_DPI = 100
 
 # Processes cost a second to start: fewer clips than this are not worth one.
 _CLIPS_PER_PROCESS = 16
@@ -158,17 +162,12 @@ def _no_bars_of_datasets() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-_CLEAN = "#57606a"
-_UNITS = {"db": "dB", "khz": "kHz", "percent": "%"}
-_DPI = 100
-
-
 def robustness_figure(clean: Mapping, rows: Sequence[Mapping], title: str):
-    """Return a matplotlib Figure of rows as in `robustness_report.RobustnessReport`.
+    """Return a matplotlib Figure of rows as in `RobustnessReport`.
 
     Bands and bars are the middle 95 % of a bootstrap over tracks; the dashed line is the accuracy on clean tracks.
     """
-    from matplotlib.figure import Figure  # here, because importing this module shall cost nothing
+    from matplotlib.figure import Figure  # here, because it takes its time to import, and few runs draw it
 
     noises = _group(row for row in rows if row["snr_db"] is not None)
     others = _group(row for row in rows if row["snr_db"] is None)
@@ -236,12 +235,6 @@ def _name(name: str) -> str:
     return shorten(" ".join(_UNITS.get(word, word) for word in name.split("_")))
 
 
-OVERALL = "mean over kinds"
-PICTURE_FILE = "robustness.png"
-_SCORES = ("accuracy", "roc_auc", "f1")
-_NUM_RESAMPLES = 2000
-
-
 class RobustnessReport:
     """The test tracks under corruptions, against the same tracks as they are.
 
@@ -299,7 +292,7 @@ class RobustnessReport:
         return align_columns([header, *lines])
 
     def describe(self) -> dict[str, Any]:
-        """Return the part of a card, for `card_tables.robustness_part`: rows, picture, summary."""
+        """Return the part of a card, for `model_card.robustness_part`: rows, picture, summary."""
         overall, clean = self.means[OVERALL], self.clean
         summary = (
             f"The {len(self._clean.labels)} test tracks under {len(self.rows)} corruptions of {len(self.means) - 1} "
