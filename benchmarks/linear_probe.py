@@ -30,6 +30,7 @@ from hf_utils.arguments.training import ClassificationTrainingArguments
 from hf_utils.data.clips import load_clips
 from hf_utils.data.waveforms import decode_clips
 from hf_utils.data.windows import EvaluationWindows, TrainingWindows
+from hf_utils.models.checkpoints import Checkpoint
 from hf_utils.models.families import window_samples_for
 from hf_utils.models.features import WindowCollator
 from hf_utils.models.freezing import freeze
@@ -64,7 +65,7 @@ def make_trainer(checkpoint: Path, clips, num_validation: int, epochs: int, outp
         save_total_limit=1,
     )
     set_seed(args.seed)
-    model, extractor = load_classifier(str(checkpoint), GENRES)
+    model, extractor = load_classifier(Checkpoint(str(checkpoint)), GENRES)
     freeze(model, "backbone")
     window_samples = window_samples_for(model.config, extractor, None)
     training = clips.select(range(num_validation, len(clips)))

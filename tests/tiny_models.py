@@ -193,5 +193,21 @@ def saved(name: str, tmp_path_factory) -> Path:
     return _SAVED[name]
 
 
+def load(
+    folder, genres=("blues", "jazz", "rock"), *, window_seconds=1.0, spectrogram=None, allow_pickle=False, **head
+):
+    """Return `load_classifier` of a folder, with short windows; `head` are fields of `HeadOptions`."""
+    from hf_utils.models.checkpoints import Checkpoint  # here, since the script below runs without the project
+    from hf_utils.models.loading import HeadOptions, load_classifier
+
+    return load_classifier(
+        Checkpoint(str(folder), allow_pickle=allow_pickle),
+        genres and list(genres),
+        window_seconds=window_seconds,
+        head=HeadOptions(**head),
+        spectrogram=spectrogram,
+    )
+
+
 if __name__ == "__main__":
     SAVERS[sys.argv[1]](Path(sys.argv[2]))

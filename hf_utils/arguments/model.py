@@ -5,13 +5,14 @@ An option that is None by default leaves the choice to the model or the machine;
 
 import dataclasses
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from hf_utils.arguments.options import option
 from hf_utils.errors import UserError
 
 _model = partial(option, group="model")
-_spectrogram = partial(option, group="spectrogram of a CNN (image checkpoints only)")
+_SPECTROGRAM = "spectrogram of a CNN (image checkpoints only)"
+_spectrogram = partial(option, group=_SPECTROGRAM)
 
 
 @dataclasses.dataclass
@@ -88,3 +89,8 @@ class ModelArguments:
             raise UserError(
                 f"max_frequency_hz is {high}, expected at most half of sampling_rate, {self.sampling_rate}"
             )
+
+    def spectrogram_settings(self) -> dict[str, Any]:
+        """Return the settings of the spectrogram that were given, by their names in the CNN's feature extractor."""
+        names = [field.name for field in dataclasses.fields(self) if field.metadata.get("group") == _SPECTROGRAM]
+        return {name: value for name in names if (value := getattr(self, name)) is not None}

@@ -84,7 +84,7 @@ _LICENSES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Checkpoint:
+class GeneratorCheckpoint:
     """A generator's checkpoint, identified without loading weights.
 
     Attributes:
@@ -118,7 +118,7 @@ class Checkpoint:
         return re.sub(r"[^a-z0-9.-]+", "-", Path(self.name).name.lower()).strip("-") or self.kind.lower()
 
 
-def identify_checkpoint(name: str, revision: str | None) -> Checkpoint:
+def identify_checkpoint(name: str, revision: str | None) -> GeneratorCheckpoint:
     """Return what a checkpoint is; downloads its configuration at most.
 
     Raises:
@@ -128,31 +128,31 @@ def identify_checkpoint(name: str, revision: str | None) -> Checkpoint:
     if index is not None:
         kind = json.loads(Path(index).read_text(encoding="utf-8")).get("_class_name")
         diffusion.find_pipeline_class(str(kind))
-        return Checkpoint(name, kind, resolve_revision(name, revision, "model_index.json"))
+        return GeneratorCheckpoint(name, kind, resolve_revision(name, revision, "model_index.json"))
     commit = resolve_revision(name, revision, "config.json")
-    config = musicgen.read_config(name, None if Path(name).is_dir() else commit)
-    return Checkpoint(name, config.model_type, commit)
+    config = musicgen.load_config(name, None if Path(name).is_dir() else commit)
+    return GeneratorCheckpoint(name, config.model_type, commit)
 
 
-def plan_sampling(checkpoint: Checkpoint, **options) -> Sampling:
+def plan_sampling(checkpoint: GeneratorCheckpoint, **options) -> Sampling:
     """Return how clips are sampled; `options` are those of `musicgen.plan_sampling`, None for a default.
 
     Raises:
         UserError: the clip is too long, or an option means nothing to this generator.
     """
     if checkpoint.kind == "musicgen":
-        config = musicgen.read_config(checkpoint.name, checkpoint.hub_revision)
+        config = musicgen.load_config(checkpoint.name, checkpoint.hub_revision)
         return musicgen.plan_sampling(config, **options)
     return diffusion.plan_sampling(checkpoint.kind, **options)
 
 
-def native_rate(checkpoint: Checkpoint) -> int:
+def native_rate(checkpoint: GeneratorCheckpoint) -> int:
     """Return the sampling rate in Hz that a MusicGen works at, without loading its weights."""
-    config = musicgen.read_config(checkpoint.name, checkpoint.hub_revision)
+    config = musicgen.load_config(checkpoint.name, checkpoint.hub_revision)
     return config.audio_encoder.sampling_rate
 
 
-def load_generator(checkpoint: Checkpoint, sampling: Sampling, dtype: str, device: torch.device):
+def load_generator(checkpoint: GeneratorCheckpoint, sampling: Sampling, dtype: str, device: torch.device):
     """Return a `musicgen.MusicgenGenerator` or `diffusion.DiffusionGenerator` with its weights on `device`."""
     backend = musicgen.MusicgenGenerator if checkpoint.kind == "musicgen" else diffusion.DiffusionGenerator
     try:

@@ -21,7 +21,7 @@ MAX_SECONDS = 30.0
 GUIDANCE_SCALE, TOP_K, TEMPERATURE = 3.0, 250, 1.0
 
 
-def read_config(name: str, revision: str | None):
+def load_config(name: str, revision: str | None):
     """Return the configuration of a MusicGen. Raises UserError for another model."""
     # A warning about the pad token, which is one past the codebook by design.
     transformers.logging.get_logger("transformers.configuration_utils").setLevel("ERROR")

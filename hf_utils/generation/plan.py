@@ -33,7 +33,7 @@ from hf_utils.disclosure import show_source
 from hf_utils.errors import UserError
 from hf_utils.generation.continuation import Parents, load_training_clips, make_parents
 from hf_utils.generation.generators import (
-    Checkpoint,
+    GeneratorCheckpoint,
     identify_checkpoint,
     native_rate,
     plan_sampling,
@@ -46,7 +46,7 @@ from hf_utils.versions import installed_versions
 
 # The columns of each kind of score, by the column that names the model and its revision. Their order is this one,
 # whichever score came first.
-SCORES = {
+SCORE_COLUMNS = {
     "clap_model": {"clap_genre": "string", "clap_margin": "float64", "clap_similarity": "float64"},
     "classifier_model": {"classifier_genre": "string", "classifier_score": "float64"},
 }
@@ -64,7 +64,7 @@ class Recipe:
         parents: real clips to continue, or None.
     """
 
-    checkpoint: Checkpoint
+    checkpoint: GeneratorCheckpoint
     sampling: Sampling
     dtype: str
     genres: Sequence[str]
@@ -111,14 +111,14 @@ class Recipe:
 
 
 def clip_features(genres: Sequence[str], scored: Collection[str] = ()) -> datasets.Features:
-    """Return the columns of a synthetic clip; last those of the scores that it has, named as in `SCORES`."""
+    """Return the columns of a synthetic clip; last those of the scores that it has, named as in `SCORE_COLUMNS`."""
     texts = "track_id origin parent_id prompt model model_revision dtype versions sha256 fingerprint rejected".split()
     whole = "seed batch batch_row batch_size attempt top_k tokens inference_steps source_rate".split()
     floats = "guidance_scale temperature prompt_seconds prompt_start_seconds gain_db".split()
     features = {"audio": datasets.Audio(decode=False), "label": datasets.ClassLabel(names=list(genres))}
     for names, dtype in ((texts, "string"), (whole, "int64"), (floats, "float64")):
         features |= {name: datasets.Value(dtype) for name in names}
-    for model, columns in SCORES.items():
+    for model, columns in SCORE_COLUMNS.items():
         if model in scored:
             features |= {name: datasets.Value(dtype) for name, dtype in {model: "string", **columns}.items()}
     return datasets.Features(features)
@@ -252,7 +252,7 @@ def folder_config(recipe: Recipe, args: GenerationArguments, device: torch.devic
 
 
 def name_scorers(args: GenerationArguments) -> dict[str, str]:
-    """Return which models shall score the clips, as name@revision, by the columns that name them in `SCORES`."""
+    """Return which models score the clips, as name@revision, by the columns that name them in `SCORE_COLUMNS`."""
     asked = {"clap_model": args.clap_model, "classifier_model": args.score_with}
     return {
         column: f"{show_source(name)}@{resolve_revision(name, None, 'config.json')}"

@@ -32,7 +32,7 @@ from hf_utils.files import write_atomically, write_csv
 from hf_utils.generation.scoring import ClapEmbedder
 from hf_utils.models.checkpoints import Checkpoint
 from hf_utils.models.families import window_samples_for
-from hf_utils.models.features import run_windows
+from hf_utils.models.features import clip_windows, run_windows
 from hf_utils.models.loading import load_classifier
 from hf_utils.results.plots import encode_png, shorten
 from hf_utils.seeding import derive_seed
@@ -49,15 +49,15 @@ def make_embedder(name: str, device: torch.device) -> Embedder:
     Raises:
         UserError: the checkpoint cannot be read, or is no audio model.
     """
-    config = Checkpoint(name).read_config()
+    checkpoint = Checkpoint(name)
+    config = checkpoint.load_config()
     if config.model_type == "clap":
         clap = ClapEmbedder(name, None, device)
         return lambda samples, sample_rate: clap.embed([samples], sample_rate)[0]
     if any("Classification" in architecture for architecture in config.architectures or ()):
-        model, extractor = load_classifier(name, None)
+        model, extractor = load_classifier(checkpoint, None)
         run = _penultimate(model.to(device))
     else:
-        checkpoint = Checkpoint(name)
         model, _ = checkpoint.load_model(AutoModel, config)
         extractor = checkpoint.load_feature_extractor(config)
         run = _mean_state(model.to(device))
@@ -66,8 +66,7 @@ def make_embedder(name: str, device: torch.device) -> Embedder:
     window_samples = window_samples_for(model.config, extractor, getattr(model.config, "window_seconds", None))
 
     def embed(samples: np.ndarray, sample_rate: int) -> np.ndarray:
-        with torch.inference_mode():
-            return run(extractor, samples, sample_rate, window_samples).mean(axis=0)
+        return run(extractor, clip_windows(extractor, samples, sample_rate, window_samples)).mean(axis=0)
 
     return embed
 
@@ -78,9 +77,9 @@ def _penultimate(model: torch.nn.Module) -> Callable[..., np.ndarray]:
     heard = []
     last.register_forward_pre_hook(lambda module, inputs: heard.append(inputs[0].float().cpu().numpy()))
 
-    def run(*arguments) -> np.ndarray:
+    def run(extractor, windows: Sequence[np.ndarray]) -> np.ndarray:
         heard.clear()
-        run_windows(model, *arguments)
+        run_windows(model, extractor, windows)
         return np.concatenate(heard)
 
     return run
@@ -89,8 +88,8 @@ def _penultimate(model: torch.nn.Module) -> Callable[..., np.ndarray]:
 def _mean_state(model: torch.nn.Module) -> Callable[..., np.ndarray]:
     """Return a function that gives the mean over time of an encoder's last hidden states, (W, D)."""
 
-    def run(*arguments) -> np.ndarray:
-        return run_windows(model, *arguments, output="last_hidden_state").mean(dim=1).cpu().numpy()
+    def run(extractor, windows: Sequence[np.ndarray]) -> np.ndarray:
+        return run_windows(model, extractor, windows, output="last_hidden_state").mean(dim=1).numpy()
 
     return run
 

@@ -46,8 +46,8 @@ class Sampling:
         return math.ceil(self.clip_seconds * sample_rate - 1e-6)
 
 
-def expect_finite(audio: np.ndarray, seen: str = "audio that is not finite") -> np.ndarray:
-    """Return `audio`. Raises NonFiniteError, with what was `seen`, unless all of it is finite."""
+def expect_finite(audio: np.ndarray) -> np.ndarray:
+    """Return `audio`. Raises NonFiniteError unless all of it is finite."""
     if not np.isfinite(audio).all():
-        raise NonFiniteError(seen, audio)
+        raise NonFiniteError("audio that is not finite", audio)
     return audio

@@ -5,7 +5,7 @@ processes, or after how many kills. While only some shards have a score the fold
 
 CLAP embeddings of clips and sentences (Wu et al. 2023, arXiv 2211.06687). B clips, D dimensions, T samples.
 
-Scores of synthetic clips: how well a clip fits its genre. `recipes.SCORES` has their columns.
+Scores of synthetic clips: how well a clip fits its genre. `recipes.SCORE_COLUMNS` has their columns.
 
 B clips, W windows, K genres, D dimensions, T samples.
 """
@@ -25,9 +25,10 @@ from hf_utils.audio import cut_window, resample
 from hf_utils.data.genre_spellings import fold_genre
 from hf_utils.data.shards import Shards
 from hf_utils.errors import UserError
-from hf_utils.generation.plan import SCORES, Recipe, clip_features
+from hf_utils.generation.plan import SCORE_COLUMNS, Recipe, clip_features
+from hf_utils.models.checkpoints import Checkpoint
 from hf_utils.models.families import window_samples_for
-from hf_utils.models.features import run_windows
+from hf_utils.models.features import clip_windows, run_windows
 from hf_utils.models.loading import load_classifier
 from hf_utils.results.metrics import softmax
 
@@ -137,7 +138,7 @@ class ClassifierScorer:
                 f"score_with is {folder}, expected the folder of a finished run of run_classification.py: only of its "
                 "own runs is it known that they learn from the training split alone"
             )
-        self._model, self._extractor = load_classifier(folder, None)
+        self._model, self._extractor = load_classifier(Checkpoint(folder), None)
         self._model.to(device)
         seconds = getattr(self._model.config, "window_seconds", None)
         self._window_samples = window_samples_for(self._model.config, self._extractor, seconds)
@@ -153,7 +154,8 @@ class ClassifierScorer:
         """Return per clip the classifier's genre and its probability of the intended one."""
         scores = []
         for samples, label in zip(clips, labels, strict=True):
-            probabilities = softmax(self._logits(samples, sample_rate)).mean(axis=0)
+            windows = clip_windows(self._extractor, samples, sample_rate, self._window_samples)
+            probabilities = softmax(run_windows(self._model, self._extractor, windows).numpy()).mean(axis=0)
             chosen = self._names[int(probabilities.argmax())]
             scores.append(
                 {
@@ -162,10 +164,6 @@ class ClassifierScorer:
                 }
             )
         return scores
-
-    @torch.inference_mode()
-    def _logits(self, samples: np.ndarray, sample_rate: int) -> np.ndarray:
-        return run_windows(self._model, self._extractor, samples, sample_rate, self._window_samples).cpu().numpy()
 
 
 logger = logging.getLogger(__name__)
@@ -182,7 +180,7 @@ def check_scores(shards: Shards, wanted: Mapping[str, str], *, overwrite: bool) 
     """Raise UserError, with the difference, if the folder has scores of other models and they may not be replaced.
 
     Args:
-        wanted: the model of each score that is asked for, by the columns that name them in `SCORES`.
+        wanted: the model of each score that is asked for, by the columns that name them in `SCORE_COLUMNS`.
     """
     found = [_read_models(shards, index) for index in range(len(shards.paths))]
     differences = []
@@ -216,7 +214,7 @@ def add_scores(
     """Score every shard that lacks scores, those of one of `num_parts` processes first; all clips must be there.
 
     Args:
-        scorers: by the columns that name their models in `SCORES`; none for what no shard lacks.
+        scorers: by the columns that name their models in `SCORE_COLUMNS`; none for what no shard lacks.
         wanted: as in `check_scores`.
     """
     unscored = find_unscored(shards, wanted)
@@ -252,7 +250,7 @@ def _read_models(shards: Shards, index: int) -> dict[str, str]:
     """Return the model of each score that a shard has."""
     if not shards.paths[index].exists():
         return {}
-    table = shards.read_shard(index, list(SCORES))
+    table = shards.read_shard(index, list(SCORE_COLUMNS))
     return {column: table[column][0].as_py() for column in table.column_names}
 
 

@@ -144,7 +144,7 @@ class Checkpoint:
         folder = Path(self.name)
         return not folder.is_dir() or any((folder / name).is_file() for name in FEATURE_EXTRACTOR_FILES)
 
-    def read_config(self) -> PreTrainedConfig:
+    def load_config(self) -> PreTrainedConfig:
         """Return its configuration. Raises UserError if there is none, or if it needs code that is not trusted."""
         try:
             raw, _ = PreTrainedConfig.get_config_dict(self.name, **self._source)

@@ -5,8 +5,9 @@ how a spectrogram is made. Every window of a run has one length, so nothing is e
 """
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import datasets
 import numpy as np
@@ -18,23 +19,6 @@ from hf_utils.audio import cut_window, resample, window_starts
 from hf_utils.data.windows import EvaluationWindows
 from hf_utils.errors import UserError
 from hf_utils.models.families import family_of, has_feature_stats, needs_feature_stats, set_feature_stats, unnormalised
-
-_WINDOWS_PER_PASS = 8
-
-
-def run_windows(
-    model, feature_extractor, samples: np.ndarray, sample_rate: int, window_samples: int, output: str = "logits"
-) -> torch.Tensor:
-    """Return an output of a model, such as logits (W, K), for windows that cover a clip (T,), half overlapping."""
-    samples = resample(samples, sample_rate, feature_extractor.sampling_rate)
-    starts = window_starts(samples.size, window_samples, max(window_samples // 2, 1))
-    windows = [{"samples": cut_window(samples, start, window_samples), "label": 0} for start in starts]
-    collate, name, outputs = WindowCollator(feature_extractor), feature_extractor.model_input_names[0], []
-    for first in range(0, len(windows), _WINDOWS_PER_PASS):
-        features = collate(windows[first : first + _WINDOWS_PER_PASS])[name]
-        outputs.append(getattr(model(**{name: features.to(model.device, model.dtype)}), output).float())
-    return torch.cat(outputs)
-
 
 # The time axis and the frequency axis of one example's features, by family.
 _AXES = {"spectrogram_transformer": (0, 1), "spectrogram_cnn": (2, 1)}
@@ -62,6 +46,32 @@ class SpecAugment:
                 if width:
                     features = torchaudio.functional.mask_along_axis(features, width, 0.0, axis)
         return features
+
+
+class WindowCollator:
+    """Turn a list of windows into the inputs of a model: its main input, and `labels` int64 (B,).
+
+    `spec_augment` masks windows that have a seed, which are those of training.
+    """
+
+    def __init__(self, feature_extractor, *, spec_augment: SpecAugment | None = None):
+        self._feature_extractor = feature_extractor
+        self._spec_augment = spec_augment
+        self._input_name = feature_extractor.model_input_names[0]
+
+    @property
+    def varying_option(self) -> str | None:
+        """The options by which the features of one window differ from visit to visit; None if they are the same."""
+        return None if self._spec_augment is None else "spec_augment_time_seconds and spec_augment_freq_bins"
+
+    def __call__(self, windows: Sequence[Mapping]) -> dict[str, torch.Tensor]:
+        extractor = self._feature_extractor
+        batch = extractor([w["samples"] for w in windows], sampling_rate=extractor.sampling_rate, return_tensors="pt")
+        features = batch[self._input_name]
+        if self._spec_augment is not None:
+            pairs = [(x, window["seed"]) for x, window in zip(features, windows, strict=True)]
+            features = torch.stack([x if seed is None else self._spec_augment(x, seed) for x, seed in pairs])
+        return {self._input_name: features, "labels": torch.tensor([w["label"] for w in windows])}
 
 
 def make_spec_augment(
@@ -93,30 +103,27 @@ def make_spec_augment(
     return SpecAugment(time_axis, frequency_axis, time_frames, frequency_bins)
 
 
-class WindowCollator:
-    """Turn a list of windows into the inputs of a model: its main input, and `labels` int64 (B,).
+def clip_windows(feature_extractor, samples: np.ndarray, sample_rate: int, window_samples: int) -> list[np.ndarray]:
+    """Return windows that cover a clip (T,), half overlapping, at the extractor's sampling rate."""
+    samples = resample(samples, sample_rate, feature_extractor.sampling_rate)
+    starts = window_starts(samples.size, window_samples, max(window_samples // 2, 1))
+    return [cut_window(samples, start, window_samples) for start in starts]
 
-    `spec_augment` masks windows that have a seed, which are those of training.
+
+@torch.inference_mode()
+def run_windows(
+    model, feature_extractor, windows: Iterable[np.ndarray], *, batch_size: int = 8, output: str = "logits"
+) -> torch.Tensor:
+    """Return an output of a model, such as the logits (W, K), for W windows (T,): float32, on the CPU.
+
+    A batch of windows is in memory at a time. Whatever is not trained goes through here; the Trainer has its own loop.
     """
-
-    def __init__(self, feature_extractor, *, spec_augment: SpecAugment | None = None):
-        self._feature_extractor = feature_extractor
-        self._spec_augment = spec_augment
-        self._input_name = feature_extractor.model_input_names[0]
-
-    @property
-    def varying_option(self) -> str | None:
-        """The options by which the features of one window differ from visit to visit; None if they are the same."""
-        return None if self._spec_augment is None else "spec_augment_time_seconds and spec_augment_freq_bins"
-
-    def __call__(self, windows: Sequence[Mapping]) -> dict[str, torch.Tensor]:
-        extractor = self._feature_extractor
-        batch = extractor([w["samples"] for w in windows], sampling_rate=extractor.sampling_rate, return_tensors="pt")
-        features = batch[self._input_name]
-        if self._spec_augment is not None:
-            pairs = [(x, window["seed"]) for x, window in zip(features, windows, strict=True)]
-            features = torch.stack([x if seed is None else self._spec_augment(x, seed) for x, seed in pairs])
-        return {self._input_name: features, "labels": torch.tensor([w["label"] for w in windows])}
+    collate, name, outputs = WindowCollator(feature_extractor), feature_extractor.model_input_names[0], []
+    windows = iter(windows)
+    while batch := [{"samples": window, "label": 0} for window in itertools.islice(windows, batch_size)]:
+        features = collate(batch)[name].to(model.device, model.dtype)
+        outputs.append(getattr(model(**{name: features}), output).float().cpu())
+    return torch.cat(outputs)
 
 
 def wants_training_stats(feature_extractor, feature_stats: str, *, do_train: bool) -> bool:

@@ -2,6 +2,8 @@
 
 import copy
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,18 +22,8 @@ from hf_utils.models.spectrogram_cnn import (
     SpectrogramCNNFeatureExtractor,
     SpectrogramCNNForAudioClassification,
 )
+from hf_utils.models.spectrogram_cnn.feature_extraction_spectrogram_cnn import SETTINGS
 from hf_utils.models.spectrogram_cnn.modeling_spectrogram_cnn import pool_spectrograms
-
-# What decides the spectrogram, beside its mean and standard deviation.
-SETTINGS = (
-    "spectrogram",
-    "sampling_rate",
-    "num_mel_bins",
-    "n_fft",
-    "hop_length",
-    "min_frequency_hz",
-    "max_frequency_hz",
-)
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +87,9 @@ def measure_width(backbone: PreTrainedModel, feature_extractor, window_samples: 
         ) from error
 
 
-def make_extractor(saved: SpectrogramCNNFeatureExtractor | None, changes: dict) -> SpectrogramCNNFeatureExtractor:
+def make_extractor(
+    saved: SpectrogramCNNFeatureExtractor | None, changes: Mapping[str, Any]
+) -> SpectrogramCNNFeatureExtractor:
     """Return the extractor of a checkpoint with `changes`; statistics of another spectrogram are dropped.
 
     Raises:
@@ -105,7 +99,7 @@ def make_extractor(saved: SpectrogramCNNFeatureExtractor | None, changes: dict) 
     if saved is not None and all(settings[name] == value for name, value in changes.items()):
         return saved
     try:
-        extractor = SpectrogramCNNFeatureExtractor(**settings | changes)
+        extractor = SpectrogramCNNFeatureExtractor(**{**settings, **changes})
     except ValueError as error:
         raise UserError(str(error)) from error
     if extractor.spectrogram != "mel" and "num_mel_bins" in changes:
@@ -114,7 +108,7 @@ def make_extractor(saved: SpectrogramCNNFeatureExtractor | None, changes: dict) 
         )
     if saved is not None:
         logger.warning(
-            "The spectrogram is not the checkpoint's: %s. Its mean and deviation are computed anew.", changes
+            "The spectrogram is not the checkpoint's: %s. Its mean and deviation are computed anew.", dict(changes)
         )
     return extractor
 

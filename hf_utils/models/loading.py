@@ -1,12 +1,9 @@
-"""Any audio or image checkpoint as a genre classifier, ready for windows of one length.
-
-The output layer of a classifier and the genres it stands for.
-
-Audio checkpoints as encoders under a head of two layers.
-"""
+"""Any audio or image checkpoint as a genre classifier, ready for windows of one length."""
 
 import dataclasses
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,6 +23,174 @@ from hf_utils.models.freezing import find_backbone
 from hf_utils.models.image_backbones import is_image_model, make_extractor, make_spectrogram_cnn, measure_width
 
 logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadOptions:
+    """The head of a checkpoint that was not fine-tuned here; one that was brings its own.
+
+    Attributes:
+        head: "linear" or "mlp" (two layers).
+        head_hidden_size: units between the two layers of "mlp".
+        head_dropout: dropout before each layer.
+    """
+
+    head: str = "linear"
+    head_hidden_size: int = 512
+    head_dropout: float = 0.1
+
+
+DEFAULT_HEAD = HeadOptions()
+
+
+def load_classifier(
+    checkpoint: Checkpoint,
+    genres: list[str] | None,
+    *,
+    window_seconds: float | None = None,
+    head: HeadOptions = DEFAULT_HEAD,
+    spectrogram: Mapping[str, Any] | None = None,
+) -> tuple[PreTrainedModel, Any]:
+    """Return a classifier of `genres` in evaluation mode, and its feature extractor.
+
+    Args:
+        checkpoint: an audio model, taken as it is, or an image model, which becomes a spectrogram CNN. A folder with
+            only a config.json gives random weights.
+        genres: in the order of the outputs; None for the checkpoint's own.
+        window_seconds: length of the windows that it will see; None for the checkpoint's own, or 10 s.
+        head: of a checkpoint that has none yet.
+        spectrogram: settings of the CNN's feature extractor that the user gave, by their names there.
+
+    Raises:
+        UserError: the checkpoint cannot be read safely and completely, is of no use here, or contradicts the options.
+    """
+    config = checkpoint.load_config()
+    if is_image_model(config) or family_of(config) == "spectrogram_cnn":
+        model, feature_extractor, head_loaded = _load_cnn(checkpoint, config, window_seconds, head, spectrogram or {})
+    else:
+        _expect_audio_model(checkpoint.name, config, spectrogram)
+        model, feature_extractor, head_loaded = _load_audio(checkpoint, config, window_seconds, head)
+    if genres is None and not head_loaded:
+        raise UserError(f"{checkpoint.name!r} has no trained head: fine-tune it first, or pass a checkpoint that was")
+    set_genres(model, own_genres(model.config) if genres is None else list(genres), head_loaded=head_loaded)
+    return model, feature_extractor
+
+
+def _load_cnn(
+    checkpoint: Checkpoint,
+    config: PreTrainedConfig,
+    window_seconds: float | None,
+    head: HeadOptions,
+    spectrogram: Mapping[str, Any],
+) -> tuple:
+    """Return a spectrogram CNN, its extractor, and whether its head came with it: not from an image checkpoint."""
+    is_new = is_image_model(config)
+    has_extractor = not is_new and checkpoint.has_feature_extractor
+    feature_extractor = make_extractor(
+        checkpoint.load_feature_extractor(config) if has_extractor else None, spectrogram
+    )
+    window_samples = window_samples_for(config, feature_extractor, window_seconds)
+    if is_new:
+        model = make_spectrogram_cnn(checkpoint, config, feature_extractor, window_samples, **dataclasses.asdict(head))
+        head_loaded = False
+    else:
+        _keep_head(config, head)
+        model, head_loaded = checkpoint.load_model(AutoModelForAudioClassification, config)
+    width = measure_width(model.backbone, feature_extractor, window_samples)
+    if width != model.config.hidden_size:
+        raise UserError(f"hidden_size in the config.json is {config.hidden_size}, but the backbone puts out {width}")
+    model.config.window_seconds = window_samples / feature_extractor.sampling_rate
+    return model, feature_extractor, head_loaded
+
+
+def _expect_audio_model(name: str, config: PreTrainedConfig, spectrogram: Mapping[str, Any] | None) -> None:
+    own_code = getattr(config, "auto_map", None) or {}
+    if (
+        type(config) not in MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING
+        and AutoModelForAudioClassification.__name__ not in own_code
+    ):
+        supported = ", ".join(sorted(c.model_type for c in MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING))
+        raise UserError(
+            f"{name!r} is a model of type {config.model_type}, expected an audio model ({supported}) or an image "
+            "classification model (ConvNeXt, ResNet, timm ...)"
+        )
+    if spectrogram:
+        raise UserError(
+            f"{', '.join(spectrogram)}: these options are for spectrogram CNNs, but {name!r} ({config.model_type}) "
+            "brings its own features. Leave them out."
+        )
+
+
+def _load_audio(
+    checkpoint: Checkpoint, config: PreTrainedConfig, window_seconds: float | None, head: HeadOptions
+) -> tuple:
+    """Return an audio model, its extractor, and whether its head came with it."""
+    encoder_config = getattr(config, "encoder_config", config)
+    disable_layer_drop(encoder_config)
+    feature_extractor = checkpoint.load_feature_extractor(encoder_config)
+    if config.model_type == EncoderMLPConfig.model_type:
+        _keep_head(config, head)
+        model, head_loaded = checkpoint.load_model(AutoModelForAudioClassification, config)
+    elif head.head == "mlp":
+        model, head_loaded = wrap_encoder(checkpoint, config, head.head_hidden_size, head.head_dropout), False
+    else:
+        if head.head_dropout != DEFAULT_HEAD.head_dropout:
+            raise UserError(
+                f"head_dropout is {head.head_dropout}, but the linear head of {config.model_type} has no dropout: "
+                "choose --head mlp, or leave it out"
+            )
+        model, head_loaded = checkpoint.load_model(AutoModelForAudioClassification, config)
+    _fit_window(model, feature_extractor, window_seconds)
+    return model, feature_extractor, head_loaded
+
+
+def wrap_encoder(
+    checkpoint: Checkpoint, config: PreTrainedConfig, head_hidden_size: int, head_dropout: float
+) -> EncoderMLPForAudioClassification:
+    """Return the encoder of an audio checkpoint, with all of its weights, under an untrained head of two layers.
+
+    Raises:
+        UserError: the head does not fit this kind of model, or the weights do not fill the encoder.
+    """
+    if family_of(config) == "other":
+        raise UserError(f"--head mlp is for AST and for models that read waveforms, not for {config.model_type}")
+    encoder, _ = checkpoint.load_model(AutoModel, config)
+    # The outer model has labels and type; those of AudioSet would be saved beside the genres.
+    encoder.config.num_labels, encoder.config.problem_type, encoder.config.dtype = 2, None, None
+    model = EncoderMLPForAudioClassification(
+        EncoderMLPConfig(
+            encoder_config=encoder.config,
+            head_hidden_size=head_hidden_size,
+            head_dropout=head_dropout,
+        )
+    )
+    model.encoder.load_state_dict(encoder.state_dict(), strict=True)
+    return model.eval()
+
+
+def _keep_head(config: PreTrainedConfig, head: HeadOptions) -> None:
+    """Apply the head options to a checkpoint that brings its head. Raises UserError for another head than its own."""
+    own = getattr(config, "head", "mlp")
+    if head.head == "mlp" and own != "mlp":
+        raise UserError(
+            "--head mlp contradicts the checkpoint, whose head is linear: start from its image model instead"
+        )
+    if head.head_hidden_size not in (DEFAULT_HEAD.head_hidden_size, config.head_hidden_size):
+        raise UserError(f"head_hidden_size is {head.head_hidden_size}, but the checkpoint's {config.head_hidden_size}")
+    if head.head_dropout != DEFAULT_HEAD.head_dropout:
+        config.head_dropout = head.head_dropout
+
+
+def _fit_window(model: PreTrainedModel, feature_extractor, window_seconds: float | None) -> None:
+    """Make an audio model, its configuration and its extractor agree on one window."""
+    family = family_of(model.config)
+    if family == "spectrogram_transformer":
+        fit_ast_window(find_backbone(model), feature_extractor, window_seconds)
+    window_samples = window_samples_for(model.config, feature_extractor, window_seconds)
+    if family == "waveform":
+        fit_masks(model, feature_extractor, window_samples)
+    if family != "spectrogram_transformer":  # which has it in its own `max_length`
+        model.config.window_seconds = window_samples / feature_extractor.sampling_rate
 
 
 def own_genres(config: PreTrainedConfig) -> list[str]:
@@ -90,178 +255,3 @@ def _log_replacement(model: PreTrainedModel, old: list[str], new: list[str], hea
         )
     else:
         logger.info("%s gets an untrained head for %d genres.", type(model).__name__, len(new))
-
-
-def wrap_encoder(
-    checkpoint: Checkpoint, config: PreTrainedConfig, head_hidden_size: int, head_dropout: float
-) -> EncoderMLPForAudioClassification:
-    """Return the encoder of an audio checkpoint, with all of its weights, under an untrained head of two layers.
-
-    Raises:
-        UserError: the head does not fit this kind of model, or the weights do not fill the encoder.
-    """
-    if family_of(config) == "other":
-        raise UserError(f"--head mlp is for AST and for models that read waveforms, not for {config.model_type}")
-    encoder, _ = checkpoint.load_model(AutoModel, config)
-    # Labels and type are the outer model's business; those of AudioSet would stand beside the genres.
-    encoder.config.num_labels, encoder.config.problem_type, encoder.config.dtype = 2, None, None
-    model = EncoderMLPForAudioClassification(
-        EncoderMLPConfig(
-            encoder_config=encoder.config,
-            head_hidden_size=head_hidden_size,
-            head_dropout=head_dropout,
-        )
-    )
-    model.encoder.load_state_dict(encoder.state_dict(), strict=True)
-    return model.eval()
-
-
-@dataclasses.dataclass(frozen=True)
-class HeadOptions:
-    """The head of a checkpoint that was not fine-tuned here; one that was brings its own."""
-
-    head: str = "linear"
-    head_hidden_size: int = 512
-    head_dropout: float = 0.1
-
-
-def load_classifier(
-    model_name_or_path: str,
-    genres: list[str] | None,
-    *,
-    window_seconds: float | None = None,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    allow_pickle: bool = False,
-    token: str | None = None,
-    cache_dir: str | None = None,
-    head: str = "linear",
-    head_hidden_size: int = 512,
-    head_dropout: float = 0.1,
-    spectrogram: dict | None = None,
-) -> tuple[PreTrainedModel, object]:
-    """Return a classifier of `genres` in evaluation mode, and its feature extractor.
-
-    Args:
-        model_name_or_path: checkpoint of the Hub or a folder: an audio model as it is, an image model as a spectrogram
-            CNN. A folder with only a config.json gives random weights.
-        genres: in the order of the outputs; None for the checkpoint's own.
-        window_seconds: length of the windows that it will see; None for the checkpoint's own, or 10 s.
-        revision, trust_remote_code, allow_pickle, token, cache_dir: as in `Checkpoint`.
-        head: "linear" or "mlp" (two layers), with `head_hidden_size` units and `head_dropout` before each layer.
-        spectrogram: options of the CNN's feature extractor that the user gave, by their names there.
-
-    Raises:
-        UserError: the checkpoint cannot be read safely and completely, is of no use here, or contradicts the options.
-    """
-    checkpoint = Checkpoint(model_name_or_path, revision, trust_remote_code, allow_pickle, token, cache_dir)
-    config = checkpoint.read_config()
-    options = HeadOptions(head, head_hidden_size, head_dropout)
-    if is_image_model(config) or family_of(config) == "spectrogram_cnn":
-        model, feature_extractor, head_loaded = _load_cnn(
-            checkpoint, config, window_seconds, options, spectrogram or {}
-        )
-    else:
-        _expect_audio_model(model_name_or_path, config, spectrogram)
-        model, feature_extractor, head_loaded = _load_audio(checkpoint, config, window_seconds, options)
-    if genres is None and not head_loaded:
-        raise UserError(
-            f"{model_name_or_path!r} has no trained head: fine-tune it first, or pass a checkpoint that was"
-        )
-    set_genres(model, own_genres(model.config) if genres is None else list(genres), head_loaded=head_loaded)
-    return model, feature_extractor
-
-
-def _expect_audio_model(name: str, config: PreTrainedConfig, spectrogram: dict | None) -> None:
-    own_code = getattr(config, "auto_map", None) or {}
-    if (
-        type(config) not in MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING
-        and AutoModelForAudioClassification.__name__ not in own_code
-    ):
-        supported = ", ".join(sorted(c.model_type for c in MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING))
-        raise UserError(
-            f"{name!r} is a model of type {config.model_type}, expected an audio model ({supported}) or an image "
-            "classification model (ConvNeXt, ResNet, timm ...)"
-        )
-    if spectrogram:
-        raise UserError(
-            f"{', '.join(spectrogram)}: these options are for spectrogram CNNs, but {name!r} ({config.model_type}) "
-            "brings its own features. Leave them out."
-        )
-
-
-def _load_cnn(
-    checkpoint: Checkpoint,
-    config: PreTrainedConfig,
-    window_seconds: float | None,
-    options: HeadOptions,
-    spectrogram: dict,
-) -> tuple:
-    is_new = is_image_model(config)
-    has_extractor = not is_new and checkpoint.has_feature_extractor
-    feature_extractor = make_extractor(
-        checkpoint.load_feature_extractor(config) if has_extractor else None, spectrogram
-    )
-    window_samples = window_samples_for(config, feature_extractor, window_seconds)
-    if is_new:
-        model = make_spectrogram_cnn(
-            checkpoint, config, feature_extractor, window_samples, **dataclasses.asdict(options)
-        )
-        head_loaded = False
-    else:
-        _keep_head(config, options)
-        model, head_loaded = checkpoint.load_model(AutoModelForAudioClassification, config)
-    width = measure_width(model.backbone, feature_extractor, window_samples)
-    if width != model.config.hidden_size:
-        raise UserError(f"hidden_size in the config.json is {config.hidden_size}, but the backbone puts out {width}")
-    model.config.window_seconds = window_samples / feature_extractor.sampling_rate
-    return model, feature_extractor, head_loaded
-
-
-def _load_audio(
-    checkpoint: Checkpoint, config: PreTrainedConfig, window_seconds: float | None, options: HeadOptions
-) -> tuple:
-    encoder_config = getattr(config, "encoder_config", config)
-    disable_layer_drop(encoder_config)
-    feature_extractor = checkpoint.load_feature_extractor(encoder_config)
-    if config.model_type == EncoderMLPConfig.model_type:
-        _keep_head(config, options)
-        model, head_loaded = checkpoint.load_model(AutoModelForAudioClassification, config)
-    elif options.head == "mlp":
-        model, head_loaded = wrap_encoder(checkpoint, config, options.head_hidden_size, options.head_dropout), False
-    else:
-        if options.head_dropout != HeadOptions.head_dropout:
-            raise UserError(
-                f"head_dropout is {options.head_dropout}, but the linear head of {config.model_type} has no dropout: "
-                "choose --head mlp, or leave it out"
-            )
-        model, head_loaded = checkpoint.load_model(AutoModelForAudioClassification, config)
-    _fit_window(model, feature_extractor, window_seconds)
-    return model, feature_extractor, head_loaded
-
-
-def _keep_head(config: PreTrainedConfig, options: HeadOptions) -> None:
-    """Apply the head options to a checkpoint that brings its head. Raises UserError for another head than its own."""
-    own = getattr(config, "head", "mlp")
-    if options.head == "mlp" and own != "mlp":
-        raise UserError(
-            "--head mlp contradicts the checkpoint, whose head is linear: start from its image model instead"
-        )
-    if options.head_hidden_size not in (HeadOptions.head_hidden_size, config.head_hidden_size):
-        raise UserError(
-            f"head_hidden_size is {options.head_hidden_size}, but the checkpoint's {config.head_hidden_size}"
-        )
-    if options.head_dropout != HeadOptions.head_dropout:
-        config.head_dropout = options.head_dropout
-
-
-def _fit_window(model: PreTrainedModel, feature_extractor, window_seconds: float | None) -> None:
-    """Make an audio model, its configuration and its extractor agree on one window."""
-    family = family_of(model.config)
-    if family == "spectrogram_transformer":
-        fit_ast_window(find_backbone(model), feature_extractor, window_seconds)
-    window_samples = window_samples_for(model.config, feature_extractor, window_seconds)
-    if family == "waveform":
-        fit_masks(model, feature_extractor, window_samples)
-    if family != "spectrogram_transformer":  # whose own `max_length` says it
-        model.config.window_seconds = window_samples / feature_extractor.sampling_rate

@@ -26,10 +26,11 @@ from hf_utils.data.windows import EvaluationWindows, TrainingWindows, hop_sample
 from hf_utils.hub.checkpoint_push import HubCheckpoints, fetch_checkpoint, open_model_repository
 from hf_utils.hub.repository import Repository, push_folder
 from hf_utils.launch import launch_command
+from hf_utils.models.checkpoints import Checkpoint
 from hf_utils.models.families import window_samples_for
 from hf_utils.models.features import WindowCollator, fit_feature_stats, make_spec_augment, wants_training_stats
 from hf_utils.models.freezing import freeze
-from hf_utils.models.loading import load_classifier
+from hf_utils.models.loading import HeadOptions, load_classifier
 from hf_utils.results.run_results import EvaluatedSet, format_scores, write_results
 from hf_utils.training.linear_probe import choose_learner
 from hf_utils.training.past_runs import expand_stages
@@ -39,9 +40,6 @@ from hf_utils.training.robustness import CorruptedSet, RobustnessReport, check_t
 from hf_utils.training.trainer import GenreTrainer, balanced_class_weights, write_tensorboard_summary
 
 logger = logging.getLogger(__name__)
-SPECTROGRAM_OPTIONS = (
-    "spectrogram sampling_rate num_mel_bins n_fft hop_length min_frequency_hz max_frequency_hz".split()
-)
 
 
 @dataclasses.dataclass
@@ -134,20 +132,20 @@ def make_learner(experiment: Experiment, data_args: DataArguments) -> GenreTrain
 
 def load_model(model_args: ModelArguments, data_args: DataArguments, training_args, genres: list[str] | None):
     """Return the classifier and its feature extractor; `genres` None keeps the checkpoint's own."""
-    spectrogram = {name: getattr(model_args, name) for name in SPECTROGRAM_OPTIONS}
-    return load_classifier(
+    checkpoint = Checkpoint(
         model_args.model_name_or_path,
-        genres,
-        window_seconds=data_args.window_seconds,
         revision=model_args.model_revision,
         trust_remote_code=model_args.trust_remote_code,
         allow_pickle=model_args.allow_pickle,
         token=training_args.hub_token,
         cache_dir=model_args.cache_dir,
-        head=model_args.head,
-        head_hidden_size=model_args.head_hidden_size,
-        head_dropout=model_args.head_dropout,
-        spectrogram={name: value for name, value in spectrogram.items() if value is not None},
+    )
+    return load_classifier(
+        checkpoint,
+        genres,
+        window_seconds=data_args.window_seconds,
+        head=HeadOptions(model_args.head, model_args.head_hidden_size, model_args.head_dropout),
+        spectrogram=model_args.spectrogram_settings(),
     )
 
 

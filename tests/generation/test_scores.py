@@ -9,7 +9,7 @@ from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
 from hf_utils.audio import resample
 from hf_utils.errors import UserError
-from hf_utils.generation.plan import SCORES
+from hf_utils.generation.plan import SCORE_COLUMNS
 from hf_utils.generation.scoring import ClapEmbedder, ClapScorer, ClassifierScorer
 
 CPU = torch.device("cpu")
@@ -58,7 +58,7 @@ def test_clap_scores_are_cosines_with_one_sentence_per_genre(embedder):
     texts = embedder.embed_texts(["This is jazz music.", "This is hip hop music.", "This is rock music."])
     cosines = embedder.embed(clips, RATE) @ texts.T
     for row, label, score in zip(cosines, labels, scorer.score(clips, RATE, labels), strict=True):
-        assert set(score) == set(SCORES["clap_model"])
+        assert set(score) == set(SCORE_COLUMNS["clap_model"])
         assert score["clap_similarity"] == pytest.approx(row[label])
         assert score["clap_genre"] == GENRES[row.argmax()]
         assert score["clap_margin"] == pytest.approx(row[label] - max(np.delete(row, label)))
@@ -78,7 +78,7 @@ def test_classifier_scores_are_mean_probabilities_over_windows(run_folder):
         with torch.no_grad():
             logits = model(**extractor(windows, sampling_rate=RATE, return_tensors="pt")).logits
         probabilities = logits.softmax(-1).mean(0)
-        assert set(score) == set(SCORES["classifier_model"])
+        assert set(score) == set(SCORE_COLUMNS["classifier_model"])
         assert score["classifier_score"] == pytest.approx(float(probabilities[label]), abs=1e-4)
         assert score["classifier_genre"] == ["hiphop", "rock", "blues", "jazz"][int(probabilities.argmax())]
 

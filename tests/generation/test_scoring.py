@@ -23,7 +23,7 @@ from hf_utils.data.mixing import filter_clips
 from hf_utils.errors import UserError
 from hf_utils.generation import job
 from hf_utils.generation.generators import resolve_revision
-from hf_utils.generation.plan import SCORES
+from hf_utils.generation.plan import SCORE_COLUMNS
 from hf_utils.generation.scoring import ClapEmbedder
 
 # Six clips in three batches.
@@ -88,7 +88,7 @@ def read_files(folder: Path) -> dict[str, bytes]:
 
 
 def columns_of(folder: Path) -> list[set[str]]:
-    models = set(SCORES)
+    models = set(SCORE_COLUMNS)
     return [models & set(pq.read_schema(path).names) for path in sorted(folder.glob("data/*.parquet"))]
 
 
@@ -107,7 +107,7 @@ def test_scores_name_their_models_and_are_those_of_the_clips_on_disk(scored, bar
     card = (scored / "README.md").read_text()
     assert f"| clap\\_model | {clips[0]['clap_model']} |".replace("@", "&#64;") in card
     without = load_clips(str(bare))
-    assert without["audio"] == clips["audio"] and not set(without.column_names) & set(SCORES)
+    assert without["audio"] == clips["audio"] and not set(without.column_names) & set(SCORE_COLUMNS)
     assert (scored / "config.json").read_bytes() == (bare / "config.json").read_bytes()
 
 
@@ -154,7 +154,7 @@ def test_scoring_that_was_killed_goes_on_and_half_of_it_cannot_be_loaded(copied,
         process.start()
         process.join()
     assert process.exitcode == -signal.SIGKILL
-    assert columns_of(copied) == [set(SCORES), set(), set()] and list(copied.rglob(".aside-*"))
+    assert columns_of(copied) == [set(SCORE_COLUMNS), set(), set()] and list(copied.rglob(".aside-*"))
     with pytest.raises(UserError, match="unfinished"):
         load_clips(str(copied))
     with pytest.raises(UserError, match="only some clips have their scores .clap_model clap@.*classifier_model run@"):

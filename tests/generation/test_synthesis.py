@@ -10,7 +10,7 @@ import torch
 
 from hf_utils import audio
 from hf_utils.data.shards import open_shards
-from hf_utils.generation.generators import Checkpoint
+from hf_utils.generation.generators import GeneratorCheckpoint
 from hf_utils.generation.plan import Recipe, clip_features
 from hf_utils.generation.prompts import load_prompts
 from hf_utils.generation.sampling import Sampling
@@ -23,7 +23,7 @@ RATE, NATIVE_RATE = 16000, 32000
 def make_recipe(**changes) -> Recipe:
     genres = changes.pop("genres", ["blues", "jazz", "rock"])
     values = {
-        "checkpoint": Checkpoint("some/Tiny Model", "musicgen", "abc"),
+        "checkpoint": GeneratorCheckpoint("some/Tiny Model", "musicgen", "abc"),
         "sampling": Sampling(changes.pop("clip_seconds", 1.0), 0.0, 3.0, top_k=250, temperature=1.0, tokens=53),
         "dtype": "fp32",
         "genres": genres,

@@ -270,7 +270,7 @@ def test_unfinished_folders_are_not_pushed(hub, made, run, capsys):
 
 def test_pickles_and_foreign_code_of_the_hub_need_to_be_asked_for(hub, tmp_path):
     folder = tiny_models.save_hubert(tmp_path / "hubert")
-    model, _ = load_classifier(str(folder), ["a", "b"])
+    model, _ = load_classifier(Checkpoint(str(folder)), ["a", "b"])
     model.save_pretrained(folder)
     torch.save(model.state_dict(), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
@@ -278,14 +278,14 @@ def test_pickles_and_foreign_code_of_the_hub_need_to_be_asked_for(hub, tmp_path)
     open_repository("me/pickled", "model").commit(files, "x")
     cache = {"cache_dir": str(tmp_path / "cache")}
     with pytest.raises(UserError, match="--allow_pickle"):
-        load_classifier("me/pickled", None, **cache)
-    loaded, _ = load_classifier("me/pickled", None, allow_pickle=True, **cache)
+        load_classifier(Checkpoint("me/pickled", **cache), None)
+    loaded, _ = load_classifier(Checkpoint("me/pickled", allow_pickle=True, **cache), None)
     assert torch.equal(loaded.state_dict()["classifier.weight"], model.state_dict()["classifier.weight"])
 
     config = {"model_type": "own", "auto_map": {"AutoConfig": "configuration_own.C", "AutoModel": "modeling_own.M"}}
     open_repository("me/foreign", "model").commit({"config.json": json.dumps(config).encode()}, "x")
     with pytest.raises(UserError, match=r"configuration_own\.py, modeling_own\.py.*--trust_remote_code"):
-        Checkpoint("me/foreign", cache_dir=str(tmp_path / "cache")).read_config()
+        Checkpoint("me/foreign", cache_dir=str(tmp_path / "cache")).load_config()
 
 
 @pytest.mark.parametrize(
@@ -456,7 +456,7 @@ def story(tmp_path_factory):
 
 
 def test_a_fresh_process_without_this_repository_gives_the_same_probabilities(story):
-    model, extractor = load_classifier(str(story.work / "cnn"), None)
+    model, extractor = load_classifier(Checkpoint(str(story.work / "cnn")), None)
     waves = np.load(story.work / "waves.npy")
     with torch.no_grad():
         inputs = extractor(list(waves), sampling_rate=extractor.sampling_rate, return_tensors="pt")

@@ -12,11 +12,12 @@ from hf_utils.models.families import window_samples_for
 from hf_utils.models.features import (
     SpecAugment,
     WindowCollator,
+    clip_windows,
     fit_feature_stats,
     make_spec_augment,
+    run_windows,
     wants_training_stats,
 )
-from hf_utils.models.loading import load_classifier
 
 GENRES = ["blues", "hiphop", "rock"]
 SMALL = {"n_fft": 512, "hop_length": 256, "num_mel_bins": 32}
@@ -27,7 +28,7 @@ def loaded(tmp_path_factory):
     """(model, extractor) by family, for windows of 1 s."""
 
     def load(name, **options):
-        return load_classifier(str(tiny_models.saved(name, tmp_path_factory)), GENRES, window_seconds=1.0, **options)
+        return tiny_models.load(tiny_models.saved(name, tmp_path_factory), GENRES, **options)
 
     return {
         "ast": load("ast"),
@@ -119,8 +120,7 @@ def test_feature_statistics_are_those_of_all_training_windows(loaded, family, ge
 
 
 def test_which_statistics_are_used(loaded, tmp_path_factory):
-    checkpoint = str(tiny_models.saved("convnext", tmp_path_factory))
-    _, new_cnn = load_classifier(checkpoint, GENRES, window_seconds=1.0, spectrogram=SMALL)
+    _, new_cnn = tiny_models.load(tiny_models.saved("convnext", tmp_path_factory), spectrogram=SMALL)
     ast, hubert = loaded["ast"][1], loaded["hubert"][1]
     assert wants_training_stats(new_cnn, "auto", do_train=True)
     assert not wants_training_stats(ast, "auto", do_train=True)
@@ -133,3 +133,25 @@ def test_which_statistics_are_used(loaded, tmp_path_factory):
     ):
         with pytest.raises(UserError, match="feature_stats"):
             wants_training_stats(extractor, option, do_train=do_train)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 8])
+def test_windows_run_through_the_model_in_batches_of_any_size(loaded, batch_size):
+    model, extractor = loaded["hubert"]
+    clip = np.random.default_rng(0).normal(0, 0.1, 5 * 8000 + 99).astype(np.float32)
+    windows = clip_windows(extractor, clip, 16000, 16000)
+    # Half overlapping, and the last one ends where the clip ends.
+    starts = [0, 8000, 16000, 24000, len(clip) - 16000]
+    assert len(windows) == len(starts) and np.array_equal(windows[4], clip[24099:])
+    outputs = run_windows(model, extractor, iter(windows), batch_size=batch_size)
+    with torch.no_grad():
+        for row, start in zip(outputs, starts, strict=True):
+            features = extractor(clip[start : start + 16000], sampling_rate=16000, return_tensors="pt").input_values
+            torch.testing.assert_close(row, model(features).logits[0], rtol=1e-4, atol=1e-5)
+
+
+def test_clips_at_another_rate_are_resampled(loaded):
+    _, extractor = loaded["hubert"]
+    clip = np.random.default_rng(0).normal(0, 0.1, 22050 * 2).astype(np.float32)
+    windows = clip_windows(extractor, clip, 22050, 16000)
+    assert [len(window) for window in windows] == [16000] * 3

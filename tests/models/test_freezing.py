@@ -4,14 +4,12 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tiny_models import save_convnext, saved
+from tiny_models import load, save_convnext, saved
 
 from hf_utils.errors import UserError
 from hf_utils.models.freezing import find_backbone, find_layers, freeze, keep_frozen_in_eval
-from hf_utils.models.loading import load_classifier
 from hf_utils.models.spectrogram_cnn import SpectrogramCNNConfig, SpectrogramCNNForAudioClassification
 
-GENRES = ["blues", "jazz", "rock"]
 # Blocks of the tiny models: transformer layers, or stages of a convolutional net.
 NUM_BLOCKS = {"ast": 3, "hubert": 3, "wav2vec2": 3, "wavlm": 3, "whisper": 2, "convnext": 4, "resnet": 4}
 NUM_BLOCKS["timm_resnet"] = 4
@@ -29,9 +27,8 @@ FRONT_END = {
 }
 
 
-def load(name, tmp_path_factory, head="linear"):
-    window_seconds = None if name == "whisper" else 1.0
-    return load_classifier(str(saved(name, tmp_path_factory)), GENRES, window_seconds=window_seconds, head=head)[0]
+def load_model(name, tmp_path_factory, head="linear"):
+    return load(saved(name, tmp_path_factory), window_seconds=None if name == "whisper" else 1.0, head=head)[0]
 
 
 def make_inputs(model):
@@ -48,7 +45,7 @@ def trained_names(model):
 
 @pytest.mark.parametrize(("name", "head"), HEADS)
 def test_backbone_leaves_the_head(name, head, tmp_path_factory):
-    model = load(name, tmp_path_factory, head)
+    model = load_model(name, tmp_path_factory, head)
     backbone_parameters = {id(p) for p in find_backbone(model).parameters()}
     head_size = sum(p.numel() for p in model.parameters() if id(p) not in backbone_parameters)
     total = sum(p.numel() for p in model.parameters())
@@ -60,7 +57,7 @@ def test_backbone_leaves_the_head(name, head, tmp_path_factory):
 @pytest.mark.parametrize(("name", "head"), HEADS)
 @pytest.mark.parametrize("count", [1, 2])
 def test_all_but_last_trains_the_last_blocks_and_the_head(name, head, count, tmp_path_factory):
-    model = load(name, tmp_path_factory, head)
+    model = load_model(name, tmp_path_factory, head)
     backbone = find_backbone(model)
     blocks = find_layers(backbone).blocks
     assert len(blocks) == NUM_BLOCKS[name]
@@ -80,7 +77,7 @@ def test_all_but_last_trains_the_last_blocks_and_the_head(name, head, count, tmp
 
 @pytest.mark.parametrize("name", NUM_BLOCKS)
 def test_feature_encoder_is_what_makes_features_of_the_input(name, tmp_path_factory):
-    model = load(name, tmp_path_factory)
+    model = load_model(name, tmp_path_factory)
     before = trained_names(find_backbone(model))
     freeze(model, "feature_encoder")
     frozen = before - trained_names(find_backbone(model))
@@ -88,13 +85,13 @@ def test_feature_encoder_is_what_makes_features_of_the_input(name, tmp_path_fact
 
 
 def test_none_freezes_nothing(tmp_path_factory):
-    model = load("hubert", tmp_path_factory)
+    model = load_model("hubert", tmp_path_factory)
     total = sum(p.numel() for p in model.parameters())
     assert freeze(model, "none") == (total, total)
 
 
 def test_impossible_choices_are_explained(tmp_path_factory):
-    model = load("hubert", tmp_path_factory)
+    model = load_model("hubert", tmp_path_factory)
     for count in (0, 4):
         with pytest.raises(UserError, match=f"unfrozen_layers is {count}, but HubertModel has 3 blocks"):
             freeze(model, "all_but_last", count)
@@ -127,7 +124,7 @@ def test_timm_families_have_blocks(architecture, num_blocks):
 )
 def test_frozen_backbone_is_the_same_in_every_step(name, head, tmp_path_factory):
     """Batch statistics stand still, and dropout and time masks are off: embeddings can be computed once."""
-    model = load(name, tmp_path_factory, head)
+    model = load_model(name, tmp_path_factory, head)
     freeze(model, "backbone")
     backbone = find_backbone(model)
     buffers = {n: b.clone() for n, b in backbone.named_buffers()}
@@ -148,7 +145,7 @@ def test_frozen_backbone_is_the_same_in_every_step(name, head, tmp_path_factory)
 
 
 def test_partly_frozen_backbone_keeps_its_trained_part_in_training(tmp_path_factory):
-    model = load("timm_resnet", tmp_path_factory)
+    model = load_model("timm_resnet", tmp_path_factory)
     freeze(model, "all_but_last", 1)
     model.train()
     keep_frozen_in_eval(model)
@@ -160,7 +157,7 @@ def test_partly_frozen_backbone_keeps_its_trained_part_in_training(tmp_path_fact
 
 def test_frozen_parameters_do_not_move(tmp_path):
     torch.manual_seed(0)
-    model, _ = load_classifier(str(save_convnext(tmp_path / "convnext")), GENRES, window_seconds=1.0)
+    model, _ = load(save_convnext(tmp_path / "convnext"))
     freeze(model, "all_but_last", 1)
     before = {n: p.clone() for n, p in model.named_parameters()}
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01, weight_decay=0.1)

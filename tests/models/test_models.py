@@ -9,7 +9,7 @@ import pytest
 import torch
 import torchaudio
 from safetensors.torch import load_file, save_file
-from tiny_models import SAVERS, save_ast, save_hubert, saved
+from tiny_models import SAVERS, load, save_ast, save_hubert, saved
 from transformers import AutoModel, AutoModelForAudioClassification
 
 from hf_utils.errors import UserError
@@ -22,9 +22,7 @@ from hf_utils.models.families import (
     window_samples_for,
 )
 from hf_utils.models.freezing import find_backbone
-from hf_utils.models.loading import load_classifier
 
-GENRES = ["blues", "jazz", "rock"]
 # Checkpoint and head: what a user can train.
 KINDS = [(name, "linear") for name in ("ast", "hubert", "wav2vec2", "wavlm", "convnext", "timm_resnet", "resnet")]
 KINDS += [("ast", "mlp"), ("hubert", "mlp"), ("convnext", "mlp")]
@@ -35,10 +33,6 @@ FAMILIES = {
     "wavlm": "waveform",
     "whisper": "other",
 }
-
-
-def load(folder, genres=GENRES, **options):
-    return load_classifier(str(folder), genres, **{"window_seconds": 1.0} | options)
 
 
 def make_inputs(model, feature_extractor, count=2, seed=0):

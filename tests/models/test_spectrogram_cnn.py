@@ -9,21 +9,18 @@ import pytest
 import timm
 import torch
 import transformers
-from tiny_models import save_convnext, saved
+from tiny_models import load, save_convnext, saved
 from transformers import AutoModel, AutoModelForImageClassification
 
+from hf_utils.arguments.model import ModelArguments
 from hf_utils.errors import UserError
 from hf_utils.models.families import needs_feature_stats, set_feature_stats, unnormalised
-from hf_utils.models.loading import load_classifier
 from hf_utils.models.spectrogram_cnn import SpectrogramCNNConfig, SpectrogramCNNFeatureExtractor
+from hf_utils.models.spectrogram_cnn.feature_extraction_spectrogram_cnn import SETTINGS
 from hf_utils.models.spectrogram_cnn.modeling_spectrogram_cnn import pool_spectrograms
 
 GENRES = ["blues", "jazz", "rock"]
 RATE = 22050
-
-
-def load(folder, **options):
-    return load_classifier(str(folder), GENRES, **{"window_seconds": 1.0} | options)
 
 
 def make_noise(samples=RATE, count=None, seed=0):
@@ -298,3 +295,19 @@ def test_saved_folders_load_in_a_fresh_process(tmp_path, tmp_path_factory):
     for folder, probabilities in expected.items():
         assert scores[folder] == pytest.approx(probabilities, abs=1e-6)
     assert len({json.dumps(s) for s in scores.values()}) == len(scores)
+
+
+def test_the_options_of_the_script_are_the_settings_of_the_extractor():
+    """One option that the extractor does not know, or one that is forgotten, would be a wrong spectrogram."""
+    given = {
+        "spectrogram": "stft",
+        "sampling_rate": 16000,
+        "num_mel_bins": 64,
+        "n_fft": 1024,
+        "hop_length": 256,
+        "min_frequency_hz": 20.0,
+        "max_frequency_hz": 7000.0,
+    }
+    assert ModelArguments(model_name_or_path="x").spectrogram_settings() == {}
+    arguments = ModelArguments(model_name_or_path="x", **given)
+    assert arguments.spectrogram_settings() == given and set(given) == set(SETTINGS)

@@ -15,6 +15,7 @@ from transformers import PrinterCallback, ProgressCallback
 import run_classification
 from hf_utils.arguments.training import ClassificationTrainingArguments
 from hf_utils.launch import setup_logging
+from hf_utils.models.checkpoints import Checkpoint
 from hf_utils.models.loading import load_classifier
 from hf_utils.training.trainer import EpochLine, GenreTrainer, ProgressBars
 
@@ -90,7 +91,7 @@ def test_messages_of_libraries_come_once_and_in_our_format(caplog):
 def test_bars_are_for_terminals(told, tmp_path, monkeypatch, terminal, disable_tqdm):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
     args = ClassificationTrainingArguments(output_dir=str(tmp_path), use_cpu=True, disable_tqdm=disable_tqdm)
-    model = load_classifier(str(told[0] / "run"), None)[0]
+    model = load_classifier(Checkpoint(str(told[0] / "run")), None)[0]
     trainer = GenreTrainer(model=model, args=args, genres=list(GENRE_TONES_HZ), eval_dataset=[])
     shown = [callback for callback in trainer.callback_handler.callbacks if isinstance(callback, ProgressCallback)]
     assert [type(callback) for callback in shown] == [ProgressBars] * (terminal and not disable_tqdm)

@@ -19,6 +19,7 @@ from hf_utils.arguments.model import ModelArguments
 from hf_utils.arguments.parsing import parse_arguments
 from hf_utils.arguments.training import ClassificationTrainingArguments
 from hf_utils.config_files import read_config
+from hf_utils.models.checkpoints import Checkpoint
 from hf_utils.models.families import needs_feature_stats, set_feature_stats, window_samples_for
 from hf_utils.models.features import WindowCollator
 from hf_utils.models.freezing import freeze
@@ -107,7 +108,7 @@ def test_the_command_of_a_recipe_loads_trains_a_step_and_comes_back(path, tmp_pa
 
     model.eval().save_pretrained(tmp_path / "out")
     extractor.save_pretrained(tmp_path / "out")
-    again, extractor_again = load_classifier(str(tmp_path / "out"), None)
+    again, extractor_again = load_classifier(Checkpoint(str(tmp_path / "out")), None)
     assert list(again.config.id2label.values()) == genres
     batch_again = make_batch(again, extractor_again, None)
     with torch.no_grad():
@@ -117,7 +118,7 @@ def test_the_command_of_a_recipe_loads_trains_a_step_and_comes_back(path, tmp_pa
 def test_sample_cnn_sees_three_to_the_tenth_samples_and_takes_any_length():
     config = read_config(ROOT / "configs/models/sample_cnn/config.json")
     assert round(config["window_seconds"] * 22050) == pytest.approx(3 ** (len(config["hidden_sizes"]) + 1), abs=1)
-    model, _ = load_classifier(str(ROOT / "configs/models/sample_cnn"), GENRES)
+    model, _ = load_classifier(Checkpoint(str(ROOT / "configs/models/sample_cnn")), GENRES)
     lengths = []
     model.backbone.blocks[-1].register_forward_hook(lambda module, inputs, output: lengths.append(output.shape[2]))
     for num_samples in (3**10, 2 * 3**10, 1000):

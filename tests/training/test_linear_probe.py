@@ -15,7 +15,6 @@ from hf_utils.errors import UserError
 from hf_utils.models.families import window_samples_for
 from hf_utils.models.features import SpecAugment, WindowCollator, fit_feature_stats, wants_training_stats
 from hf_utils.models.freezing import freeze
-from hf_utils.models.loading import load_classifier
 from hf_utils.training.linear_probe import Head, choose_learner, compute_embeddings, load_embeddings
 from hf_utils.training.trainer import GenreTrainer
 
@@ -51,9 +50,7 @@ def make_trainer(kind, folder, output_dir, *, mode="backbone", grid=True, spec_a
     )
     set_seed(args.seed)
     clips = load_clips(str(folder))
-    model, extractor = load_classifier(
-        str(checkpoint), genre_names(clips), window_seconds=WINDOW_SECONDS, **model_options
-    )
+    model, extractor = tiny_models.load(checkpoint, genre_names(clips), window_seconds=WINDOW_SECONDS, **model_options)
     freeze(model, mode)
     decoded = decode_clips(clips, extractor.sampling_rate)
     window_samples = window_samples_for(model.config, extractor, WINDOW_SECONDS)
@@ -98,7 +95,7 @@ def test_cached_training_gives_the_losses_and_the_model_of_the_slow_path(kind, g
     whole, alone = (t.evaluate_set(t.eval_dataset, "validation") for t in (fast, learner))
     np.testing.assert_allclose(whole.probabilities, alone.probabilities, atol=1e-5)
     fast.save_model(str(tmp_path / "saved"))
-    again, _ = load_classifier(str(tmp_path / "saved"), None)
+    again, _ = tiny_models.load(tmp_path / "saved", None, window_seconds=None)
     for name, tensor in again.state_dict().items():
         assert torch.equal(tensor, fast.model.state_dict()[name])
 

@@ -13,7 +13,6 @@ from hf_utils.data.windows import EvaluationWindows, TrainingWindows
 from hf_utils.models.families import window_samples_for
 from hf_utils.models.features import WindowCollator, fit_feature_stats, wants_training_stats
 from hf_utils.models.freezing import freeze
-from hf_utils.models.loading import load_classifier
 from hf_utils.training.trainer import CrossEntropy, GenreTrainer, balanced_class_weights
 
 SAVERS = {"ast": tiny_models.save_ast, "hubert": tiny_models.save_hubert, "convnext": tiny_models.save_convnext}
@@ -33,9 +32,7 @@ def make_trainer(checkpoint, folder, output_dir, *, callbacks=None, freeze_mode=
     set_seed(args.seed)
     clips = load_clips(str(folder))
     spectrogram = {"n_fft": 512, "hop_length": 256, "num_mel_bins": 32} if checkpoint.parent.name[:4] == "conv" else {}
-    model, extractor = load_classifier(
-        str(checkpoint), genre_names(clips), window_seconds=0.5, spectrogram=spectrogram
-    )
+    model, extractor = tiny_models.load(checkpoint, genre_names(clips), window_seconds=0.5, spectrogram=spectrogram)
     freeze(model, freeze_mode)
     decoded = decode_clips(clips, extractor.sampling_rate)
     window_samples = window_samples_for(model.config, extractor, 0.5)

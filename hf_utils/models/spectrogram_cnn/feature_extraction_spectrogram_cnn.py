@@ -10,6 +10,17 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
+# What decides a spectrogram, beside the mean and the standard deviation that normalise it.
+SETTINGS = (
+    "spectrogram",
+    "sampling_rate",
+    "n_fft",
+    "hop_length",
+    "num_mel_bins",
+    "min_frequency_hz",
+    "max_frequency_hz",
+)
+
 # Smallest power that the logarithm sees: about the rounding noise of 16-bit audio, so silence is not minus infinity.
 POWER_FLOOR = 1e-10
 # Image backbones halve their input five times, so a shorter spectrogram would shrink to nothing.
@@ -145,16 +156,9 @@ class SpectrogramCNNFeatureExtractor(SequenceFeatureExtractor):
         if waveforms.shape[1] < needed:
             waveforms = np.tile(waveforms, -(-needed // waveforms.shape[1]))[:, :needed]
         highest_hz = self.sampling_rate / 2 if self.max_frequency_hz is None else self.max_frequency_hz
-        settings = (
-            self.sampling_rate,
-            self.n_fft,
-            self.hop_length,
-            self.num_mel_bins,
-            self.min_frequency_hz,
-            highest_hz,
-        )
+        settings = {name: getattr(self, name) for name in SETTINGS} | {"max_frequency_hz": highest_hz}
         samples = torch.from_numpy(np.ascontiguousarray(waveforms))
-        channels = [transform(samples) for transform in _make_transforms(self.spectrogram, *settings)]
+        channels = [transform(samples) for transform in _make_transforms(**settings)]
         power = torch.stack(channels, dim=1)
         if self.spectrogram != "mel":
             bin_hz = torch.arange(power.shape[2]) * self.sampling_rate / self.n_fft
