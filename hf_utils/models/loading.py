@@ -15,6 +15,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+import hf_utils.models.sample_cnn  # noqa: F401  makes it known to the Auto classes
 from hf_utils.errors import UserError
 from hf_utils.models.checkpoints import Checkpoint
 from hf_utils.models.encoder_mlp import EncoderMLPConfig, EncoderMLPForAudioClassification
