@@ -16,7 +16,7 @@ _split = partial(option, group="split into training, validation and test tracks"
 # Which real clips there are, in which split. Not the genres: a dataset may be made for fewer than one trains on.
 _SOURCE = (
     "dataset_name dataset_config_name dataset_revision audio_column_name label_column_name on_bad_audio "
-    "split_protocol split_seed num_folds fold"
+    "split_protocol split_seed num_folds fold group_segments"
 ).split()
 
 
@@ -60,6 +60,11 @@ class SourceArguments:
     split_seed: int = _split(0, "Seed of the split; apart from --seed, so that runs of other seeds share one split.")
     num_folds: int = _split(10, "Number of folds of artist_folds.", metavar="FOLDS", at_least=3)
     fold: int = _split(0, "The fold that is tested, counted from 0.", at_least=0)
+    group_segments: Literal["auto", "always", "never"] = _split(
+        "auto",
+        "Keep the pieces of a song that was cut beforehand in one split. auto: where names leave no doubt, such as "
+        "jazz.00000.3 or so_what_part2. always: for any number at the end of a name.",
+    )
 
     def __post_init__(self):
         if self.fold >= self.num_folds:

@@ -42,6 +42,12 @@ def genre_names(clips: datasets.Dataset) -> list[str]:
     return list(clips.features["label"].names)
 
 
+def label_names(clips: datasets.Dataset) -> list[str]:
+    """Return the genre of every clip."""
+    genres = genre_names(clips)
+    return [genres[label] for label in clips["label"][:]]
+
+
 def load_clips(
     source: str,
     *,

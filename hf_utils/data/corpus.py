@@ -47,7 +47,14 @@ def load_split_clips(args: DataArguments, token: str | None = None) -> datasets.
     )
     if args.genres:
         clips = keep_genres(clips, args.genres)
-    return assign_splits(clips, args.split_protocol, seed=args.split_seed, num_folds=args.num_folds, fold=args.fold)
+    return assign_splits(
+        clips,
+        args.split_protocol,
+        seed=args.split_seed,
+        num_folds=args.num_folds,
+        fold=args.fold,
+        group_segments=args.group_segments,
+    )
 
 
 def decode_corpus(
@@ -89,7 +96,7 @@ def decode_corpus(
         mix, facts["train_mix"] = _mix(select_split(tracks, "train"), args, load_and_decode, seed)
         facts["splits"]["train"] = _counts(mix)
     known_train = select_split(clips, "train").remove_columns("audio") if mix is None else mix
-    check_leaks({"train": known_train, **splits, **named})
+    check_leaks({"train": known_train, **splits, **named}, args.group_segments)
     return Corpus(genres, mix, {**splits, **named}, facts)
 
 

@@ -1,17 +1,26 @@
 """The leak check: nothing that is trained on, or a copy of it, may be tested.
 
 Training is checked against every other set, and validation against test. Named evaluation sets are checked against
-training alone: a corrupted copy of the test split is what they are for.
+training only: a corrupted copy of the test split is what they are for.
+
+Tracks are compared by their sound, where both are decoded, and by name: a copy names the track that it was made from,
+a piece its song, a track of GTZAN its known repetitions. Two tracks of one name with other sound are two recordings.
 """
 
+import logging
 import re
+from collections import defaultdict
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import datasets
 
+from hf_utils.data.clips import label_names
 from hf_utils.data.gtzan import repetition_groups
+from hf_utils.data.segments import find_songs
 from hf_utils.errors import UserError
 
+logger = logging.getLogger(__name__)
 _MAX_LISTED = 20
 # Names of clips that had none: equal ones in two datasets mean nothing.
 _MADE_UP_NAME = re.compile(r"row-\d{6,}")
@@ -20,24 +29,44 @@ _REMEDIES = {
     "same track": "remove the track from one of the sets, or rename it if it is another recording",
     "copy of the track": "make copies of training tracks only, or evaluate on copies of test tracks",
     "copies of one track": "make both sets of copies from the same split",
-    "known repetition": "--split_protocol filtered leaves them out, stratified and artist_folds keep them together",
     "identical recording": "remove one of the files",
+    "known repetition": "--split_protocol filtered leaves them out, stratified and artist_folds keep them together",
+    "pieces of one song": "--split_protocol stratified and artist_folds keep them together; if they are songs "
+    "themselves: --group_segments never",
 }
 
 
-def check_leaks(sets: Mapping[str, datasets.Dataset]) -> None:
-    """Raise UserError, listing the pairs, if two sets share a track, a parent, a known repetition or a recording.
+class _Clip(NamedTuple):
+    """What two clips may have in common; None for what a clip does not have.
+
+    Attributes:
+        repetition: the group of known repetitions of its recording.
+        song: that it is a piece of.
+        sha256: of its samples, where it is decoded.
+    """
+
+    track_id: str
+    parent_id: str | None
+    repetition: str | None
+    song: str | None
+    sha256: str | None
+    is_noisy: bool
+
+
+def check_leaks(sets: Mapping[str, datasets.Dataset], group_segments: str = "auto") -> None:
+    """Raise UserError, listing the pairs, if two sets share a track, a parent, a song or a recording.
 
     Args:
         sets: train, validation, test (each may be missing) and any named evaluation sets. Clip tables; recordings are
             compared where both sets have `sha256`.
+        group_segments: of `splits.recording_names`.
     """
-    keys = {name: _list_keys(clips) for name, clips in sets.items()}
+    clips = _list_clips(sets, group_segments)
     sides = [("train", name) for name in sets if name != "train"] + [("validation", "test")]
     found: dict[str, list[str]] = {}
     for one, other in sides:
-        if one in keys and other in keys:
-            for kind, first, second in _find_pairs(keys[one], keys[other]):
+        if one in clips and other in clips:
+            for kind, first, second in _find_pairs(clips[one], clips[other], f"{one} and {other}"):
                 found.setdefault(kind, []).append(f"{first} ({one}) and {second} ({other})")
     if not found:
         return
@@ -48,38 +77,74 @@ def check_leaks(sets: Mapping[str, datasets.Dataset]) -> None:
     raise UserError("\n".join([f"{title} on two sides of the split:", *lines[:_MAX_LISTED], *more, *remedies]))
 
 
-def _list_keys(clips: datasets.Dataset) -> list[tuple[str, str | None, str | None, str | None]]:
-    """Return (track_id, parent_id, group of known repetitions, sha256) per clip."""
-    repetitions = repetition_groups()
-    digests = clips["sha256"][:] if "sha256" in clips.column_names else [None] * len(clips)
-    return [
-        (own, parent, repetitions.get(parent or own), digest)
-        for own, parent, digest in zip(clips["track_id"][:], clips["parent_id"][:], digests, strict=True)
+def _list_clips(sets: Mapping[str, datasets.Dataset], group_segments: str) -> dict[str, list[_Clip]]:
+    """Return the clips of every set. Pieces of a song are found among the names of all sets together."""
+    recordings, genres = {}, []
+    for name, table in sets.items():
+        parents = zip(table["track_id"][:], table["parent_id"][:], strict=True)
+        recordings[name] = [parent or own for own, parent in parents]
+        genres += label_names(table)
+    songs: dict[str, str] = {}
+    if group_segments != "never":
+        names = [recording for part in recordings.values() for recording in part]
+        songs = find_songs(names, genres, certain=group_segments == "auto")
+        songs |= {song: song for song in songs.values()}  # a whole song may lie beside its pieces
+    groups = repetition_groups()
+    clips = {}
+    for name, table in sets.items():
+        digests = table["sha256"][:] if "sha256" in table.column_names else [None] * len(table)
+        columns = (table[column][:] for column in ("track_id", "parent_id", "origin"))
+        clips[name] = []
+        for own, parent, origin, recording, digest in zip(*columns, recordings[name], digests, strict=True):
+            song = songs.get(recording)
+            clips[name].append(_Clip(own, parent, groups.get(song or recording), song, digest, origin == "noisy"))
+    return clips
+
+
+def _find_pairs(one: list[_Clip], other: list[_Clip], sides: str) -> list[tuple[str, str, str]]:
+    """Return (kind, track of `one`, track of `other`), every pair once, under the first kind that it is.
+
+    Of the pieces of a song only one pair, since a song can have hundreds of pieces.
+    """
+    indices = {field: defaultdict(list) for field in ("track_id", "parent_id", "repetition", "song", "sha256")}
+    for clip in one:
+        for field, index in indices.items():
+            if (key := getattr(clip, field)) is not None:
+                index[key].append(clip)
+    namesakes = [
+        clip for clip in other for first in indices["track_id"].get(clip.track_id, ()) if _differ(first, clip)
     ]
-
-
-def _find_pairs(one: list[tuple], other: list[tuple]) -> list[tuple[str, str, str]]:
-    """Return (kind, track of `one`, track of `other`), every pair once, under the first kind that it is."""
-    tracks, parents, repetitions, digests = ({}, {}, {}, {})
-    for row in one:
-        for index, key in zip((tracks, parents, repetitions, digests), row, strict=True):
-            if key is not None:
-                index.setdefault(key, []).append(row)
+    _tell_apart(namesakes, sides)
+    passed_songs = {None, *(clip.song for clip in namesakes)}
     pairs: dict[tuple[str, str], str] = {}
-    for own, parent, repetition, digest in other:
-        for kind, index, key in (
-            ("same track", tracks, own),
-            ("copy of the track", tracks, parent),
-            ("copy of the track", parents, own),
-            ("copies of one track", parents, parent),
-            ("known repetition", repetitions, repetition),
-            ("identical recording", digests, digest),
+    for clip in other:
+        for kind, field, key in (
+            ("same track", "track_id", clip.track_id),
+            ("copy of the track", "track_id", clip.parent_id),
+            ("copy of the track", "parent_id", clip.track_id),
+            ("copies of one track", "parent_id", clip.parent_id),
+            ("identical recording", "sha256", clip.sha256),
+            ("known repetition", "repetition", clip.repetition),
         ):
-            for row in index.get(key, ()):
-                if kind != "same track" or not _differ_by_sound(row, own, digest):
-                    pairs.setdefault((row[0], own), kind)
+            for first in indices[field].get(key, ()):
+                if kind != "same track" or not _differ(first, clip):
+                    pairs.setdefault((first.track_id, clip.track_id), kind)
+        if clip.song not in passed_songs and clip.song in indices["song"]:
+            pairs.setdefault((indices["song"][clip.song][0].track_id, clip.track_id), "pieces of one song")
+            passed_songs.add(clip.song)
     return [(kind, first, second) for (first, second), kind in pairs.items()]
 
 
-def _differ_by_sound(row: tuple, own: str, digest: str | None) -> bool:
-    return bool(_MADE_UP_NAME.fullmatch(own) and digest and row[3] and digest != row[3])
+def _differ(one: _Clip, other: _Clip) -> bool:
+    """Whether two clips of one name are two recordings. A noisy copy sounds different from its track."""
+    is_known = one.sha256 and other.sha256 and not (one.is_noisy or other.is_noisy)
+    return bool(is_known) and one.sha256 != other.sha256
+
+
+def _tell_apart(namesakes: list[_Clip], sides: str) -> None:
+    names = {clip.track_id for clip in namesakes if not _MADE_UP_NAME.fullmatch(clip.track_id)}
+    if names:
+        logger.warning(
+            "%s: %d tracks have one name and two sounds, such as %s. They are taken for different recordings.",
+            *(sides, len(names), min(names)),
+        )

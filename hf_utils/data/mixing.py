@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import datasets
 
-from hf_utils.data.clips import genre_names
+from hf_utils.data.clips import label_names
 from hf_utils.errors import UserError
 from hf_utils.seeding import derive_seed
 
@@ -59,7 +59,7 @@ def filter_clips(clips: datasets.Dataset, expression: str, source: str) -> datas
     """
     columns = [name for name in clips.column_names if name != "audio"]
     table = clips.select_columns(columns).to_pandas()
-    table["label"] = [genre_names(clips)[label] for label in clips["label"]]
+    table["label"] = label_names(clips)
     try:
         kept = table.query(expression).index
     except Exception as error:  # pandas raises whatever the expression made it do

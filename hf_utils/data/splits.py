@@ -1,21 +1,22 @@
 """Which tracks are trained on, which select the checkpoint, and which are tested: the four split protocols.
 
 A split is a set of tracks; windows are cut afterwards. No protocol depends on the order of the clips, and none puts
-copies or known repetitions of one recording into two splits.
+copies, pieces or known repetitions of one recording into two splits, apart from `provided`, which takes what is given.
 """
 
 import json
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import datasets
 
 from hf_utils.arguments.data import SPLITS
-from hf_utils.data.clips import genre_names
+from hf_utils.data.clips import genre_names, label_names
 from hf_utils.data.genre_spellings import fold_genre
 from hf_utils.data.gtzan import join_rows, repetition_groups, track_facts
+from hf_utils.data.segments import find_songs
 from hf_utils.errors import UserError
 from hf_utils.seeding import derive_seed
 
@@ -30,10 +31,9 @@ _PROTOCOL_COLUMN = "split_protocol"
 _MAX_LISTED = 5
 
 
-def split_filtered(clips: datasets.Dataset) -> list[str | None]:
-    """Return the fault-filtered GTZAN split; its 70 faulty tracks get None. Raises UserError for other tracks."""
+def split_filtered(names: Sequence[str]) -> list[str | None]:
+    """Return the fault-filtered split of GTZAN tracks; its 70 faulty ones get None. Raises UserError for others."""
     facts = track_facts()
-    names = original_names(clips)
     if unknown := sorted({name for name in names if name not in facts}):
         listing = ", ".join(unknown[:_MAX_LISTED]) + (" ..." if len(unknown) > _MAX_LISTED else "")
         raise UserError(
@@ -43,7 +43,9 @@ def split_filtered(clips: datasets.Dataset) -> list[str | None]:
     return [facts[name]["filtered_split"] or None for name in names]
 
 
-def split_artist_folds(clips: datasets.Dataset, seed: int, num_folds: int, fold: int) -> list[str]:
+def split_artist_folds(
+    clips: datasets.Dataset, names: Sequence[str], seed: int, num_folds: int, fold: int
+) -> list[str]:
     """Return fold number `fold` as test, the next as validation; no artist is in two folds.
 
     Artists come from an `artist` column or from the facts of GTZAN. A clip of an unknown artist is its own group.
@@ -55,7 +57,7 @@ def split_artist_folds(clips: datasets.Dataset, seed: int, num_folds: int, fold:
 
     if num_folds < len(SPLITS) or not 0 <= fold < num_folds:
         raise UserError(f"artist_folds needs num_folds >= 3 and 0 <= fold < num_folds, found {num_folds} and {fold}")
-    labels, joined = clips["label"][:], _group_clips(clips, by_artist=True)
+    labels, joined = clips["label"][:], _group_clips(clips, names, by_artist=True)
     order = sorted(range(len(clips)), key=clips["track_id"][:].__getitem__)
     # Numbered as they come by name, since scikit-learn shuffles groups by their numbers.
     numbers = {group: number for number, group in enumerate(dict.fromkeys(joined[row] for row in order))}
@@ -79,12 +81,12 @@ def split_artist_folds(clips: datasets.Dataset, seed: int, num_folds: int, fold:
     return splits
 
 
-def split_stratified(clips: datasets.Dataset, seed: int) -> list[str]:
+def split_stratified(clips: datasets.Dataset, names: Sequence[str], seed: int) -> list[str]:
     """Return 80 % train, 10 % validation and 10 % test tracks of every genre."""
-    return _hold_out(clips, ["train"] * len(clips), ("test", "validation"), seed)
+    return _hold_out(clips, names, ["train"] * len(clips), ("test", "validation"), seed)
 
 
-def split_provided(clips: datasets.Dataset, seed: int) -> list[str | None]:
+def split_provided(clips: datasets.Dataset, names: Sequence[str], seed: int) -> list[str | None]:
     """Return the source's own splits; without a validation split, a tenth of train becomes one.
 
     Raises:
@@ -100,20 +102,20 @@ def split_provided(clips: datasets.Dataset, seed: int) -> list[str | None]:
             )
     if "validation" not in splits:
         logger.warning("The dataset has no validation split: %g %% of train is set aside.", 100 * HELD_OUT_SHARE)
-        splits = _hold_out(clips, splits, ("validation",), seed)
+        splits = _hold_out(clips, names, splits, ("validation",), seed)
     return splits
 
 
 def _hold_out(
-    clips: datasets.Dataset, splits: Sequence[str | None], names: tuple[str, ...], seed: int
+    clips: datasets.Dataset, names: Sequence[str], splits: Sequence[str | None], held_out: tuple[str, ...], seed: int
 ) -> list[str | None]:
-    """Return `splits` with a tenth of every genre's training tracks moved to each of `names`; groups stay together.
+    """Return `splits` with a tenth of every genre's training tracks moved to each of `held_out`, in whole groups.
 
     At least one track, if enough are left for training; groups that reach over several genres stay where they are.
     """
     labels, track_ids = clips["label"][:], clips["track_id"][:]
     groups: dict[int, list[int]] = {}
-    for row, group in enumerate(_group_clips(clips, by_artist=False)):
+    for row, group in enumerate(_group_clips(clips, names, by_artist=False)):
         groups.setdefault(group, []).append(row)
     genres: dict[int, list[list[int]]] = {label: [] for label in sorted(set(labels))}
     for rows in groups.values():
@@ -121,13 +123,13 @@ def _hold_out(
             genres[labels[rows[0]]].append(rows)
     splits = list(splits)
     for candidates in genres.values():
-        if len(candidates) <= len(names):
+        if len(candidates) <= len(held_out):
             continue
         # By a number that belongs to the group, so that adding a track moves few others.
         candidates.sort(key=lambda rows: derive_seed(seed, "split", min(track_ids[row] for row in rows)))
         target = max(1, round(HELD_OUT_SHARE * sum(map(len, candidates))))
-        for position, name in enumerate(names):
-            for row in _take(candidates, target, leave=len(names) - position):
+        for position, name in enumerate(held_out):
+            for row in _take(candidates, target, leave=len(held_out) - position):
                 splits[row] = name
     return splits
 
@@ -150,10 +152,55 @@ def original_names(clips: datasets.Dataset) -> list[str]:
     return [parent or own for own, parent in zip(clips["track_id"][:], clips["parent_id"][:], strict=True)]
 
 
-def _group_clips(clips: datasets.Dataset, *, by_artist: bool) -> list[int]:
-    """Return a group per clip of what must not be parted: copies of one track, repetitions, and by choice artists."""
-    facts, repetitions = track_facts(), repetition_groups()
+def recording_names(clips: datasets.Dataset, group_segments: str) -> list[str]:
+    """Return per clip the recording that it comes from: the song of a piece, the track of a copy, or its own name.
+
+    What was found of pieces, or may be pieces, is logged.
+
+    Args:
+        group_segments: auto, where names must leave no doubt that a clip is a piece; always; or never.
+    """
     names = original_names(clips)
+    genres = label_names(clips)
+    songs = {} if group_segments == "never" else find_songs(names, genres, certain=group_segments == "auto")
+    if songs:
+        logger.warning(
+            "By their names, %d tracks are pieces of %d songs, such as %s: the pieces of a song stay in one split, "
+            "and each is scored as a track. If they are songs themselves: --group_segments never.",
+            *(len(songs), len(set(songs.values())), _show_pieces(songs)),
+        )
+    if group_segments == "auto":
+        _warn_of_possible_pieces(names, genres, songs)
+    return [songs.get(name, name) for name in names]
+
+
+def _warn_of_possible_pieces(names: Sequence[str], genres: Sequence[str], songs: Mapping[str, str]) -> None:
+    """Log the tracks that may be pieces, where they are most of a genre."""
+    possible = find_songs(names, genres, certain=False)
+    possible = {name: song for name, song in possible.items() if name not in songs}
+    genre_of = dict(zip(names, genres, strict=True))
+    found, sizes = Counter(map(genre_of.get, possible)), Counter(genre_of.values())
+    if any(2 * count > sizes[genre] for genre, count in found.items()):
+        logger.warning(
+            "%d tracks may be pieces of %d songs, or numbered songs, such as %s: they are split as songs. If they are "
+            "pieces, which must not be in two splits: --group_segments always.",
+            *(len(possible), len(set(possible.values())), _show_pieces(possible)),
+        )
+
+
+def _show_pieces(songs: Mapping[str, str]) -> str:
+    """Return the first two pieces of the first song, and its name."""
+    song = min(songs.values())
+    return f"{' and '.join(sorted(name for name in songs if songs[name] == song)[:2])} of {song}"
+
+
+def _group_clips(clips: datasets.Dataset, names: Sequence[str], *, by_artist: bool) -> list[int]:
+    """Return a group per clip of what must not be parted: one recording, its repetitions, and by choice artists.
+
+    Args:
+        names: from `recording_names`.
+    """
+    facts, repetitions = track_facts(), repetition_groups()
     keys = [[("track", repetitions.get(name, name))] for name in names]
     if "sha256" in clips.column_names:
         for row_keys, digest in zip(keys, clips["sha256"][:], strict=True):
@@ -172,10 +219,13 @@ def name_alternatives(protocol: str) -> str:
     return f"--split_protocol {' or '.join(others)}"
 
 
-def default_protocol(clips: datasets.Dataset) -> str:
-    """Return what `auto` means: filtered for GTZAN (or whole genres of it), else provided or stratified."""
+def default_protocol(clips: datasets.Dataset, names: Sequence[str]) -> str:
+    """Return what `auto` means: filtered for GTZAN (or whole genres of it), else provided or stratified.
+
+    Args:
+        names: from `recording_names`.
+    """
     facts = track_facts()
-    names = original_names(clips)
     if all(name in facts for name in names):
         genres = {facts[name]["genre"] for name in names}
         if len(set(names)) >= _WHOLE_GTZAN_SHARE * sum(track["genre"] in genres for track in facts.values()):
@@ -184,7 +234,13 @@ def default_protocol(clips: datasets.Dataset) -> str:
 
 
 def assign_splits(
-    clips: datasets.Dataset, protocol: str, *, seed: int, num_folds: int = 10, fold: int = 0
+    clips: datasets.Dataset,
+    protocol: str,
+    *,
+    seed: int,
+    num_folds: int = 10,
+    fold: int = 0,
+    group_segments: str = "auto",
 ) -> datasets.Dataset:
     """Return `clips` with `split`: train, validation, test, or null for clips that the protocol leaves out.
 
@@ -194,22 +250,24 @@ def assign_splits(
         seed: of what is drawn; `filtered` draws nothing.
         num_folds: of artist_folds.
         fold: of artist_folds: the one that is tested; the next one is the validation split.
+        group_segments: of `recording_names`.
 
     Raises:
         UserError: the protocol does not fit the clips, a split is empty, or a genre has no training track.
     """
-    name = default_protocol(clips) if protocol == "auto" else protocol
+    names = recording_names(clips, group_segments)
+    name = default_protocol(clips, names) if protocol == "auto" else protocol
     used = {"name": name, "seed": seed, "num_folds": None, "fold": None}
     if name == "filtered":
         used["seed"] = None
-        splits = split_filtered(clips)
+        splits = split_filtered(names)
     elif name == "artist_folds":
         used.update(num_folds=num_folds, fold=fold)
-        splits = split_artist_folds(clips, seed, num_folds, fold)
+        splits = split_artist_folds(clips, names, seed, num_folds, fold)
     elif name == "stratified":
-        splits = split_stratified(clips, seed)
+        splits = split_stratified(clips, names, seed)
     elif name == "provided":
-        splits = split_provided(clips, seed)
+        splits = split_provided(clips, names, seed)
     else:
         raise UserError(f"split_protocol is {protocol!r}, expected auto or one of {', '.join(PROTOCOLS)}")
     _check_contents(clips, splits, name)

@@ -60,7 +60,7 @@ def _is_finished(options: dict) -> bool:
 
 
 CONFIG_FILE = "config.yaml"
-_SPLIT_OPTIONS = ("genres", "split_protocol", "split_seed", "num_folds", "fold")
+_SPLIT_OPTIONS = ("genres", "split_protocol", "split_seed", "num_folds", "fold", "group_segments")
 _SOURCE_OPTIONS = ("dataset_name", "dataset_config_name", "dataset_revision", "audio_column_name", "label_column_name")
 _WINDOW_OPTIONS = ("window_seconds", "eval_hop_seconds")
 
