@@ -3,7 +3,7 @@
     python benchmarks/generate.py                                          # on a CPU: batch 1, 4, 16, few steps
     python benchmarks/generate.py --batch_sizes 1 2 4 8 16 32 64 --steps 1503
 
-Weights are random, at the size of musicgen-small (or, with --size, medium or large): the time of a step does not
+Weights are random, at the size of musicgen-small (or of --size): the time of a step does not
 depend on them. The steps of the decoder cost nearly the same, so fewer are timed than a clip has, and the table shows
 how the rest is computed:
 
@@ -35,7 +35,7 @@ from hf_utils.generation.sampling import Sampling
 from hf_utils.generation.synthesis import BatchMaker
 
 # hidden size, layers, heads of the decoder
-SIZES = {"small": (1024, 24, 16), "medium": (1536, 48, 24), "large": (2048, 48, 32)}
+SIZES = {"small": (1024, 24, 16), "medium": (1536, 48, 24), "large": (2048, 48, 32), "tiny": (16, 2, 2)}
 FRAMES_PER_SECOND, CODEBOOKS, NATIVE_RATE = 50, 4, 32000
 GENRES = ["blues", "jazz"]
 PROMPT_TOKENS = 40
@@ -45,7 +45,8 @@ def build_model(size: str) -> transformers.MusicgenForConditionalGeneration:
     """Return MusicGen with random weights and the published sizes."""
     transformers.logging.set_verbosity_error()  # the pad token is one past the codebook by design
     hidden_size, num_layers, num_heads = SIZES[size]
-    text = transformers.T5Config(d_model=768, d_kv=64, d_ff=3072, num_layers=12, num_heads=12)
+    layers = 1 if size == "tiny" else 12
+    text = transformers.T5Config(d_model=768, d_kv=64, d_ff=3072, num_layers=layers, num_heads=12)
     codec = transformers.EncodecConfig(
         sampling_rate=NATIVE_RATE,
         audio_channels=1,
@@ -172,14 +173,14 @@ def measure(model, batch_size: int, dtype: str, clip_seconds: float, steps: int,
     )
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch_sizes", nargs="+", type=int, default=[1, 4, 16], metavar="CLIPS")
     parser.add_argument("--dtypes", nargs="+", choices=sorted(DTYPES), default=["fp32", "bf16"])
     parser.add_argument("--steps", type=int, default=60, help="Steps that are timed. (default: 60)")
     parser.add_argument("--clip_seconds", type=float, default=30.0)
     parser.add_argument("--size", choices=sorted(SIZES), default="small")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = build_model(options.size).to(device)
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} processor threads"

@@ -1,0 +1,442 @@
+"""How near the command comes to the bare model on a GPU: windows a second in training and evaluation, and MusicGen.
+
+    python benchmarks/gpu.py                                          # eager, batches of 8 and 64
+    python benchmarks/gpu.py --batch_sizes 64 --torch_compile
+    python benchmarks/gpu.py --models musicgen --musicgen_steps 1503  # nothing extrapolated
+    python benchmarks/gpu.py --tiny                                   # tiny sizes, on a CPU too
+
+Models have the published sizes of AST-base, HuBERT-base and ConvNeXt-tiny (as spectrogram CNN) and random weights, the
+clips are synthesised noise of 30 s. All rates are windows a second, in the precision that the command chooses:
+
+    ours    run_classification.py with the recipe of the model (configs/ast.yaml ...): median of whole epochs, with the
+            start of the data-loader workers, but without the first epoch, evaluation and checkpoints
+    bare    the same model, optimiser and gradient clipping on one batch that lies on the device
+    Trainer ours on one ready-made batch: what is lost here, the data is not to blame for
+    data    the data loader of ours with nobody computing
+    waits   share of an epoch of ours in which the training loop waits for its next batch
+    peak    share of the device's peak that the bare model reaches: operations of the matrix products, convolutions and
+            attention, as torch.utils.flop_counter counts them, of a window x windows a second / --peak_tflops
+
+A last batch that is smaller than the others makes torch.compile compile anew, so the numbers of tracks are multiples
+of the batch sizes. MusicGen is that of benchmarks/generate.py, which explains its table.
+"""
+
+import argparse
+import concurrent.futures
+import dataclasses
+import gc
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import soundfile
+import torch
+import transformers
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import TrainerCallback
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+
+from benchmarks import generate
+from hf_utils.arguments.classification import ClassificationTrainingArguments, DataArguments, ModelArguments
+from hf_utils.arguments.parsing import parse_arguments
+from hf_utils.models.freezing import keep_frozen_in_eval
+from hf_utils.training.experiment import prepare_experiment
+from hf_utils.training.launch import setup_logging
+from hf_utils.training.trainer import GenreTrainer
+
+ROOT = Path(__file__).resolve().parents[1]
+CLIP_RATE = 22050  # Hz, GTZAN's
+NUM_GENRES = 8
+TINY_ENCODER = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+TINY_WAVEFORM = {
+    "conv_dim": (4, 4, 4),
+    "conv_stride": (5, 8, 8),
+    "conv_kernel": (10, 8, 8),
+    "num_feat_extract_layers": 3,
+    "num_conv_pos_embeddings": 8,
+    "num_conv_pos_embedding_groups": 2,
+}
+# Configuration, which has the published size by default; its tiny size; the recipe of configs/.
+MODELS = {
+    "ast": (transformers.ASTConfig, TINY_ENCODER, "ast.yaml"),
+    "hubert": (transformers.HubertConfig, TINY_ENCODER | TINY_WAVEFORM, "hubert.yaml"),
+    "convnext": (
+        transformers.ConvNextConfig,
+        {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1]},
+        "convnext.yaml",
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """How much is measured. A track gives one training window an epoch."""
+
+    train_tracks: int
+    validation_tracks: int
+    clip_seconds: float
+    window_seconds: float | None  # None for the recipe's
+    epochs: int
+    bare_seconds: float
+
+
+FULL = Sizes(512, 128, 30.0, None, 3, 2.0)
+TINY = Sizes(16, 8, 3.0, 2.0, 2, 0.05)
+
+
+def write_clips(folder: Path, sizes: Sizes) -> None:
+    """Write `<split>/<genre>/<number>.wav`: noise, each clip another one."""
+    splits = {"train": sizes.train_tracks, "validation": sizes.validation_tracks, "test": NUM_GENRES}
+    files = []
+    for split, tracks in splits.items():
+        for number in range(tracks):
+            genre = f"genre{number % NUM_GENRES}"
+            (folder / split / genre).mkdir(parents=True, exist_ok=True)
+            files.append(folder / split / genre / f"{split}.{number:05d}.wav")
+
+    def write(number: int) -> None:
+        samples = np.random.default_rng(number).standard_normal(int(sizes.clip_seconds * CLIP_RATE), dtype=np.float32)
+        soundfile.write(files[number], 0.1 * samples, CLIP_RATE, subtype="PCM_16")
+
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
+        list(threads.map(write, range(len(files))))
+
+
+class Clock(TrainerCallback):
+    """Notes what the seconds of every epoch went into; each attribute is a list with one number an epoch.
+
+    Attributes:
+        training, evaluation, saving: seconds; the loss that is logged before an evaluation is counted in it.
+        waiting: seconds of training in which the loop waited for a batch; `first_batch` of them at the epoch's start.
+    """
+
+    def __init__(self, device: torch.device):
+        self._device = device
+        self._mark = 0.0
+        self.training, self.evaluation, self.saving, self.waiting, self.first_batch = [], [], [], [], []
+
+    def _lap(self) -> float:
+        """Return the seconds since the last mark, and set a new one."""
+        now = time.perf_counter()
+        elapsed, self._mark = now - self._mark, now
+        return elapsed
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        generate.wait(self._device)
+        self._lap()
+        self._began, self._waits, self._in_epoch = self._mark, [], True
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self._waits.append(self._lap())
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self._lap()
+
+    def on_log(self, args, state, control, **kwargs):
+        if self._in_epoch:
+            self._lap()  # between two steps, and no waiting for a batch
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        generate.wait(self._device)
+        self._lap()
+        self._in_epoch = False
+        self.training.append(self._mark - self._began)
+        self.waiting.append(sum(self._waits))
+        self.first_batch.append(self._waits[0])
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        self.evaluation.append(self._lap())
+
+    def on_save(self, args, state, control, **kwargs):
+        self.saving.append(self._lap())
+
+
+def steady(seconds: list[float]) -> float:
+    """Return the median over all epochs but the first; NaN where nothing was noted."""
+    return statistics.median(seconds[1:]) if seconds[1:] else float("nan")
+
+
+def make_trainer(name: str, place: Path, sizes: Sizes, batch_size: int, options: list[str]) -> GenreTrainer:
+    """Return the Trainer that `run_classification.py configs/<recipe>` makes, over the clips in `place`."""
+    config_class, tiny, recipe = MODELS[name]
+    model = place / name
+    config_class(**tiny if sizes is TINY else {}).save_pretrained(model)
+    chosen = {
+        "model_name_or_path": model,
+        "dataset_name": place / "clips",
+        "split_protocol": "provided",
+        "waveform_cache_dir": place / "cache",
+        "output_dir": place / "runs" / name,
+        "overwrite": "true",
+        "num_proc": os.cpu_count(),
+        "num_train_epochs": sizes.epochs,
+        "per_device_train_batch_size": batch_size,
+        "per_device_eval_batch_size": 2 * batch_size,  # as the defaults, 8 and 16
+        "disable_tqdm": "true",
+    }
+    if sizes.window_seconds:
+        chosen["window_seconds"] = sizes.window_seconds
+    words = [str(word) for option, value in chosen.items() for word in (f"--{option}", value)]
+    classes = ModelArguments, DataArguments, ClassificationTrainingArguments
+    arguments = parse_arguments(classes, [str(ROOT / "configs" / recipe), *words, *options])
+    return prepare_experiment(*arguments).trainer
+
+
+def train(trainer: GenreTrainer) -> Clock:
+    """Train as the script does; leave the model as it was before accelerate wrapped it."""
+    clock = Clock(trainer.args.device)
+    trainer.add_callback(clock)
+    trainer.train()
+    trainer.remove_callback(clock)
+    trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    return clock
+
+
+def train_on_ready_batch(trainer: GenreTrainer, batch: dict) -> Clock:
+    """Train on copies of one batch, in this process and without evaluation."""
+    kept = (
+        trainer.data_collator,
+        trainer.args.dataloader_num_workers,
+        trainer.args.eval_strategy,
+        trainer.train_dataset,
+    )
+    ready = {key: tensor.cpu().pin_memory() if tensor.is_cuda else tensor for key, tensor in batch.items()}
+    trainer.data_collator = lambda windows: ready
+    trainer.args.dataloader_num_workers, trainer.args.eval_strategy = 0, IntervalStrategy.NO
+    trainer.train_dataset = ReadyMade(len(trainer.train_dataset))
+    clock = train(trainer)
+    trainer.data_collator, trainer.args.dataloader_num_workers, trainer.args.eval_strategy, trainer.train_dataset = (
+        kept
+    )
+    return clock
+
+
+class ReadyMade(torch.utils.data.Dataset):
+    """As many items as there are windows."""
+
+    def __init__(self, length: int):
+        self._length = length
+
+    def set_epoch(self, epoch: int) -> None:
+        """Every epoch is the same."""
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
+def bare_step(trainer: GenreTrainer, model, batch: dict) -> None:
+    """Make one optimiser step, or without labels one prediction, and nothing else."""
+    inputs = {key: value for key, value in batch.items() if key != "labels"}
+    with torch.autocast(trainer.args.device.type, torch.bfloat16, enabled=trainer.args.bf16):
+        logits = model(**inputs).logits
+    if "labels" not in batch:
+        return
+    torch.nn.functional.cross_entropy(logits.float(), batch["labels"]).backward()
+    torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), trainer.args.max_grad_norm)
+    trainer.optimizer.step()
+    trainer.model.zero_grad()
+
+
+def bare_rate(trainer: GenreTrainer, batch: dict, seconds: float) -> float:
+    """Return windows a second of the model stepping on `batch`, for about `seconds` after six steps to warm up."""
+    model = torch.compile(trainer.model) if trainer.args.torch_compile else trainer.model
+    device, learns = trainer.args.device, "labels" in batch
+    trainer.model.train(learns)
+    keep_frozen_in_eval(trainer.model)
+
+    def seconds_of_steps(steps: int) -> float:
+        return generate.seconds_of(lambda: [bare_step(trainer, model, batch) for _ in range(steps)], device)
+
+    with torch.set_grad_enabled(learns):
+        seconds_of_steps(3)  # compiles, chooses algorithms
+        steps = max(3, round(seconds / (seconds_of_steps(3) / 3)))
+        return steps * len(next(iter(batch.values()))) / seconds_of_steps(steps)
+
+
+def count_operations(trainer: GenreTrainer, batch: dict) -> float:
+    """Return the floating-point operations of one window of `batch`, which has labels if the model is to learn."""
+    trainer.model.train("labels" in batch)
+    keep_frozen_in_eval(trainer.model)
+    with FlopCounterMode(display=False) as counter, torch.set_grad_enabled("labels" in batch):
+        bare_step(trainer, trainer.model, batch)
+    return counter.get_total_flops() / len(next(iter(batch.values())))
+
+
+def data_rate(trainer: GenreTrainer) -> float:
+    """Return the windows a second of one epoch of the training data loader, on the device, with nobody computing."""
+
+    def read() -> None:
+        for _ in trainer.get_train_dataloader():
+            pass
+
+    return len(trainer.train_dataset) / generate.seconds_of(read, trainer.args.device)
+
+
+def measure_model(name: str, batch_size: int, place: Path, sizes: Sizes, options: argparse.Namespace) -> list[dict]:
+    """Return one row for each number of workers and each of training and evaluation."""
+    gc.collect()  # the Trainer before this one, which holds itself and a model
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    started = time.perf_counter()
+    extra = ["--torch_compile"] if options.torch_compile else []
+    trainer = make_trainer(name, place, sizes, batch_size, extra)
+    preparation = time.perf_counter() - started
+    windows, eval_windows = len(trainer.train_dataset), len(trainer.eval_dataset)
+    asked = options.workers or sorted({trainer.args.dataloader_num_workers, os.cpu_count()})
+    runs = []
+    for workers in asked:
+        trainer.args.dataloader_num_workers = workers
+        runs.append((workers, train(trainer), data_rate(trainer)))
+        trainer.args.save_strategy = SaveStrategy.NO  # timed once
+    batch = next(iter(trainer.get_train_dataloader()))
+    eval_batch = next(iter(trainer.get_eval_dataloader()))
+    eval_batch.pop("labels")
+    ready = train_on_ready_batch(trainer, batch)
+    bare = bare_rate(trainer, batch, sizes.bare_seconds)
+    bare_eval = bare_rate(trainer, eval_batch, sizes.bare_seconds)
+    operations, eval_operations = count_operations(trainer, batch), count_operations(trainer, eval_batch)
+    rows = []
+    for workers, clock, data in runs:
+        common = {"model": name, "compiled": options.torch_compile, "batch": batch_size, "workers": workers}
+        ours, ours_eval = windows / steady(clock.training), eval_windows / steady(clock.evaluation)
+        training = {
+            "what": "training",
+            "ours": ours,
+            "bare": bare,
+            "ratio": ours / bare,
+            "trainer": windows / steady(ready.training),
+            "data": data,
+            "waits": steady(clock.waiting) / steady(clock.training),
+            "first_batch_seconds": steady(clock.first_batch),
+            "peak": bare * operations / options.peak_tflops / 1e12,
+            "gflop_per_window": operations / 1e9,
+            "windows": windows,
+            "preparation_seconds": preparation,
+            "epoch_seconds": {
+                "training": clock.training,
+                "evaluation": clock.evaluation,
+                "saving": clock.saving,
+                "waiting": clock.waiting,
+                "first batch": clock.first_batch,
+            },
+        }
+        evaluation = {
+            "what": "evaluation",
+            "ours": ours_eval,
+            "bare": bare_eval,
+            "ratio": ours_eval / bare_eval,
+            "peak": bare_eval * eval_operations / options.peak_tflops / 1e12,
+            "gflop_per_window": eval_operations / 1e9,
+            "windows": eval_windows,
+        }
+        rows += [common | training, common | {"batch": 2 * batch_size} | evaluation]
+    return rows
+
+
+COLUMNS = [
+    "model",
+    "compiled",
+    "what",
+    "batch",
+    "workers",
+    "ours",
+    "bare",
+    "ours / bare",
+    "Trainer",
+    "data",
+    "waits",
+    "peak",
+]
+
+
+def format_row(row: dict) -> str:
+    """Return the row as one of a Markdown table of `COLUMNS`."""
+
+    def number(key: str, form: str) -> str:
+        return format(row[key], form) if key in row else ""
+
+    compiled = "yes" if row["compiled"] else "no"
+    cells = [row["model"], compiled, row["what"], str(row["batch"]), str(row["workers"])]
+    cells += [number("ours", ",.0f"), number("bare", ",.0f"), number("ratio", ".1%"), number("trainer", ",.0f")]
+    cells += [number("data", ",.0f"), number("waits", ".1%"), number("peak", ".1%")]
+    return f"| {' | '.join(cells)} |"
+
+
+def format_epoch(row: dict) -> str:
+    """Return what an epoch of the command is made of, from a row of training."""
+    parts = row["epoch_seconds"]
+    first = (
+        f"{row['preparation_seconds']:.1f} s to prepare, first epoch {parts['training'][0]:.2f} s; then, by epoch: "
+    )
+    listing = ", ".join(f"{name} {steady(seconds):.2f} s" for name, seconds in parts.items() if len(seconds) > 1)
+    return f"    {row['model']}, batch {row['batch']}, {row['workers']} workers: {first}{listing}"
+
+
+def matrix_tflops(device: torch.device) -> float:
+    """Return what the device does in a large product of bfloat16 matrices, in 1e12 operations a second."""
+    size, repeats = 8192, 20
+    one, other = (torch.randn(size, size, dtype=torch.bfloat16, device=device) for _ in range(2))
+    one @ other
+    return 2 * size**3 * repeats / generate.seconds_of(lambda: [one @ other for _ in range(repeats)], device) / 1e12
+
+
+def main(argv: list[str] | None = None) -> list[dict]:
+    """Measure what the command line asks for; print and return the rows of the classifiers."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = [*MODELS, "musicgen"]
+    parser.add_argument("--models", nargs="+", choices=names, default=names)
+    parser.add_argument("--batch_sizes", nargs="+", type=int, default=[8, 64], metavar="WINDOWS")
+    parser.add_argument(
+        "--workers", nargs="+", type=int, metavar="N", help="(default: the command's own number, and all cores)"
+    )
+    parser.add_argument("--torch_compile", action="store_true", help="compile the models, ours and the bare one")
+    parser.add_argument("--peak_tflops", type=float, default=989.0, help="of the device (default: H100 SXM and H200)")
+    parser.add_argument("--musicgen_batch_sizes", nargs="+", type=int, default=[1, 16, 64], metavar="CLIPS")
+    parser.add_argument("--musicgen_steps", type=int, default=100, help="steps that are timed (default: %(default)s)")
+    parser.add_argument("--folder", type=Path, help="keep clips and decoded audio there for the next run of this file")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there, after each model")
+    parser.add_argument("--tiny", action="store_true", help="tiny models and few clips: shows that this file runs")
+    options = parser.parse_args(argv)
+    sizes = TINY if options.tiny else FULL
+    setup_logging(is_main_process=False)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    card = torch.cuda.get_device_name() if device.type == "cuda" else "no GPU"
+    print(f"{card}, {os.cpu_count()} cores, torch {torch.__version__}, transformers {transformers.__version__}")
+    if device.type == "cuda":
+        print(f"A product of bf16 matrices of 8192 x 8192 runs at {matrix_tflops(device):.0f} TFLOP/s.")
+    rows = []
+    if chosen := [name for name in options.models if name in MODELS]:
+        print(f"\n| {' | '.join(COLUMNS)} |\n|{' --- |' * 3}{' ---: |' * (len(COLUMNS) - 3)}", flush=True)
+        with tempfile.TemporaryDirectory() as made:
+            place = options.folder or Path(made)
+            if not (place / "clips").exists():
+                write_clips(place / "clips", sizes)
+            for name in chosen:
+                for batch_size in options.batch_sizes:
+                    new = measure_model(name, batch_size, place, sizes, options)
+                    print("\n".join(map(format_row, new)), flush=True)
+                    rows += new
+                    if options.json is not None:
+                        options.json.write_text(json.dumps(rows, indent=1))
+        print("\nEpochs of the command, without the first:")
+        print("\n".join(format_epoch(row) for row in rows if row["what"] == "training"), flush=True)
+    if "musicgen" in options.models:
+        print()
+        words = ["--dtypes", "bf16", "--batch_sizes", *options.musicgen_batch_sizes, "--steps", options.musicgen_steps]
+        words += ["--size", "tiny", "--clip_seconds", 2] if options.tiny else []
+        generate.main(list(map(str, words)))
+    return rows
+
+
+if __name__ == "__main__":
+    main()

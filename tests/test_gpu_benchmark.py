@@ -1,0 +1,41 @@
+"""benchmarks/gpu.py, which is made for a GPU, runs on a CPU at tiny sizes, and its rows mean what its page says."""
+
+import json
+
+import pytest
+
+from benchmarks import gpu
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """Return the rows of all models, and the file that holds them."""
+    file = tmp_path_factory.mktemp("gpu") / "rows.json"
+    words = "--tiny --batch_sizes 8 --workers 0 --musicgen_batch_sizes 1 --musicgen_steps 4".split()
+    return gpu.main([*words, "--json", str(file)]), file
+
+
+def test_every_model_has_a_row_of_training_and_of_evaluation(measured):
+    rows, file = measured
+    assert json.loads(file.read_text()) == rows
+    assert [(row["model"], row["what"]) for row in rows] == [
+        (model, what) for model in ("ast", "hubert", "convnext") for what in ("training", "evaluation")
+    ]
+    assert [row["windows"] for row in rows] == [gpu.TINY.train_tracks, 2 * gpu.TINY.validation_tracks] * 3
+
+
+def test_rates_and_shares_follow_from_what_was_timed(measured):
+    for row in measured[0]:
+        assert row["ratio"] == pytest.approx(row["ours"] / row["bare"])
+        assert row["peak"] == pytest.approx(row["bare"] * row["gflop_per_window"] * 1e9 / 989e12)
+        if row["what"] == "training":
+            seconds = row["epoch_seconds"]
+            assert row["ours"] == pytest.approx(row["windows"] / seconds["training"][1])
+            assert 0 < seconds["first batch"][1] <= seconds["waiting"][1] < seconds["training"][1]
+
+
+def test_learning_takes_three_times_the_operations_of_predicting(measured):
+    """Backward multiplies twice for each product, save for the inputs' gradients below the first trained layer."""
+    operations = {(row["model"], row["what"]): row["gflop_per_window"] for row in measured[0]}
+    for model in ("ast", "convnext"):
+        assert 2 < operations[model, "training"] / operations[model, "evaluation"] <= 3
