@@ -45,15 +45,16 @@ def build_model(size: str) -> transformers.MusicgenForConditionalGeneration:
     """Return MusicGen with random weights and the published sizes."""
     transformers.logging.set_verbosity_error()  # the pad token is one past the codebook by design
     hidden_size, num_layers, num_heads = SIZES[size]
-    layers = 1 if size == "tiny" else 12
-    text = transformers.T5Config(d_model=768, d_kv=64, d_ff=3072, num_layers=layers, num_heads=12)
+    tiny = size == "tiny"
+    text_sizes = {"d_model": 768, "d_kv": 64, "d_ff": 3072, "num_layers": 12, "num_heads": 12}
+    text = transformers.T5Config(**text_sizes | ({"d_model": 16, "d_ff": 32, "num_layers": 1} if tiny else {}))
     codec = transformers.EncodecConfig(
         sampling_rate=NATIVE_RATE,
         audio_channels=1,
         normalize=False,
         use_causal_conv=False,
         upsampling_ratios=[8, 5, 4, 4],
-        num_filters=64,
+        num_filters=4 if tiny else 64,
         hidden_size=128,
         codebook_dim=128,
         codebook_size=2048,

@@ -39,7 +39,7 @@ import numpy as np
 import soundfile
 import torch
 import transformers
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 from transformers import TrainerCallback
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
@@ -263,11 +263,21 @@ def bare_rate(trainer: GenreTrainer, batch: dict, seconds: float) -> float:
         return steps * len(next(iter(batch.values()))) / seconds_of_steps(steps)
 
 
+def count_convolution_backward(output, inputs, weight, bias, stride, padding, dilation, transposed, *rest, **kwargs):
+    """Return the operations of the gradients of a convolution, from shapes: as many for each as the convolution took.
+
+    PyTorch's own counts those of a depthwise convolution's weights once for every channel.
+    """
+    *_, wanted = rest  # gradients: of the input, of the weight, of the bias
+    return sum(wanted[:2]) * conv_flop_count(inputs, weight, output, transposed=transposed)
+
+
 def count_operations(trainer: GenreTrainer, batch: dict) -> float:
     """Return the floating-point operations of one window of `batch`, which has labels if the model is to learn."""
     trainer.model.train("labels" in batch)
     keep_frozen_in_eval(trainer.model)
-    with FlopCounterMode(display=False) as counter, torch.set_grad_enabled("labels" in batch):
+    ours = {torch.ops.aten.convolution_backward: count_convolution_backward}
+    with FlopCounterMode(display=False, custom_mapping=ours) as counter, torch.set_grad_enabled("labels" in batch):
         bare_step(trainer, trainer.model, batch)
     return counter.get_total_flops() / len(next(iter(batch.values())))
 

@@ -34,8 +34,10 @@ def test_rates_and_shares_follow_from_what_was_timed(measured):
             assert 0 < seconds["first batch"][1] <= seconds["waiting"][1] < seconds["training"][1]
 
 
-def test_learning_takes_three_times_the_operations_of_predicting(measured):
-    """Backward multiplies twice for each product, save for the inputs' gradients below the first trained layer."""
-    operations = {(row["model"], row["what"]): row["gflop_per_window"] for row in measured[0]}
-    for model in ("ast", "convnext"):
-        assert 2 < operations[model, "training"] / operations[model, "evaluation"] <= 3
+def test_learning_takes_up_to_three_times_the_operations_of_predicting(measured):
+    """Backward multiplies twice for each product, except for the gradient of the input, which nobody needs.
+
+    Of the CNN: the CPU's attention is one that PyTorch does not count.
+    """
+    operations = {row["what"]: row["gflop_per_window"] for row in measured[0] if row["model"] == "convnext"}
+    assert 2 < operations["training"] / operations["evaluation"] <= 3
