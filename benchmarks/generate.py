@@ -28,7 +28,7 @@ import torch
 import transformers
 
 from hf_utils.generation.generators import DTYPES, Checkpoint
-from hf_utils.generation.musicgen import GUIDANCE_SCALE, TEMPERATURE, TOP_K
+from hf_utils.generation.musicgen import GUIDANCE_SCALE, TEMPERATURE, TOP_K, decode_in_parts
 from hf_utils.generation.plan import Recipe
 from hf_utils.generation.prompts import load_prompts
 from hf_utils.generation.sampling import Sampling
@@ -119,9 +119,9 @@ def generate(model, batch_size: int, steps: int) -> tuple[float, float, float]:
 
 @torch.inference_mode()
 def decode(model, batch_size: int, frames: int) -> None:
-    """Run EnCodec's decoder over `frames` frames."""
+    """Run EnCodec's decoder over `frames` frames, as `musicgen.MusicgenGenerator` does."""
     codes = torch.randint(0, 2048, (1, batch_size, CODEBOOKS, frames), device=model.device)
-    model.audio_encoder.decode(codes, [None] * batch_size)
+    decode_in_parts(model.audio_encoder.decode, codes, [None] * batch_size)
 
 
 def time_finishing(batch_size: int, clip_seconds: float) -> float:

@@ -4,13 +4,15 @@ Lengths follow from the delay pattern: a step adds one token per codebook, and e
 step after the one before, so N frames take N + (codebooks per channel) - 1 steps.
 """
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 import transformers
 from transformers import AutoConfig, AutoModelForTextToWaveform, AutoProcessor, LogitsProcessor, LogitsProcessorList
+from transformers.models.encodec.modeling_encodec import EncodecDecoderOutput
 
 from hf_utils.errors import UserError
 from hf_utils.generation.sampling import NonFiniteError, Sampling, expect_finite
@@ -19,6 +21,9 @@ from hf_utils.generation.sampling import NonFiniteError, Sampling, expect_finite
 MAX_SECONDS = 30.0
 # Of the paper and of audiocraft. transformers would take its own 50 for top_k.
 GUIDANCE_SCALE, TOP_K, TEMPERATURE = 3.0, 250, 1.0
+# EnCodec's widest layer has 64 values for every sample: 35 clips of 30 s are more than 2^31, which CUDA's padding
+# refuses. It gains nothing from larger batches, and its memory grows with them.
+DECODED_AT_ONCE = 16
 
 
 def load_config(name: str, revision: str | None):
@@ -90,6 +95,8 @@ class MusicgenGenerator:
         self._model = model.to(device).eval()
         # Otherwise every call would warn that `max_new_tokens` overrules it.
         self._model.generation_config.max_length = None
+        codec = self._model.audio_encoder
+        codec.decode = functools.partial(decode_in_parts, codec.decode)
         self.sample_rate = self._model.config.sampling_rate
         self.sampling = sampling
         self.set_dtype(dtype)
@@ -132,6 +139,18 @@ class MusicgenGenerator:
         if bool(watch.seen):
             raise NonFiniteError("logits that are not finite", np.full_like(audio, np.nan))
         return expect_finite(audio)
+
+
+def decode_in_parts(decode: Callable, audio_codes: torch.Tensor, audio_scales: list, **kwargs):
+    """Return what EnCodec's `decode` does of codes (1, B, codebooks, T), from calls with a few clips each.
+
+    No scale is given but None: MusicGen's codec does not normalise.
+    """
+    parts = [
+        decode(audio_codes[:, first : first + DECODED_AT_ONCE], audio_scales[:1], **kwargs)
+        for first in range(0, audio_codes.shape[1], DECODED_AT_ONCE)
+    ]
+    return EncodecDecoderOutput(torch.cat([part.audio_values for part in parts]))
 
 
 class _NonFiniteWatch(LogitsProcessor):

@@ -234,3 +234,18 @@ def test_the_five_names_of_the_duration_are_found(name):
     from hf_utils.generation.diffusion import find_pipeline_class
 
     assert find_pipeline_class(name) is getattr(diffusers, name)
+
+
+def test_large_batches_are_decoded_in_parts_of_the_same_samples(mono, stereo_folder, monkeypatch):
+    """35 clips of 30 s at once are more values than CUDA's padding can count."""
+    for generator in (mono, load(stereo_folder)):
+        whole = generator.generate(["blues", "jazz", "metal"], 3)
+        counts, decode = [], generator._model.audio_encoder.decoder.forward
+        monkeypatch.setattr(
+            generator._model.audio_encoder.decoder, "forward", lambda x, d=decode, c=counts: c.append(len(x)) or d(x)
+        )
+        monkeypatch.setattr("hf_utils.generation.musicgen.DECODED_AT_ONCE", 2)
+        parts = generator.generate(["blues", "jazz", "metal"], 3)
+        monkeypatch.undo()
+        assert counts and max(counts) == 2
+        np.testing.assert_allclose(parts, whole, atol=1e-6)
