@@ -1,7 +1,7 @@
 """How near the command comes to the bare model on a GPU: windows a second in training and evaluation, and MusicGen.
 
-    python benchmarks/gpu.py                                          # eager, batches of 8 and 64
-    python benchmarks/gpu.py --batch_sizes 64 --torch_compile
+    python benchmarks/gpu.py                                          # batches of 8 and 64, without and with compiling
+    python benchmarks/gpu.py --batch_sizes 8 --compiled no            # the recipes as they are
     python benchmarks/gpu.py --models musicgen --musicgen_steps 1503  # nothing extrapolated
     python benchmarks/gpu.py --tiny                                   # tiny sizes, on a CPU too
 
@@ -25,12 +25,14 @@ import argparse
 import concurrent.futures
 import dataclasses
 import gc
+import itertools
 import json
 import os
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -89,6 +91,15 @@ class Sizes:
 
 FULL = Sizes(512, 128, 30.0, None, 3, 2.0)
 TINY = Sizes(16, 8, 3.0, 2.0, 2, 0.05)
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What is measured together: a model, windows in a batch of training, and whether it is compiled."""
+
+    model: str
+    batch_size: int
+    compiled: bool
 
 
 def write_clips(folder: Path, sizes: Sizes) -> None:
@@ -163,39 +174,39 @@ def steady(seconds: list[float]) -> float:
     return statistics.median(seconds[1:]) if seconds[1:] else float("nan")
 
 
-def make_trainer(name: str, place: Path, sizes: Sizes, batch_size: int, options: list[str]) -> GenreTrainer:
+def make_trainer(setting: Setting, place: Path, sizes: Sizes, extra: Sequence[str] = ()) -> GenreTrainer:
     """Return the Trainer that `run_classification.py configs/<recipe>` makes, over the clips in `place`."""
-    config_class, tiny, recipe = MODELS[name]
-    model = place / name
+    config_class, tiny, recipe = MODELS[setting.model]
+    model = place / setting.model
     config_class(**tiny if sizes is TINY else {}).save_pretrained(model)
     chosen = {
         "model_name_or_path": model,
         "dataset_name": place / "clips",
         "split_protocol": "provided",
         "waveform_cache_dir": place / "cache",
-        "output_dir": place / "runs" / name,
+        "output_dir": place / "runs" / setting.model,
         "overwrite": "true",
         "num_proc": os.cpu_count(),
         "num_train_epochs": sizes.epochs,
-        "per_device_train_batch_size": batch_size,
-        "per_device_eval_batch_size": 2 * batch_size,  # as the defaults, 8 and 16
+        "per_device_train_batch_size": setting.batch_size,
+        "per_device_eval_batch_size": 2 * setting.batch_size,  # as the defaults, 8 and 16
         "disable_tqdm": "true",
+        "torch_compile": str(setting.compiled).lower(),
     }
     if sizes.window_seconds:
         chosen["window_seconds"] = sizes.window_seconds
     words = [str(word) for option, value in chosen.items() for word in (f"--{option}", value)]
     classes = ModelArguments, DataArguments, ClassificationTrainingArguments
-    arguments = parse_arguments(classes, [str(ROOT / "configs" / recipe), *words, *options])
+    arguments = parse_arguments(classes, [str(ROOT / "configs" / recipe), *words, *extra])
     return prepare_experiment(*arguments).trainer
 
 
 def train(trainer: GenreTrainer) -> Clock:
-    """Train as the script does; leave the model as it was before accelerate wrapped it."""
+    """Train as the script does."""
     clock = Clock(trainer.args.device)
     trainer.add_callback(clock)
     trainer.train()
     trainer.remove_callback(clock)
-    trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     return clock
 
 
@@ -292,35 +303,37 @@ def data_rate(trainer: GenreTrainer) -> float:
     return len(trainer.train_dataset) / generate.seconds_of(read, trainer.args.device)
 
 
-def measure_model(name: str, batch_size: int, place: Path, sizes: Sizes, options: argparse.Namespace) -> list[dict]:
+def measure(setting: Setting, place: Path, sizes: Sizes, workers: list[int] | None, peak_tflops: float) -> list[dict]:
     """Return one row for each number of workers and each of training and evaluation."""
     gc.collect()  # the Trainer before this one, which holds itself and a model
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     started = time.perf_counter()
-    extra = ["--torch_compile"] if options.torch_compile else []
-    trainer = make_trainer(name, place, sizes, batch_size, extra)
+    trainer = make_trainer(setting, place, sizes)
     preparation = time.perf_counter() - started
     windows, eval_windows = len(trainer.train_dataset), len(trainer.eval_dataset)
-    asked = options.workers or sorted({trainer.args.dataloader_num_workers, os.cpu_count()})
     runs = []
-    for workers in asked:
-        trainer.args.dataloader_num_workers = workers
-        runs.append((workers, train(trainer), data_rate(trainer)))
+    for number in workers or sorted({trainer.args.dataloader_num_workers, os.cpu_count()}):
+        trainer.args.dataloader_num_workers = number
+        runs.append((number, train(trainer), data_rate(trainer)))
         trainer.args.save_strategy = SaveStrategy.NO  # timed once
     batch = next(iter(trainer.get_train_dataloader()))
     eval_batch = next(iter(trainer.get_eval_dataloader()))
     eval_batch.pop("labels")
     ready = train_on_ready_batch(trainer, batch)
+    # The model as it was before accelerate wrapped it. Not earlier: accelerate wraps no model twice, so one that was
+    # unwrapped would go on in float32.
+    trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     bare = bare_rate(trainer, batch, sizes.bare_seconds)
     bare_eval = bare_rate(trainer, eval_batch, sizes.bare_seconds)
     operations, eval_operations = count_operations(trainer, batch), count_operations(trainer, eval_batch)
     rows = []
-    for workers, clock, data in runs:
-        common = {"model": name, "compiled": options.torch_compile, "batch": batch_size, "workers": workers}
+    for number, clock, data in runs:
+        common = {"model": setting.model, "compiled": setting.compiled, "workers": number}
         ours, ours_eval = windows / steady(clock.training), eval_windows / steady(clock.evaluation)
         training = {
             "what": "training",
+            "batch": setting.batch_size,
             "ours": ours,
             "bare": bare,
             "ratio": ours / bare,
@@ -328,7 +341,7 @@ def measure_model(name: str, batch_size: int, place: Path, sizes: Sizes, options
             "data": data,
             "waits": steady(clock.waiting) / steady(clock.training),
             "first_batch_seconds": steady(clock.first_batch),
-            "peak": bare * operations / options.peak_tflops / 1e12,
+            "peak": bare * operations / peak_tflops / 1e12,
             "gflop_per_window": operations / 1e9,
             "windows": windows,
             "preparation_seconds": preparation,
@@ -342,14 +355,15 @@ def measure_model(name: str, batch_size: int, place: Path, sizes: Sizes, options
         }
         evaluation = {
             "what": "evaluation",
+            "batch": 2 * setting.batch_size,
             "ours": ours_eval,
             "bare": bare_eval,
             "ratio": ours_eval / bare_eval,
-            "peak": bare_eval * eval_operations / options.peak_tflops / 1e12,
+            "peak": bare_eval * eval_operations / peak_tflops / 1e12,
             "gflop_per_window": eval_operations / 1e9,
             "windows": eval_windows,
         }
-        rows += [common | training, common | {"batch": 2 * batch_size} | evaluation]
+        rows += [common | training, common | evaluation]
     return rows
 
 
@@ -389,7 +403,8 @@ def format_epoch(row: dict) -> str:
         f"{row['preparation_seconds']:.1f} s to prepare, first epoch {parts['training'][0]:.2f} s; then, by epoch: "
     )
     listing = ", ".join(f"{name} {steady(seconds):.2f} s" for name, seconds in parts.items() if len(seconds) > 1)
-    return f"    {row['model']}, batch {row['batch']}, {row['workers']} workers: {first}{listing}"
+    compiled = ", compiled" if row["compiled"] else ""
+    return f"    {row['model']}{compiled}, batch {row['batch']}, {row['workers']} workers: {first}{listing}"
 
 
 def matrix_tflops(device: torch.device) -> float:
@@ -409,7 +424,9 @@ def main(argv: list[str] | None = None) -> list[dict]:
     parser.add_argument(
         "--workers", nargs="+", type=int, metavar="N", help="(default: the command's own number, and all cores)"
     )
-    parser.add_argument("--torch_compile", action="store_true", help="compile the models, ours and the bare one")
+    parser.add_argument(
+        "--compiled", nargs="+", choices=["no", "yes"], default=["no", "yes"], help="with --torch_compile or without"
+    )
     parser.add_argument("--peak_tflops", type=float, default=989.0, help="of the device (default: H100 SXM and H200)")
     parser.add_argument("--musicgen_batch_sizes", nargs="+", type=int, default=[1, 16, 64], metavar="CLIPS")
     parser.add_argument("--musicgen_steps", type=int, default=100, help="steps that are timed (default: %(default)s)")
@@ -418,7 +435,6 @@ def main(argv: list[str] | None = None) -> list[dict]:
     parser.add_argument("--tiny", action="store_true", help="tiny models and few clips: shows that this file runs")
     options = parser.parse_args(argv)
     sizes = TINY if options.tiny else FULL
-    setup_logging(is_main_process=False)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     card = torch.cuda.get_device_name() if device.type == "cuda" else "no GPU"
     print(f"{card}, {os.cpu_count()} cores, torch {torch.__version__}, transformers {transformers.__version__}")
@@ -431,13 +447,13 @@ def main(argv: list[str] | None = None) -> list[dict]:
             place = options.folder or Path(made)
             if not (place / "clips").exists():
                 write_clips(place / "clips", sizes)
-            for name in chosen:
-                for batch_size in options.batch_sizes:
-                    new = measure_model(name, batch_size, place, sizes, options)
-                    print("\n".join(map(format_row, new)), flush=True)
-                    rows += new
-                    if options.json is not None:
-                        options.json.write_text(json.dumps(rows, indent=1))
+            for compiled, batch_size, name in itertools.product(options.compiled, options.batch_sizes, chosen):
+                setting = Setting(name, batch_size, compiled == "yes")
+                new = measure(setting, place, sizes, options.workers, options.peak_tflops)
+                print("\n".join(map(format_row, new)), flush=True)
+                rows += new
+                if options.json is not None:
+                    options.json.write_text(json.dumps(rows, indent=1))
         print("\nEpochs of the command, without the first:")
         print("\n".join(format_epoch(row) for row in rows if row["what"] == "training"), flush=True)
     if "musicgen" in options.models:
@@ -449,4 +465,5 @@ def main(argv: list[str] | None = None) -> list[dict]:
 
 
 if __name__ == "__main__":
+    setup_logging(is_main_process=False)
     main()

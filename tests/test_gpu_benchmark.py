@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from benchmarks import gpu
 
@@ -11,7 +12,7 @@ from benchmarks import gpu
 def measured(tmp_path_factory):
     """Return the rows of all models, and the file that holds them."""
     file = tmp_path_factory.mktemp("gpu") / "rows.json"
-    words = "--tiny --batch_sizes 8 --workers 0 --musicgen_batch_sizes 1 --musicgen_steps 4".split()
+    words = "--tiny --compiled no --batch_sizes 8 --workers 0 --musicgen_batch_sizes 1 --musicgen_steps 4".split()
     return gpu.main([*words, "--json", str(file)]), file
 
 
@@ -41,3 +42,16 @@ def test_learning_takes_up_to_three_times_the_operations_of_predicting(measured)
     """
     operations = {row["what"]: row["gflop_per_window"] for row in measured[0] if row["model"] == "convnext"}
     assert 2 < operations["training"] / operations["evaluation"] <= 3
+
+
+def test_every_training_of_one_trainer_computes_in_the_same_precision(tmp_path):
+    """accelerate wraps no model twice, so one that was unwrapped in between would go on in float32."""
+    gpu.write_clips(tmp_path / "clips", gpu.TINY)
+    trainer = gpu.make_trainer(gpu.Setting("convnext", 8, False), tmp_path, gpu.TINY, ["--precision", "bf16"])
+    trainer.args.dataloader_num_workers = 0
+    seen = []
+    trainer.model.classifier[-1].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    batch = next(iter(trainer.get_train_dataloader()))
+    for _ in range(2):
+        gpu.train_on_ready_batch(trainer, batch)
+    assert len(seen) == 8 and set(seen) == {torch.bfloat16}
