@@ -46,11 +46,13 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from benchmarks import generate
-from hf_utils.arguments.classification import ClassificationTrainingArguments, DataArguments, ModelArguments
+from hf_utils.arguments.data import DataArguments
+from hf_utils.arguments.model import ModelArguments
 from hf_utils.arguments.parsing import parse_arguments
+from hf_utils.arguments.training import ClassificationTrainingArguments
+from hf_utils.launch import setup_logging
 from hf_utils.models.freezing import keep_frozen_in_eval
-from hf_utils.training.experiment import prepare_experiment
-from hf_utils.training.launch import setup_logging
+from hf_utils.training.run import prepare_experiment
 from hf_utils.training.trainer import GenreTrainer
 
 ROOT = Path(__file__).resolve().parents[1]
