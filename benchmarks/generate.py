@@ -27,7 +27,7 @@ import numpy as np
 import torch
 import transformers
 
-from hf_utils.generation.generators import DTYPES, Checkpoint
+from hf_utils.generation.generators import DTYPES, GeneratorCheckpoint
 from hf_utils.generation.musicgen import GUIDANCE_SCALE, TEMPERATURE, TOP_K, decode_in_parts
 from hf_utils.generation.plan import Recipe
 from hf_utils.generation.prompts import load_prompts
@@ -128,7 +128,7 @@ def time_finishing(batch_size: int, clip_seconds: float) -> float:
     """Return the seconds from generated audio to rows: resampling, gates, fingerprints, FLAC (noise is its worst)."""
     sampling = Sampling(clip_seconds, 0.0, GUIDANCE_SCALE, tokens=1)
     recipe = Recipe(
-        Checkpoint("random", "musicgen", "none"),
+        GeneratorCheckpoint("random", "musicgen", "none"),
         sampling,
         "fp32",
         GENRES,
