@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     """Do what the command line asks for; return the exit code."""
     description, _, examples = __doc__.partition("\n\n")
     argv = flag_augmentation(sys.argv[1:] if argv is None else argv)
-    (args,) = parse_arguments((AugmentationArguments,), argv, description=description, examples=examples)
+    args, _ = parse_arguments((AugmentationArguments,), argv, description=description, examples=examples)
     setup_logging(is_main_process=True)
     copies = read_copies(args)
     clips = load_split_clips(args, args.hub_token)

@@ -21,7 +21,7 @@ from hf_utils.launch import run_script
 def main(argv: list[str] | None = None) -> int:
     """Do what the command line asks for; return the exit code, 1 if clips are missing that were to be made here."""
     description, _, examples = __doc__.partition("\n\n")
-    (args,) = parse_arguments((GenerationArguments,), argv, description=description, examples=examples)
+    args, _ = parse_arguments((GenerationArguments,), argv, description=description, examples=examples)
     # Here, because generators take seconds to import, and help and mistakes in options shall not wait for them.
     from hf_utils.generation import job, plan
     from hf_utils.generation.synthesis import BatchError

@@ -13,38 +13,35 @@ Options come from any number of YAML files, left to right, and then from the com
 from hf_utils.arguments.data import DataArguments
 from hf_utils.arguments.model import ModelArguments
 from hf_utils.arguments.parsing import parse_arguments
+from hf_utils.arguments.run_arguments import RunArguments
 from hf_utils.arguments.training import ClassificationTrainingArguments, SearchArguments
-from hf_utils.launch import run_script
-from hf_utils.training.past_runs import adopt_data_options
+from hf_utils.launch import claim_folder, expect_processes, run_script, setup_logging
 
 
 def main(argv: list[str] | None = None) -> int:
     """Do what the command line asks for; return the exit code."""
     description, _, examples = __doc__.partition("\n\n")
-    model_args, data_args, search_args, training_args = parse_arguments(
+    model_args, data_args, search_args, training_args, given = parse_arguments(
         (ModelArguments, DataArguments, SearchArguments, ClassificationTrainingArguments),
         argv,
         description=description,
         examples=examples,
     )
-    # Here, because the Trainer takes seconds to import, and help and mistakes in options shall not wait for it.
-    from hf_utils import launch
-    from hf_utils.training import run
-
+    arguments = RunArguments(model_args, data_args, training_args, given)
     is_main_process = training_args.process_index == 0
-    launch.setup_logging(is_main_process)
-    launch.expect_processes(training_args.world_size)
-    if not training_args.do_train:
-        data_args = adopt_data_options(data_args, model_args, training_args)
-    arguments = model_args, data_args, training_args
+    setup_logging(is_main_process)
+    expect_processes(training_args.world_size)
+    # What follows is imported here because the Trainer and Optuna take seconds to import, and help and mistakes in
+    # options need neither.
     if search_args.search is not None:
-        return run.search(arguments, search_args)
-    with launch.claim_folder(training_args.output_dir, is_main_process=is_main_process):
-        if training_args.do_train or training_args.do_eval:
-            run.train_and_evaluate(*arguments)
-        if training_args.do_predict and is_main_process:
-            return run.predict(*arguments)
-    return 0
+        from hf_utils.training.search import run_search
+
+        print(f"The best options: {run_search(arguments, search_args)}")
+        return 0
+    from hf_utils.training.run import run
+
+    with claim_folder(training_args.output_dir, is_main_process=is_main_process):
+        return run(arguments)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ import soundfile
 import torch
 from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification, set_seed
 
+from hf_utils.arguments.data import DataArguments
 from hf_utils.arguments.training import ClassificationTrainingArguments
 from hf_utils.data.clips import load_clips
 from hf_utils.data.waveforms import decode_clips
@@ -35,7 +36,7 @@ from hf_utils.models.families import window_samples_for
 from hf_utils.models.features import WindowCollator
 from hf_utils.models.freezing import freeze
 from hf_utils.models.loading import load_classifier
-from hf_utils.training.linear_probe import choose_learner
+from hf_utils.training.linear_probe import choose_trainer
 from hf_utils.training.trainer import GenreTrainer
 
 GENRES = ["blues", "jazz", "metal", "rock"]
@@ -95,9 +96,9 @@ def compare(arguments: argparse.Namespace, folder: Path) -> None:
             checkpoint, clips, arguments.validation_tracks, epochs, folder / name, arguments.dataloader_num_workers
         )
         started = time.perf_counter()
-        learner = choose_learner(*made, option=option, cache_dir=str(folder / "embeddings"))
-        learner.train()
-        losses = [entry["eval_loss"] for entry in learner.state.log_history if "eval_loss" in entry]
+        trainer = choose_trainer(*made, DataArguments(cache_embeddings=option, waveform_cache_dir=str(folder)))
+        trainer.train()
+        losses = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
         print(f"{name}: {epochs} epochs in {time.perf_counter() - started:.1f} s", flush=True)
         return time.perf_counter() - started, losses
 

@@ -20,10 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import yaml
 from transformers.utils.logging import disable_progress_bar
 
-from hf_utils.arguments.data import DataArguments
-from hf_utils.arguments.model import ModelArguments
-from hf_utils.arguments.parsing import parse_arguments
-from hf_utils.arguments.training import ClassificationTrainingArguments
+from hf_utils.arguments.run_arguments import RunArguments
 from hf_utils.training.run import prepare_experiment
 from hf_utils.training.trainer import GenreTrainer
 
@@ -43,8 +40,7 @@ def make_trainer(folder: Path, place: Path, epochs: int, augmentation: Path | No
     arguments += ["--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false", "--use_cpu"]
     arguments += ["--report_to", "none", "--disable_tqdm", "true", "--waveform_cache_dir", place / "cache"]
     arguments += ["--augmentation", augmentation] if augmentation else []
-    classes = ModelArguments, DataArguments, ClassificationTrainingArguments
-    return prepare_experiment(*parse_arguments(classes, list(map(str, arguments)))).trainer
+    return prepare_experiment(RunArguments.parse(list(map(str, arguments)))).trainer
 
 
 def measure(trainer: GenreTrainer) -> tuple[float, float]:

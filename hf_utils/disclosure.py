@@ -10,8 +10,8 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 
 def is_secret(name: str) -> bool:
-    """Whether the option's value may stand in no file, log or message; a flag's spelling with hyphens counts too."""
-    return name == "token" or name.endswith(("_token", "-token"))
+    """Whether the option's value may be in no file, log or message; a flag's spelling with hyphens counts too."""
+    return name in ("token", "search_storage", "search-storage") or name.endswith(("_token", "-token"))
 
 
 _HUB_TOKEN = re.compile(r"hf_[A-Za-z0-9]{16,}")

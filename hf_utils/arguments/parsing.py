@@ -269,11 +269,11 @@ def parse_arguments(
     description: str | None = None,
     examples: str | None = None,
 ) -> tuple:
-    """Return one instance of each dataclass, filled from `argv`, by default the command line's.
+    """Return an instance of each of `classes`, filled from `argv`, by default the command line's, and what was given.
 
-    `argv` holds YAML files and flags in any order; a later file wins over an earlier one, a flag over every file.
-    `description` and `examples` are the first and the last paragraph of `--help`. Order `classes` by cost: those whose
-    mistakes are found quickly first.
+    The last, {option: value}, is as `build_arguments` returns it. `argv` holds YAML files and flags in any order; a
+    later file wins over an earlier one, a flag over every file. `description` and `examples` are the first and the
+    last paragraph of `--help`. Order `classes` by cost: those whose mistakes are found quickly first.
 
     Raises:
         UserError: all unknown, misspelt, outdated, doubled or wrongly typed options at once, each with its file and
@@ -297,7 +297,10 @@ def parse_arguments(
 
 
 def build_arguments(classes: Iterable[type], values: Mapping[str, Any]) -> tuple:
-    """Return one instance of each dataclass from checked options by name; the rest get their defaults.
+    """Return an instance of each of `classes`, from checked options by name, and {option: value} of what was given.
+
+    What was given is as it was written, since a dataclass may fill in what depends on the machine. Defaults that are
+    derived from other options count as given; secrets and options of other classes are left out.
 
     Raises:
         UserError: for a required option that is missing, or a contradiction.
@@ -312,32 +315,28 @@ def build_arguments(classes: Iterable[type], values: Mapping[str, Any]) -> tuple
     values = derived | dict(values)
     instances = []
     for cls in classes:
-        given = {name: values[name] for name in collect_options([cls]) if name in values}
         try:
-            instance = cls(**given)
+            instances.append(cls(**{name: values[name] for name in collect_options([cls]) if name in values}))
         except UserError:
             raise
         except ValueError as error:  # the stock TrainingArguments' own checks
             raise UserError(str(error)) from error
-        # Kept as they were given: a dataclass may fill in what depends on the machine.
-        instance.given_options = {name: value for name, value in given.items() if not is_secret(name)}
-        instances.append(instance)
-    return tuple(instances)
+    given = {name: values[name] for name in options if name in values and not is_secret(name)}
+    return *instances, given
 
 
-def merged_config(instances: Iterable) -> dict[str, Any]:
-    """Return the configuration behind the instances of `parse_arguments`, for `write_config` and results.json.
+def merged_config(classes: Iterable[type], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration behind `given`, of `build_arguments`, for `write_config` and results.json.
 
     It has every option of this project and those stock options that were given, each as it was asked for (`auto` stays
     `auto`), and never a secret. As a YAML file it parses to the same configuration.
     """
     config = {}
-    for instance in instances:
-        for name, field in collect_options([type(instance)]).items():
-            if name in instance.given_options:
-                config[name] = instance.given_options[name]
-            elif "group" in field.metadata and not is_secret(name):
-                config[name] = default_of(field)
+    for name, field in collect_options(classes).items():
+        if name in given:
+            config[name] = given[name]
+        elif "group" in field.metadata and not is_secret(name):
+            config[name] = default_of(field)
     return config
 
 
@@ -360,7 +359,8 @@ def _check_options(
         if name not in options:
             problems.append(explain_unknown(name, options, f"{prefix}{name} {where}"))
         elif is_secret(name) and source != COMMAND_LINE and value is not None:
-            problems.append(f"{name} in {source} is a secret in a file: use HF_TOKEN, `hf auth login` or --{name}")
+            others = "HF_TOKEN, `hf auth login` or " if name == "hub_token" else ""
+            problems.append(f"{name} in {source} is a secret in a file: use {others}--{name}")
         else:
             try:
                 checked[name] = check_value(options[name], value)

@@ -1,12 +1,10 @@
 """transformers' TrainingArguments with defaults for this job, a precision that fits the hardware, and what to do.
 
-Options that stand here anew are those of `--help`; all others of TrainingArguments are accepted as they are.
-
-The options of a search for hyper-parameters.
+Options that are declared here anew are those of `--help`; all others of TrainingArguments are accepted as they are.
+The options of a search for hyper-parameters are here too.
 """
 
 import dataclasses
-import importlib.util
 import os
 from collections.abc import Mapping
 from functools import partial
@@ -23,7 +21,6 @@ from hf_utils.errors import UserError
 
 _search = partial(option, group="search for hyper-parameters")
 _NUM_TRIALS = 30
-_RAY = "ray[tune]==2.60.0"  # as tested; its OptunaSearch goes with the Optuna of requirements.txt
 
 
 @dataclasses.dataclass
@@ -39,22 +36,20 @@ class SearchArguments:
     num_trials: int = _search(
         _NUM_TRIALS, "Trials of the search, those of earlier and of other processes included.", at_least=1
     )
-    search_backend: Literal["optuna", "ray"] = _search(
-        "optuna",
-        "What runs the trials. optuna: one after the other, Hyperband; several processes with one --output_dir share "
-        f"them. ray: one per GPU at once, ASHA; needs Ray Tune: pip install '{_RAY}'.",
+    search_storage: str | None = _search(
+        None,
+        "Database that keeps the trials, for machines that share a search, such as postgresql://user@host/database; "
+        "the search has the name of --output_dir. Saved and shown nowhere. (default: a file in --output_dir)",
+        metavar="URL",
     )
 
     def __post_init__(self):
-        if self.search is None and self.num_trials != _NUM_TRIALS:
-            raise UserError(f"num_trials is {self.num_trials}, but no search is given, which would use it")
-        if self.search is None and self.search_backend != "optuna":
-            raise UserError(f"search_backend is {self.search_backend}, but no search is given, which would use it")
-        if self.search_backend == "ray" and importlib.util.find_spec("ray") is None:
-            raise UserError(
-                f'search_backend is ray, which needs a package that is not installed: pip install "{_RAY}"'
-            )
-        if self.search is not None and not os.path.isfile(self.search):
+        if self.search is None:
+            if self.num_trials != _NUM_TRIALS:
+                raise UserError(f"num_trials is {self.num_trials}, but no search is given, which would use it")
+            if self.search_storage is not None:
+                raise UserError("search_storage is given, but no search, which would use it")
+        elif not os.path.isfile(self.search):
             raise UserError(f"search is {self.search}, expected a YAML file of options with ranges or choices")
 
 

@@ -4,6 +4,7 @@ A clip table is a set of tracks; models see windows. Training draws one window p
 every track from start to end and knows which window belongs to which track.
 """
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +20,15 @@ from hf_utils.seeding import derive_seed
 
 # What a window needs to know of its clip. Plain Python rows: a row of an Arrow table costs 100 times as much to read.
 _COLUMNS = ["track_id", "label", "num_samples", "pcm_path", "pcm_offset"]
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowLengths:
+    """How tracks are cut for a model: at `sample_rate` Hz, into windows that, for evaluation, begin a hop apart."""
+
+    sample_rate: int
+    window_samples: int
+    hop_samples: int
 
 
 def _rows(clips: datasets.Dataset) -> list[Mapping]:

@@ -8,7 +8,9 @@ import json
 import logging
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import snapshot_download
 from transformers import TrainerCallback
@@ -24,13 +26,12 @@ LAST, BEST = "last-checkpoint", "best-checkpoint"
 _NUMBERED = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)/{re.escape(TRAINER_STATE_NAME)}")
 
 
-def open_model_repository(training_args) -> Repository | None:
+def open_model_repository(training_args, given: Mapping[str, Any]) -> Repository | None:
     """Return the repository that a run is pushed to, checked; None if it is not pushed.
 
-    Without `hub_model_id` it has the name of the output folder. Raises UserError as `open_repository` does, and for
-    options that need a push, or a push that they rule out.
+    `given` has the options that the user gave. Without `hub_model_id` it has the name of the output folder. Raises
+    UserError as `open_repository` does, and for options that need a push, or a push that they rule out.
     """
-    given = training_args.given_options
     if given.get("hub_revision"):
         raise UserError("hub_revision is given, but pushes go to the main branch: leave it out")
     if not training_args.push_to_hub:

@@ -11,6 +11,7 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -118,47 +119,59 @@ def align_columns(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("  ".join(line) for line in lines)
 
 
+@dataclasses.dataclass(frozen=True)
+class RunRecord:
+    """What `results.json` says of a run beside its scores; every value may be written as JSON.
+
+    Attributes:
+        protocol: of the split, from `splits.read_protocol`.
+        genres: in the order of the labels.
+        demo: whether the data is the demonstration's, so that no number is a result.
+        data: names and counts of the clips in every split, set and source.
+        model: its name, class, size and window lengths.
+        config: the merged configuration of the run.
+        seconds: by what they were spent on.
+    """
+
+    protocol: Mapping
+    genres: Sequence[str]
+    demo: bool
+    data: Mapping
+    model: Mapping
+    config: Mapping
+    seed: int
+    seconds: Mapping
+
+
+class Robustness(Protocol):
+    """Scores under corruptions: `rows`, one per corruption, and `means`, by kind."""
+
+    rows: Sequence[Mapping]
+    means: Mapping
+
+
 def write_results(
     output_dir: str | os.PathLike,
-    *,
-    protocol: Mapping,
-    genres: Sequence[str],
-    data: Mapping,
-    model: Mapping,
-    config: Mapping,
-    seed: int,
+    record: RunRecord,
     evaluations: Sequence[EvaluatedSet],
-    seconds: Mapping,
-    demo: bool,
-    asked_sets: Sequence[str] | None = None,
-    robustness: Sequence[Mapping] | Mapping | None = None,
-    robustness_means: Mapping | None = None,
+    *,
+    robustness: Robustness | None = None,
 ) -> dict:
     """Write predictions, confusion pictures and, last, `results.json`; return what that file holds.
 
-    `complete` is true if every one of `asked_sets` (default: those given) is among `evaluations`. Undefined scores are
-    null. Values whose name says that they are secret are left out of `config`.
+    Undefined scores are null. Values whose name says that they are secret are left out of the configuration.
     """
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
-    names = [evaluated.name for evaluated in evaluations]
-    results = {
-        "complete": set(asked_sets or ()) <= set(names),
-        "protocol": protocol,
-        "genres": list(genres),
-        "demo": demo,
-        "data": data,
-        "model": model,
-        "config": {name: value for name, value in config.items() if not is_secret(name)},
-        "seed": seed,
+    results = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
+    results |= {
+        "complete": True,
+        "config": {name: value for name, value in record.config.items() if not is_secret(name)},
         "versions": versions(),
-        "seconds": seconds,
-        "evaluations": {evaluated.name: _write_set(output_dir, evaluated, genres, demo) for evaluated in evaluations},
+        "evaluations": {e.name: _write_set(output_dir, e, record.genres, record.demo) for e in evaluations},
     }
     if robustness is not None:
-        results["robustness"] = robustness
-    if robustness_means is not None:
-        results["robustness_means"] = robustness_means
+        results |= {"robustness": robustness.rows, "robustness_means": robustness.means}
     results = to_json(results)
     text = json.dumps(results, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
     write_atomically(output_dir / RESULTS_FILE, text + "\n")

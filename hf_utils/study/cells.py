@@ -76,16 +76,12 @@ def read_configs(cells: Sequence[Cell]) -> tuple[list[dict[str, Any]], dict[str,
 
 def parse_options(arguments: Sequence[Sequence[str]]) -> list[dict[str, Any] | str]:
     """Return, for each command line, the configuration with every default, or the message of what is wrong."""
-    from hf_utils.arguments.data import DataArguments
-    from hf_utils.arguments.model import ModelArguments
-    from hf_utils.arguments.parsing import merged_config, parse_arguments
-    from hf_utils.arguments.training import ClassificationTrainingArguments
+    from hf_utils.arguments.run_arguments import RunArguments
 
     parsed = []
     for words in arguments:
         try:
-            instances = parse_arguments((ModelArguments, DataArguments, ClassificationTrainingArguments), words)
-            parsed.append(json.loads(json.dumps(to_json(merged_config(instances)))))
+            parsed.append(json.loads(json.dumps(to_json(RunArguments.parse(words).config()))))
         except UserError as error:
             parsed.append(str(error))
     return parsed

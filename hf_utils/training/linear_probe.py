@@ -1,8 +1,6 @@
 """A head on a frozen backbone at full speed: what the head reads is computed once per window and kept.
 
-W windows, N tracks, D dimensions of an embedding, B batch.
-
-Windows as embeddings: what a frozen backbone makes of them. W windows, D dimensions of an embedding, B batch.
+Such an embedding is what the backbone makes of a window. W windows, D dimensions of an embedding, B batch, K genres.
 """
 
 import copy
@@ -19,11 +17,17 @@ import xxhash
 from torch import nn
 from tqdm.auto import tqdm
 
+from hf_utils.arguments.data import DataArguments
 from hf_utils.data.windows import EvaluationWindows, TrainingWindows
 from hf_utils.errors import UserError
 from hf_utils.files import write_atomically
 from hf_utils.models.freezing import find_backbone
 from hf_utils.training.trainer import GenreTrainer
+
+logger = logging.getLogger(__name__)
+
+# Part of the key: raise it when embeddings come out differently.
+FORMAT_VERSION = 1
 
 
 class EmbeddedWindows(torch.utils.data.Dataset):
@@ -66,12 +70,6 @@ def collate_embeddings(windows: list[dict]) -> dict[str, torch.Tensor]:
         "embeddings": torch.from_numpy(np.stack([window["embedding"] for window in windows])),
         "labels": torch.tensor([window["label"] for window in windows]),
     }
-
-
-logger = logging.getLogger(__name__)
-
-# Part of the key: raise it when embeddings come out differently.
-FORMAT_VERSION = 1
 
 
 class Head(nn.Module):
@@ -124,20 +122,20 @@ def can_cache(trainer: GenreTrainer, option: str) -> bool:
     return not varying
 
 
-def choose_learner(
-    trainer: GenreTrainer, clips: datasets.Dataset, window_samples: int, *, option: str, cache_dir: str | None
+def choose_trainer(
+    trainer: GenreTrainer, clips: datasets.Dataset, window_samples: int, args: DataArguments
 ) -> GenreTrainer:
-    """Return what shall train the model of `trainer`: itself, or a trainer of its head, which sees embeddings.
+    """Return what is to train the model of `trainer`: itself, or a trainer of its head, which sees embeddings.
 
-    Checkpoints of the latter hold the head alone; afterwards the model of `trainer` is trained all the same.
+    Checkpoints of the latter hold only the head; afterwards the model of `trainer` is trained all the same. Embeddings
+    are kept beside the decoded audio of `--waveform_cache_dir`, else in `genre_embeddings` in the Hugging Face cache.
 
     Args:
         clips: the training mix, whose windows `trainer` has.
-        option: of `can_cache`.
-        cache_dir: folder for embeddings; default: `genre_embeddings` in the Hugging Face cache folder.
     """
-    if not can_cache(trainer, option):
+    if not can_cache(trainer, args.cache_embeddings):
         return trainer
+    cache_dir = args.waveform_cache_dir and str(Path(args.waveform_cache_dir, "embeddings"))
     grid = EvaluationWindows(clips, window_samples, window_samples)
     training = EmbeddedTrainingWindows(trainer.train_dataset, grid, load_embeddings(trainer, grid, cache_dir))
     validation = trainer.eval_dataset

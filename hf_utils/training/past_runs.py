@@ -1,11 +1,11 @@
-"""What a checkpoint's own run says: on which data, split and windows it was trained.
+"""What a run has to do with runs before it: the stages it is made of, and the run that trained its checkpoint.
 
-A run in stages, such as training on generated music first and on real music afterwards.
-
-`stages` in a YAML file is a list of options that differ. Every stage but the first starts from the model of the one
-before; every stage but the last lies in a folder of its own inside the run's, and sees neither test set nor Hub.
+`stages` in a YAML file is a list of options that differ, such as training on generated music first and on real music
+afterwards. Every stage but the first starts from the model of the one before; every stage but the last has a folder
+inside the run's, and sees neither test set nor Hub.
 """
 
+import dataclasses
 import json
 import logging
 from pathlib import Path
@@ -16,41 +16,46 @@ from hf_utils.arguments.data import DataArguments
 from hf_utils.arguments.model import ModelArguments
 from hf_utils.arguments.options import check_value, collect_options
 from hf_utils.arguments.parsing import build_arguments
-from hf_utils.arguments.training import ClassificationTrainingArguments
+from hf_utils.arguments.run_arguments import RunArguments
 from hf_utils.config_files import read_config
 from hf_utils.errors import UserError
 from hf_utils.hub.repository import HUB_ERRORS
 
 logger = logging.getLogger(__name__)
-_CLASSES = (ModelArguments, DataArguments, ClassificationTrainingArguments)
-_FIXED = ("model_name_or_path", "output_dir", "do_train", "do_eval", "do_predict", "push_to_hub", "stages", "seed")
+CONFIG_FILE = "config.yaml"
+_OF_THE_WHOLE_RUN = frozenset(
+    "model_name_or_path output_dir do_train do_eval do_predict push_to_hub stages seed".split()
+)
+_SPLIT_OPTIONS = ("genres", "split_protocol", "split_seed", "num_folds", "fold", "group_segments")
+_SOURCE_OPTIONS = ("dataset_name", "dataset_config_name", "dataset_revision", "audio_column_name", "label_column_name")
+_WINDOW_OPTIONS = ("window_seconds", "eval_hop_seconds")
 
 
-def expand_stages(arguments: tuple) -> list[tuple]:
-    """Return the arguments of each stage that is still to be run: `arguments` alone where there are no stages.
+def expand_stages(arguments: RunArguments) -> list[RunArguments]:
+    """Return the arguments of each stage that is still to be run: `arguments` itself where there are no stages.
 
     Raises:
         UserError: a stage sets what belongs to the whole run, or contradicts it.
     """
-    training_args = arguments[-1]
+    training_args = arguments.training
     if not training_args.stages or not training_args.do_train:
         return [arguments]
-    given = {name: value for part in arguments for name, value in part.given_options.items() if name != "stages"}
-    given["hub_token"] = training_args.hub_token
-    expanded, before = [], given["model_name_or_path"]
+    common = {name: value for name, value in arguments.given.items() if name != "stages"}
+    common["hub_token"] = training_args.hub_token
+    expanded, before = [], arguments.model.model_name_or_path
     for number, changes in enumerate(training_args.stages, start=1):
-        if fixed := [name for name in changes if name in _FIXED]:
+        if fixed := [name for name in changes if name in _OF_THE_WHOLE_RUN]:
             raise UserError(
                 f"stages[{number - 1}] sets {', '.join(fixed)}, which belongs to the whole run: move it up."
             )
-        options = {**given, **changes, "model_name_or_path": before}
+        options = {**common, **changes, "model_name_or_path": before}
         if number < len(training_args.stages):
             before = str(Path(training_args.output_dir, f"stage-{number}"))
             options |= {"output_dir": before, "do_train": True, "do_eval": False, "push_to_hub": False}
         if _is_finished(options) and training_args.resume_from_checkpoint:
             logger.info("Stage %d is finished: %s", number, before)
         else:
-            expanded.append(build_arguments(_CLASSES, options))
+            expanded.append(RunArguments.from_options(options))
     return expanded
 
 
@@ -59,48 +64,42 @@ def _is_finished(options: dict) -> bool:
     return results.is_file() and json.loads(results.read_text(encoding="utf-8"))["complete"]
 
 
-CONFIG_FILE = "config.yaml"
-_SPLIT_OPTIONS = ("genres", "split_protocol", "split_seed", "num_folds", "fold", "group_segments")
-_SOURCE_OPTIONS = ("dataset_name", "dataset_config_name", "dataset_revision", "audio_column_name", "label_column_name")
-_WINDOW_OPTIONS = ("window_seconds", "eval_hop_seconds")
-
-
-def adopt_data_options(
-    data_args: DataArguments, model_args: ModelArguments, training_args: ClassificationTrainingArguments
-) -> DataArguments:
-    """Return `data_args` with what was not given taken from the run that trained the checkpoint, if it is a run's.
+def adopt_data_options(arguments: RunArguments) -> RunArguments:
+    """Return `arguments` with data options that were not given taken from the run that trained the checkpoint.
 
     Otherwise the checkpoint would be tested on another split, where its own training tracks are among the test tracks.
-    Where nothing is evaluated, that is the windows alone.
+    Where nothing is evaluated, only those of the windows are taken; where the checkpoint is not a run's, none.
 
     Raises:
         UserError: another split of the same dataset is asked for, or the dataset was a folder on another machine.
     """
-    name, given = model_args.model_name_or_path, data_args.given_options
-    config = _read_run_config(model_args, training_args.hub_token)
-    if not training_args.do_eval:
+    name, given = arguments.model.model_name_or_path, arguments.given
+    config = _read_run_config(arguments.model, arguments.training.hub_token)
+    if not arguments.training.do_eval:
         adopted = {option: config[option] for option in _WINDOW_OPTIONS if option in config}
-        return _merge(data_args, adopted, f"Windows are those of the run in {name}")
+        return _merge(arguments, adopted, f"Windows are those of the run in {name}")
     if not config:
         logger.warning("%s has no %s of a run: its training tracks may be among the test tracks.", name, CONFIG_FILE)
-        return data_args
+        return arguments
     if not Path(name).is_dir():
         config["dataset_name"] = _find_dataset(config["dataset_name"], given.get("dataset_name"), name)
     if given.get("dataset_name", config["dataset_name"]) != config["dataset_name"]:
-        return data_args
+        return arguments
     for option in _SPLIT_OPTIONS:
         if option in given and given[option] != config.get(option):
             raise UserError(
                 f"{option} is {given[option]}, but {name} was trained on {option}: {config.get(option)} of the same "
                 "dataset: its training tracks would be among the test tracks. Leave the option out."
             )
-    return _merge(data_args, config, f"Data, split and windows are those of the run in {name}")
+    return _merge(arguments, config, f"Data, split and windows are those of the run in {name}")
 
 
-def _merge(data_args: DataArguments, adopted: dict, message: str) -> DataArguments:
-    if adopted.keys() - data_args.given_options.keys():
+def _merge(arguments: RunArguments, adopted: dict, message: str) -> RunArguments:
+    if adopted.keys() - arguments.given.keys():
         logger.info("%s", message)
-    return build_arguments((DataArguments,), {**adopted, **data_args.given_options})[0]
+    given = {**adopted, **arguments.given}
+    data, _ = build_arguments((DataArguments,), given)
+    return dataclasses.replace(arguments, data=data, given=given)
 
 
 def _find_dataset(trained_on: str, given: str | None, name: str) -> str:

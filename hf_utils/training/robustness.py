@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import datasets
 import numpy as np
@@ -28,17 +28,14 @@ from hf_utils.augmentation.pipeline import read_augmentation
 from hf_utils.cards.markup import Markdown, code_block, escape, render_template
 from hf_utils.cards.model_card import PROTOCOL_TEXTS, robustness_part, show_corruption, show_number
 from hf_utils.data.waveforms import BUILDING_PREFIX, decode_clips, estimate_bytes, find_cache, select_files
-from hf_utils.data.windows import EvaluationWindows
+from hf_utils.data.windows import EvaluationWindows, WindowLengths
 from hf_utils.disclosure import show_command, show_source
 from hf_utils.errors import UserError
 from hf_utils.files import write_atomically, write_csv
 from hf_utils.results.intervals import percentile_interval, resample_tracks
 from hf_utils.results.plots import encode_png, shorten
 from hf_utils.results.run_results import EvaluatedSet, align_columns
-from hf_utils.training.trainer import ProgressBars
-
-if TYPE_CHECKING:
-    from hf_utils.training.run import Experiment
+from hf_utils.training.trainer import GenreTrainer, ProgressBars
 
 logger = logging.getLogger(__name__)
 
@@ -83,9 +80,13 @@ def check_transforms(data_args: DataArguments, training_args: ClassificationTrai
 
 
 def evaluate_corruptions(
-    experiment: "Experiment", corruptions: Sequence[Corruption], args: DataArguments
+    trainer: GenreTrainer,
+    clips: datasets.Dataset,
+    lengths: WindowLengths,
+    corruptions: Sequence[Corruption],
+    args: DataArguments,
 ) -> list[CorruptedSet]:
-    """Return the scores of the test tracks under each corruption; under several processes, on every one.
+    """Return the scores of the test tracks, `clips`, under each corruption; under several processes, on every one.
 
     The corrupted tracks stay in the waveform cache, where the next checkpoint finds them, unless
     `args.cache_corruptions` is false or the disk has no room; then each corruption's are removed after its turn.
@@ -95,11 +96,7 @@ def evaluate_corruptions(
     """
     if not corruptions:
         return []
-    trainer, model = experiment.trainer, experiment.facts["model"]
-    track_ids = set(experiment.windows["test"].track_ids)
-    rows = enumerate(zip(experiment.clips["split"], experiment.clips["track_id"], strict=True))
-    clips = experiment.clips.select([row for row, (split, name) in rows if split == "test" and name in track_ids])
-    num_bytes = estimate_bytes(select_files(clips), model["sample_rate"], num_proc=1) * len(corruptions)
+    num_bytes = estimate_bytes(select_files(clips), lengths.sample_rate, num_proc=1) * len(corruptions)
     num_proc = max(1, min(args.num_proc, len(clips) // _CLIPS_PER_PROCESS))
     bars = trainer.pop_callback(ProgressBars)  # a bar for every corruption is too many
     measured = []
@@ -109,9 +106,9 @@ def evaluate_corruptions(
             bar.set_postfix_str(corruption.name)
             with trainer.args.main_process_first(desc="corrupting"):
                 tracks = decode_clips(
-                    clips, model["sample_rate"], cache_dir=folder, num_proc=num_proc, corruption=corruption
+                    clips, lengths.sample_rate, cache_dir=folder, num_proc=num_proc, corruption=corruption
                 )
-            windows = EvaluationWindows(tracks, model["window_samples"], model["hop_samples"])
+            windows = EvaluationWindows(tracks, lengths.window_samples, lengths.hop_samples)
             measured.append(CorruptedSet(corruption, trainer.evaluate_set(windows, corruption.name)))
             if temporary:
                 _empty(trainer, folder)

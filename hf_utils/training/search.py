@@ -1,39 +1,204 @@
 """A search for options: trials train as the script does and are judged on validation; no test is scored.
 
-The trials are kept in one Optuna study in the output folder, whichever back end ran them.
+What it chooses from is a YAML file of options, each with a range or a list of choices:
 
-What a search chooses from: a YAML file of options, each with a range or a list of choices.
+    learning_rate: {low: 1.0e-5, high: 1.0e-3, log: true}
+    num_mel_bins: {low: 64, high: 128, step: 32}
+    spectrogram: [mel, stft]
 
-learning_rate: {low: 1.0e-5, high: 1.0e-3, log: true}
-num_mel_bins: {low: 64, high: 128, step: 32}
-spectrogram: [mel, stft]
-
-What a search leaves: its best options as a YAML overlay, a table of its trials, and pictures.
-
-Figures are made without pyplot, as in `plots`.
+Optuna keeps the trials in a database: a file in the output folder, or `--search_storage`. Any number of processes and
+machines may add trials to it. What a search leaves in the output folder: its best options as a YAML overlay, a table
+of its trials, and pictures. (Optuna's word for a search is study, which is another thing here.)
 """
 
+import contextlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
+import sqlalchemy
 import yaml
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState
 
 from hf_utils.arguments.options import check_value, collect_options
-from hf_utils.arguments.parsing import explain_unknown, merged_config
+from hf_utils.arguments.parsing import explain_unknown
+from hf_utils.arguments.run_arguments import RUN_CLASSES, RunArguments
 from hf_utils.arguments.run_options import differing_options
 from hf_utils.arguments.training import ClassificationTrainingArguments, SearchArguments
 from hf_utils.config_files import read_config
 from hf_utils.errors import UserError
 from hf_utils.files import write_atomically, write_csv
 from hf_utils.results.plots import encode_png
-from hf_utils.training.search_trial import CLASSES, Search
+from hf_utils.seeding import derive_seed
+from hf_utils.training.search_trial import run_trial
+
+_FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+_HEARTBEAT_SECONDS = 60
+_CONNECT_SECONDS = 30
+# How long a driver may wait, for the lock of a file or for a server, by the name of its own option.
+_WAITS = {
+    "pysqlite": {"timeout": _HEARTBEAT_SECONDS},
+    "psycopg": {"connect_timeout": _CONNECT_SECONDS},
+    "psycopg2": {"connect_timeout": _CONNECT_SECONDS},
+    "pymysql": {"connect_timeout": _CONNECT_SECONDS},
+}
+
+
+def run_search(arguments: RunArguments, search_args: SearchArguments) -> Path:
+    """Run trials until the search has `--num_trials`, those of other processes included; return its best.yaml.
+
+    Args:
+        arguments: what every trial has in common.
+
+    Raises:
+        UserError: the options leave nothing to compare, the storage cannot be used or holds another search, or no
+            trial came to an end.
+    """
+    training_args = arguments.training
+    space = read_space(search_args.search, collect_options(RUN_CLASSES))
+    _check_job(training_args)
+    output_dir = Path(training_args.output_dir)
+    url, name = _locate(search_args.search_storage, output_dir)
+    with _explain_storage_errors(url):
+        output_dir.mkdir(parents=True, exist_ok=True)
+        search = _open_search(url, name, maximise=training_args.greater_is_better)
+        described = {f"search.{name}": repr(distribution) for name, distribution in space.items()}
+        _claim(search, arguments.config() | described)
+        if len(search.get_trials(deepcopy=False, states=_FINISHED)) < search_args.num_trials:
+            _run_trials(search, space, arguments, search_args.num_trials)
+        best = write_trials(search, output_dir)
+        if best is None:
+            reasons = {trial.user_attrs.get("pruned_because", "it was killed") for trial in search.get_trials()}
+            raise UserError(f"no trial of the search came to its end: {'; '.join(sorted(reasons))}")
+        draw_search(search, output_dir)
+    return best
+
+
+def _check_job(training_args: ClassificationTrainingArguments) -> None:
+    if training_args.world_size > 1:
+        raise UserError(
+            "search runs in one process per device: start the same command several times instead of under a launcher "
+            "of several processes; they share --output_dir, or, on several machines, --search_storage"
+        )
+    if not training_args.do_train or training_args.stages or training_args.eval_strategy == "no":
+        raise UserError("search trains in one stage and compares evaluations: it needs do_train and an eval_strategy")
+
+
+def _locate(storage: str | None, output_dir: Path) -> tuple[sqlalchemy.URL, str]:
+    """Return the database of a search, and the search's name in it: that of the folder, where others may be there too.
+
+    Raises:
+        UserError: `storage` is no URL of a database, or its driver is not installed. The URL may hold a password, and
+            is shown without it.
+    """
+    if storage is None:
+        return sqlalchemy.URL.create("sqlite", database=str(output_dir / "search.db")), "search"
+    try:
+        url = sqlalchemy.make_url(storage)
+    except (sqlalchemy.exc.ArgumentError, ValueError):
+        raise UserError(
+            "search_storage is no URL of a database: expected one such as postgresql://user@host/database"
+        ) from None
+    try:
+        url.get_dialect().import_dbapi()
+    except sqlalchemy.exc.NoSuchModuleError:
+        raise UserError(
+            f"search_storage is {_show_url(url)}, but SQLAlchemy knows no {url.drivername}: expected postgresql, "
+            "mysql+pymysql, sqlite ..."
+        ) from None
+    except ModuleNotFoundError as error:
+        package = "psycopg[binary]" if error.name == "psycopg" else error.name
+        raise UserError(
+            f"search_storage is {_show_url(url)}, whose driver is not installed: pip install '{package}'"
+        ) from None
+    return url, output_dir.resolve().name
+
+
+def _show_url(url: sqlalchemy.URL) -> str:
+    """Return the URL without its password and its query, which may hold one too."""
+    return url.set(query={}).render_as_string(hide_password=True)
+
+
+@contextlib.contextmanager
+def _explain_storage_errors(url: sqlalchemy.URL) -> Iterator[None]:
+    """Turn what a database refuses, or its silence, into a message."""
+    try:
+        yield
+    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        while error.__cause__ is not None:  # what the driver said
+            error = error.__cause__
+        reason = " ".join(str(error).split())
+        for secret in filter(None, (url.password, url.query.get("password"))):
+            reason = reason.replace(str(secret), "***")
+        raise UserError(
+            f"the search cannot be kept in {_show_url(url)}: {reason}. Mend that; then the same command continues."
+        ) from None
+
+
+def _open_search(url: sqlalchemy.URL, name: str, *, maximise: bool) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    options = {"connect_args": _WAITS.get(url.get_dialect().driver, {})}
+    if url.get_backend_name() != "sqlite":
+        options["pool_pre_ping"] = True  # a trial may take longer than an idle connection lasts
+    # Trials of a killed process are found by their silence, and others take their place.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of the heartbeat; the pin keeps it
+        storage = optuna.storages.RDBStorage(
+            # Optuna fills in names in braces.
+            url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}"),
+            heartbeat_interval=_HEARTBEAT_SECONDS,
+            engine_kwargs=options,
+        )
+    return optuna.create_study(
+        storage=storage,
+        study_name=name,
+        direction="maximize" if maximise else "minimize",
+        pruner=optuna.pruners.HyperbandPruner(),
+        load_if_exists=True,
+    )
+
+
+def _claim(search: optuna.Study, config: dict) -> None:
+    """Write down what is searched. Raises UserError if the storage holds a search of something else."""
+    if "config" not in search.user_attrs:
+        search.set_user_attr("config", config)
+    if different := differing_options(search.user_attrs["config"], config):
+        listed = "; ".join(f"{name} was {old} and is {new}" for name, (old, new) in different.items())
+        raise UserError(f"output_dir is the folder of another search: {listed}. Choose another one.")
+
+
+def _run_trials(
+    search: optuna.Study, space: Mapping[str, BaseDistribution], arguments: RunArguments, num_trials: int
+) -> None:
+    """Run trials, one after the other, until the search has `num_trials` that ended."""
+    training_args, output_dir = arguments.training, Path(arguments.training.output_dir)
+    common = {**arguments.given, "hub_token": training_args.hub_token}
+
+    def objective(trial: Trial) -> float:
+        # Seeded by the trial, so that neither a restart nor another process draws the same again.
+        seed = derive_seed(training_args.seed, "trial", trial.number) % 2**32
+        trial.study.sampler = optuna.samplers.TPESampler(seed=seed, multivariate=False)
+        chosen = suggest_options(trial, space)
+
+        def report(scores: list[float]) -> bool:
+            trial.report(scores[-1], len(scores))
+            return trial.should_prune()
+
+        outcome = run_trial({**common, **chosen}, output_dir, report)
+        outcome.log(trial.number, chosen)
+        if outcome.pruned_because is not None:
+            trial.set_user_attr("pruned_because", outcome.pruned_because)
+            raise optuna.TrialPruned(outcome.pruned_because)
+        return outcome.score
+
+    enough = optuna.study.MaxTrialsCallback(num_trials, states=_FINISHED)
+    search.optimize(objective, callbacks=[enough, lambda search, trial: write_trials(search, output_dir)])
+
 
 # With any of these, trials would be scored on other tracks or in other ways, or would not be trials.
 _FIXED = frozenset(
@@ -106,23 +271,20 @@ def suggest_options(trial: Trial, space: Mapping[str, BaseDistribution]) -> dict
     return chosen
 
 
-def write_trials(study: optuna.Study, output_dir: Path) -> Path | None:
+def write_trials(search: optuna.Study, output_dir: Path) -> Path | None:
     """Write trials.csv, and best.yaml once a trial has come to its end; return the path of the latter, or None."""
-    trials = study.get_trials(deepcopy=False)
+    trials = search.get_trials(deepcopy=False)
     names = sorted({name for trial in trials for name in trial.params})
     rows = [
         [t.number, t.state.name.lower(), t.value, t.user_attrs.get("pruned_because"), *map(t.params.get, names)]
         for t in trials
     ]
     write_csv(output_dir / "trials.csv", ["trial", "state", "score", "pruned_because", *names], rows)
-    complete = _complete(study)
+    complete = _complete(search)
     if not complete:
         return None
-    path, best, metric = (
-        output_dir / "best.yaml",
-        study.best_trial,
-        study.user_attrs["config"]["metric_for_best_model"],
-    )
+    path, best = output_dir / "best.yaml", search.best_trial
+    metric = search.user_attrs["config"]["metric_for_best_model"]
     comment = (
         f"# The best of {len(trials)} trials, {len(complete)} of which came to their end: {metric} {best.value:.4f} "
         "on validation.\n# The best of many is high by chance, too: a new run, on its test set, says how good it is.\n"
@@ -131,19 +293,19 @@ def write_trials(study: optuna.Study, output_dir: Path) -> Path | None:
     return path
 
 
-def draw_search(study: optuna.Study, output_dir: Path) -> None:
+def draw_search(search: optuna.Study, output_dir: Path) -> None:
     """Write search_history.png, and search_importances.png where scores differ."""
-    write_atomically(output_dir / "search_history.png", encode_png(history_figure(study)))
-    if len({trial.value for trial in _complete(study)}) > 1:
-        importances = optuna.importance.get_param_importances(study)
+    write_atomically(output_dir / "search_history.png", encode_png(history_figure(search)))
+    if len({trial.value for trial in _complete(search)}) > 1:
+        importances = optuna.importance.get_param_importances(search)
         write_atomically(output_dir / "search_importances.png", encode_png(importance_figure(importances)))
 
 
-def _complete(study: optuna.Study) -> list:
-    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+def _complete(search: optuna.Study) -> list:
+    return search.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
 
 
-def history_figure(study: optuna.Study):
+def history_figure(search: optuna.Study):
     """Return a Figure: the score of every trial in the order of the trials, and the best so far.
 
     Pruned trials stand at the last score that they reported.
@@ -152,13 +314,13 @@ def history_figure(study: optuna.Study):
 
     figure = Figure(figsize=(7, 4), layout="compressed", dpi=120)
     axes = figure.add_subplot()
-    trials = study.get_trials(deepcopy=False)
+    trials = search.get_trials(deepcopy=False)
     for state, marker, label in ((TrialState.COMPLETE, "o", "complete"), (TrialState.PRUNED, "x", "pruned")):
         chosen = [trial for trial in trials if trial.state == state]
         scores = [t.value if state == TrialState.COMPLETE else _last_report(t) for t in chosen]
         axes.scatter([trial.number for trial in chosen], scores, marker=marker, label=label)
-    complete = _complete(study)
-    best = np.maximum if study.direction == StudyDirection.MAXIMIZE else np.minimum
+    complete = _complete(search)
+    best = np.maximum if search.direction == StudyDirection.MAXIMIZE else np.minimum
     so_far = best.accumulate([trial.value for trial in complete])
     axes.step([trial.number for trial in complete], so_far, where="post", color="black", label="best so far")
     axes.set(xlabel="trial", ylabel="score on validation")
@@ -180,78 +342,3 @@ def importance_figure(importances: Mapping[str, float]):
     axes.barh(names, [importances[name] for name in names])
     axes.set(xlabel="importance", xlim=(0, 1))
     return figure
-
-
-_HEARTBEAT_SECONDS = 60
-
-
-def run_search(arguments: Sequence, search_args: SearchArguments) -> Path:
-    """Run trials until the study in `--output_dir` has `--num_trials`, and return its best.yaml.
-
-    Args:
-        arguments: of the script: what every trial has in common.
-
-    Raises:
-        UserError: the options leave nothing to compare, the folder holds another search, or no trial came to an end.
-    """
-    training_args = arguments[-1]
-    space = read_space(search_args.search, collect_options(CLASSES))
-    _check_job(training_args)
-    output_dir = Path(training_args.output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    study = _open_study(output_dir, training_args)
-    described = {name: repr(distribution) for name, distribution in space.items()}
-    _claim(study, merged_config(arguments) | {f"search.{name}": text for name, text in described.items()})
-    common = {name: value for part in arguments for name, value in part.given_options.items()}
-    search = Search(study, space, common | {"hub_token": training_args.hub_token}, training_args)
-    if len(search.finished()) < search_args.num_trials:
-        if search_args.search_backend == "ray":
-            from hf_utils.training.search_ray import run_trials  # here, because Ray is not in requirements.txt
-        else:
-            from hf_utils.training.search_optuna import run_trials
-        run_trials(search, search_args.num_trials)
-    best = write_trials(study, output_dir)
-    if best is None:
-        reasons = {trial.user_attrs.get("pruned_because", "it was killed") for trial in study.get_trials()}
-        raise UserError(f"no trial of the search came to its end: {'; '.join(sorted(reasons))}")
-    draw_search(study, output_dir)
-    return best
-
-
-def _check_job(training_args: ClassificationTrainingArguments) -> None:
-    if training_args.world_size > 1:
-        raise UserError(
-            "search runs in one process per device: start the same command several times instead of under a launcher "
-            "of several processes; they share --output_dir. Or --search_backend ray, which starts a process per trial"
-        )
-    if not training_args.do_train or training_args.stages or training_args.eval_strategy == "no":
-        raise UserError("search trains in one stage and compares evaluations: it needs do_train and an eval_strategy")
-
-
-def _open_study(output_dir: Path, training_args: ClassificationTrainingArguments) -> optuna.Study:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    # Trials of a killed process are found by their silence, and others take their place.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of the heartbeat; the pin keeps it
-        storage = optuna.storages.RDBStorage(
-            f"sqlite:///{output_dir / 'search.db'}",
-            heartbeat_interval=_HEARTBEAT_SECONDS,
-            engine_kwargs={"connect_args": {"timeout": _HEARTBEAT_SECONDS}},
-        )
-    return optuna.create_study(
-        storage=storage,
-        study_name="search",
-        direction="maximize" if training_args.greater_is_better else "minimize",
-        pruner=optuna.pruners.HyperbandPruner(),
-        load_if_exists=True,
-    )
-
-
-def _claim(study: optuna.Study, config: dict) -> None:
-    """Write down what is searched. Raises UserError if the study is of something else."""
-    before = study.user_attrs.get("config")
-    if before is None:
-        study.set_user_attr("config", config)
-    elif different := differing_options(before, config):
-        listed = "; ".join(f"{name} was {old} and is {new}" for name, (old, new) in different.items())
-        raise UserError(f"output_dir holds another search: {listed}. Choose another folder.")

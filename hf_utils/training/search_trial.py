@@ -1,4 +1,4 @@
-"""What back ends of a search share: what is searched, and a trial, trained as the script does, judged on validation.
+"""One trial of a search: trained as the script does, and judged on validation.
 
 A trial may change the model, its windows and its features, so each is an experiment of its own with a fresh model.
 """
@@ -12,23 +12,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import optuna
 import torch
-from optuna.distributions import BaseDistribution
-from optuna.trial import TrialState
 from transformers import TrainerCallback
 
-from hf_utils.arguments.data import DataArguments
-from hf_utils.arguments.model import ModelArguments
-from hf_utils.arguments.parsing import build_arguments
-from hf_utils.arguments.training import ClassificationTrainingArguments
+from hf_utils.arguments.run_arguments import RunArguments
 from hf_utils.errors import UserError
-from hf_utils.training.run import make_learner, prepare_experiment
+from hf_utils.training.linear_probe import choose_trainer
+from hf_utils.training.run import prepare_experiment
 
 logger = logging.getLogger(__name__)
 
-CLASSES = (ModelArguments, DataArguments, ClassificationTrainingArguments)
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 NO_BETTER = "no better than others at this point"
 # A trial keeps nothing: its score is the best of its evaluations.
 _TRIAL_OPTIONS = {
@@ -44,24 +37,6 @@ _TRIAL_OPTIONS = {
 
 # Is told all scores of a trial so far after every evaluation; says whether the trial is not worth going on.
 Report = Callable[[list[float]], bool]
-
-
-@dataclasses.dataclass(frozen=True)
-class Search:
-    """What a back end gets: the study that keeps the trials, what they choose from, and what they have in common."""
-
-    study: optuna.Study
-    space: Mapping[str, BaseDistribution]
-    common: Mapping[str, Any]
-    training_args: ClassificationTrainingArguments
-
-    @property
-    def output_dir(self) -> Path:
-        return Path(self.training_args.output_dir)
-
-    def finished(self) -> list[optuna.trial.FrozenTrial]:
-        """Return the trials that count: those that came to their end, and those that were pruned."""
-        return self.study.get_trials(deepcopy=False, states=FINISHED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,22 +72,24 @@ def run_trial(options: Mapping[str, Any], folder: Path, report: Report) -> Outco
 
     Options that contradict each other, and a model too large for the device, are outcomes and no errors.
     """
-    learner = None
+    experiment = trainer = None
     with tempfile.TemporaryDirectory(prefix="trial-", dir=folder) as output_dir:
         try:
-            arguments = build_arguments(CLASSES, {**options, **_TRIAL_OPTIONS, "output_dir": output_dir})
-            training_args = arguments[-1]
+            arguments = RunArguments.from_options({**options, **_TRIAL_OPTIONS, "output_dir": output_dir})
+            training_args = arguments.training
             watch = ReportTrial(report, f"eval_{training_args.metric_for_best_model.removeprefix('eval_')}")
-            learner = make_learner(prepare_experiment(*arguments), arguments[1])
-            learner.add_callback(watch)
-            learner.train()
+            experiment = prepare_experiment(arguments)
+            window_samples = experiment.lengths.window_samples
+            trainer = choose_trainer(experiment.trainer, experiment.corpus.train, window_samples, arguments.data)
+            trainer.add_callback(watch)
+            trainer.train()
             outcome = judge(watch, maximise=training_args.greater_is_better)
         except UserError as error:
             outcome = Outcome(pruned_because=str(error))
         except torch.OutOfMemoryError:
             outcome = Outcome(pruned_because="out of memory")
     # The next trial of this process needs the memory.
-    del learner
+    del experiment, trainer
     gc.collect()
     torch.cuda.empty_cache()
     return outcome

@@ -9,15 +9,13 @@ import torch
 from transformers import TrainerControl, TrainerState
 from transformers.integrations import TensorBoardCallback
 
-from hf_utils.arguments.data import DataArguments, SourceArguments
-from hf_utils.arguments.model import ModelArguments
+from hf_utils.arguments.data import SourceArguments
 from hf_utils.arguments.options import collect_options, default_of
-from hf_utils.arguments.parsing import merged_config, parse_arguments
+from hf_utils.arguments.run_arguments import RUN_CLASSES, RunArguments
 from hf_utils.arguments.training import ClassificationTrainingArguments, has_bf16_hardware
 from hf_utils.config_files import write_config
 from hf_utils.errors import UserError
 
-CLASSES = (ModelArguments, DataArguments, ClassificationTrainingArguments)
 TOKEN = "hf_ThisMustNotBeSeen"
 
 
@@ -29,23 +27,24 @@ def in_empty_folder(tmp_path, monkeypatch):
 
 
 def parse(flags: str = ""):
-    return parse_arguments(CLASSES, ["--model_name_or_path", "some/model", "--use_cpu", *flags.split()])
+    return RunArguments.parse(["--model_name_or_path", "some/model", "--use_cpu", *flags.split()])
 
 
 def test_a_model_is_all_that_must_be_given():
-    model, data, training = parse()
+    arguments = parse()
+    data, training = arguments.data, arguments.training
     assert (data.dataset_name, data.split_protocol, data.train_datasets) == ("sanchit-gandhi/gtzan", "auto", ["real"])
     assert (training.do_train, training.do_eval, training.do_predict) == (True, True, False)
     # A checkpoint's own run is not written over by what is only found out about it.
-    assert parse("--do_eval")[2].output_dir == "runs/model-eval"
-    assert parse("--do_eval --do_train")[2].output_dir == "runs/model"
+    assert parse("--do_eval").training.output_dir == "runs/model-eval"
+    assert parse("--do_eval --do_train").training.output_dir == "runs/model"
     assert training.output_dir == "runs/model" and training.report_to == ["tensorboard"]
     assert training.eval_strategy == training.save_strategy == "epoch" and training.load_best_model_at_end
     assert training.metric_for_best_model == "accuracy" and training.greater_is_better
     assert training.save_total_limit == 2 and not training.remove_unused_columns
     assert training.get_warmup_steps(560) == 56
     with pytest.raises(UserError, match="model_name_or_path is required: Checkpoint of the Hub"):
-        parse_arguments(CLASSES, [])
+        RunArguments.parse([])
 
 
 @pytest.mark.parametrize(
@@ -59,7 +58,7 @@ def test_a_model_is_all_that_must_be_given():
     ],
 )
 def test_only_what_is_asked_for_is_done(flags, job):
-    training = parse(flags)[2]
+    training = parse(flags).training
     assert (training.do_train, training.do_eval, training.do_predict) == job
     # Without training, the Trainer may not demand an evaluation set.
     assert (training.eval_strategy == "no") == (not training.do_train)
@@ -124,9 +123,9 @@ def test_contradictions_are_refused(flags, message):
 
 
 def test_a_loss_or_calibration_error_is_minimised():
-    assert not parse("--metric_for_best_model log_loss")[2].greater_is_better
-    assert not parse("--metric_for_best_model eval_ece")[2].greater_is_better
-    assert parse("--metric_for_best_model roc_auc")[2].greater_is_better
+    assert not parse("--metric_for_best_model log_loss").training.greater_is_better
+    assert not parse("--metric_for_best_model eval_ece").training.greater_is_better
+    assert parse("--metric_for_best_model roc_auc").training.greater_is_better
 
 
 @pytest.mark.parametrize(
@@ -135,10 +134,10 @@ def test_a_loss_or_calibration_error_is_minimised():
 def test_precision_auto_is_bf16_exactly_where_the_hardware_has_it(monkeypatch, units, expected):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, **units})
     assert has_bf16_hardware(use_cpu=True) == expected
-    instances = parse()
-    assert instances[2].bf16 == expected and not instances[2].fp16
+    arguments = parse()
+    assert arguments.training.bf16 == expected and not arguments.training.fp16
     # What the machine decided is no part of the configuration.
-    config = merged_config(instances)
+    config = arguments.config()
     assert config["precision"] == "auto" and "bf16" not in config and config["dataloader_num_workers"] is None
 
 
@@ -150,18 +149,18 @@ def test_emulated_bf16_of_an_old_gpu_does_not_count(monkeypatch):
 
 def test_precision_given_wins_over_the_hardware(monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
-    assert not parse("--precision fp32")[2].bf16
+    assert not parse("--precision fp32").training.bf16
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {})
-    assert parse("--precision bf16")[2].bf16 and parse("--bf16")[2].bf16
+    assert parse("--precision bf16").training.bf16 and parse("--bf16").training.bf16
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    assert parse()[2].bf16
+    assert parse().training.bf16
     with pytest.raises(UserError, match="precision is fp32, but bf16 was asked for"):
         parse("--precision fp32")
 
 
 def test_a_machine_without_a_gpu_uses_its_cpu(monkeypatch):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
-    assert parse_arguments(CLASSES, ["--model_name_or_path", "m"])[2].use_cpu
+    assert RunArguments.parse(["--model_name_or_path", "m"]).training.use_cpu
 
 
 def test_a_finished_run_is_not_written_over():
@@ -179,19 +178,20 @@ def test_a_finished_run_is_not_written_over():
 
 
 def test_the_saved_configuration_makes_the_same_run():
-    instances = parse("--learning_rate 3e-5 --max_grad_norm 0.5 --genres blues jazz --eval_datasets n=data/n")
-    write_config("config.yaml", merged_config(instances))
-    again = parse_arguments(CLASSES, ["config.yaml"])
-    assert merged_config(again) == merged_config(instances)
-    assert again[:2] == instances[:2] and again[2].to_dict() == instances[2].to_dict()
-    assert merged_config(again)["max_grad_norm"] == 0.5
+    arguments = parse("--learning_rate 3e-5 --max_grad_norm 0.5 --genres blues jazz --eval_datasets n=data/n")
+    write_config("config.yaml", arguments.config())
+    again = RunArguments.parse(["config.yaml"])
+    assert again.config() == arguments.config()
+    assert (again.model, again.data) == (arguments.model, arguments.data)
+    assert again.training.to_dict() == arguments.training.to_dict()
+    assert again.config()["max_grad_norm"] == 0.5
 
 
 def test_the_token_reaches_no_file():
-    instances = parse(f"--push_to_hub --hub_token {TOKEN}")
-    training = instances[2]
+    arguments = parse(f"--push_to_hub --hub_token {TOKEN}")
+    training = arguments.training
     assert training.hub_token == TOKEN
-    write_config("config.yaml", merged_config(instances))
+    write_config("config.yaml", arguments.config())
     pickled = io.BytesIO()
     torch.save(training, pickled)  # as the Trainer does, to training_args.bin
     callback = TensorBoardCallback()
@@ -212,7 +212,7 @@ def test_the_token_reaches_no_file():
 
 
 def test_every_documented_option_has_help_and_the_shared_ones_are_the_same_everywhere():
-    options = collect_options(CLASSES)
+    options = collect_options(RUN_CLASSES)
     documented = {name: field for name, field in options.items() if "group" in field.metadata}
     assert len(documented) > 60 and all(len(field.metadata["help"]) > 10 for field in documented.values())
     shared = collect_options([SourceArguments])

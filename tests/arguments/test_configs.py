@@ -6,14 +6,10 @@ import pytest
 from accelerate.commands.config import load_config_from_file
 from transformers import AutoConfig
 
-from hf_utils.arguments.data import DataArguments
-from hf_utils.arguments.model import ModelArguments
-from hf_utils.arguments.parsing import parse_arguments
-from hf_utils.arguments.training import ClassificationTrainingArguments
+from hf_utils.arguments.run_arguments import RunArguments
 from hf_utils.config_files import read_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-CLASSES = (ModelArguments, DataArguments, ClassificationTrainingArguments)
 # YAML files that are read by something else than the options of run_classification.py.
 OTHER_READERS = {"accelerate", "augment", "corruptions.yaml", "generate", "models", "study", "search"}
 TRAINING = sorted(
@@ -30,7 +26,7 @@ SYSTEMS = [path for path in TRAINING if path.parts[0] in ("recipes", "overlays")
 
 
 def parse(*paths: Path, flags=("--use_cpu",)):
-    return parse_arguments(CLASSES, [*(str(CONFIGS / path) for path in paths), *flags])
+    return RunArguments.parse([*(str(CONFIGS / path) for path in paths), *flags])
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +40,7 @@ def test_the_lists_below_are_of_all_files():
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=str)
 def test_a_recipe_is_complete_and_a_lab_note(recipe):
-    model, data, training = parse(recipe)
+    training = parse(recipe).training
     given = read_config(CONFIGS / recipe)
     assert {"model_name_or_path", "dataset_name", "split_protocol", "learning_rate", "output_dir"} <= given.keys()
     assert training.output_dir == f"runs/{recipe.stem}"
@@ -80,7 +76,8 @@ def test_all_arms_of_the_study_have_the_same_budget():
 
 
 def test_the_demo_needs_no_network_and_no_gpu():
-    model, data, training = parse("demo.yaml", flags=())
+    arguments = parse("demo.yaml", flags=())
+    model, data, training = arguments.model, arguments.data, arguments.training
     assert model.model_name_or_path == "configs/models/convnext_small" and data.dataset_name == "data/demo"
     assert training.use_cpu and training.overwrite and not training.bf16
 

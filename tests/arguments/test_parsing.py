@@ -43,6 +43,9 @@ class Training:
             raise ValueError("13 is an unlucky number of steps")
 
 
+CLASSES = (Model, Training)
+
+
 @pytest.fixture
 def parse(tmp_path, monkeypatch):
     """Parse YAML texts as files a.yaml, b.yaml ... and then flags."""
@@ -56,7 +59,7 @@ def parse(tmp_path, monkeypatch):
         argv = [*names, *flags.split()]
         if required and not any("name:" in text for text in texts) and "--name" not in flags:
             argv += ["--name", "m"]
-        return parse_arguments((Model, Training), argv)
+        return parse_arguments(CLASSES, argv)
 
     return run
 
@@ -68,23 +71,28 @@ def error_of(parse, *args, **kwargs) -> str:
 
 
 def test_later_files_win_and_flags_win_over_files_wherever_they_stand(parse):
-    model, training = parse("name: a\nsteps: 1\nlearning_rate: 1.0e-3", "steps: 2\nsources: [x, y]", flags="--steps 3")
+    model, training, _ = parse(
+        "name: a\nsteps: 1\nlearning_rate: 1.0e-3", "steps: 2\nsources: [x, y]", flags="--steps 3"
+    )
     assert (model.name, training.steps, training.learning_rate) == ("a", 3, 1e-3)
     assert training.sources == ["x", "y"]
-    _, training = parse_arguments((Model, Training), ["--steps", "3", "a.yaml", "--best", "false", "b.yaml"])
+    _, training, _ = parse_arguments(CLASSES, ["--steps", "3", "a.yaml", "--best", "false", "b.yaml"])
     assert (training.steps, training.sources, training.best) == (3, ["x", "y"], False)
 
 
 def test_flags_alone_and_their_spellings(parse):
-    model, training = parse(flags="--layers 4 --learning-rate=3e-5 --sources a b --no_best --fast --private --kind no")
+    model, training, _ = parse(
+        flags="--layers 4 --learning-rate=3e-5 --sources a b --no_best --fast --private --kind no"
+    )
     assert (model.kind, model.layers) == ("no", 4)
     assert (training.learning_rate, training.sources, training.best, training.fast) == (3e-5, ["a", "b"], False, True)
     assert training.private is True
-    assert parse(flags="--fast false")[1].fast is False
+    _, training, _ = parse(flags="--fast false")
+    assert training.fast is False
 
 
 def test_values_of_yaml_become_the_option_s_type(parse):
-    model, training = parse(
+    model, training, _ = parse(
         "layers: null\nlearning_rate: 1\nbest: off\nkind: 'no'\neval_strategy: 'no'\nscheduler_kwargs: {factor: 0.5}"
     )
     assert model.layers is None and model.kind == "no"
@@ -196,7 +204,7 @@ def test_a_required_option_is_asked_for(parse):
 
 
 def test_stages_are_checked_like_the_file_around_them(parse):
-    _, training = parse("stages:\n- {steps: 5}\n- {learning_rate: 1, steps: 7}")
+    _, training, _ = parse("stages:\n- {steps: 5}\n- {learning_rate: 1, steps: 7}")
     assert training.stages == [{"steps": 5}, {"learning_rate": 1.0, "steps": 7}]
     assert error_of(parse, "stages: [{steps: 5}, {stepps: 5, best: 1}]") == (
         "stages[1].stepps in a.yaml is not an option: the nearest is steps\n"
@@ -205,23 +213,24 @@ def test_stages_are_checked_like_the_file_around_them(parse):
 
 
 def test_a_saved_configuration_parses_to_itself_and_holds_no_secret(parse, tmp_path):
-    instances = parse(
+    model, training, given = parse(
         "name: 'no'\nscheduler_kwargs: {factor: 0.5}\nstages: [{steps: 5}]", flags="--hub_token hf_secret --kind no"
     )
-    assert instances[1].hub_token == "hf_secret"
-    config = merged_config(instances)
+    assert training.hub_token == "hf_secret"
+    config = merged_config(CLASSES, given)
     assert config["folder"] == "runs/no" and config["learning_rate"] == 5e-5 and config["kind"] == "no"
     assert "hf_secret" not in json.dumps(config) and "hub_token" not in config
     path = tmp_path / "config.yaml"
     write_config(path, config)
     assert read_config(path) == config == yaml.safe_load(path.read_text(encoding="utf-8"))
-    again = parse_arguments((Model, Training), [str(path)])
-    assert merged_config(again) == config
-    assert again[0] == instances[0] and again[1] == dataclasses.replace(instances[1], hub_token=None)
+    model_again, training_again, given_again = parse_arguments(CLASSES, [str(path)])
+    assert merged_config(CLASSES, given_again) == config
+    assert model_again == model and training_again == dataclasses.replace(training, hub_token=None)
 
 
 def test_stock_options_stay_out_of_the_configuration_unless_given(parse):
-    assert "scheduler_kwargs" not in merged_config(parse())
+    *_, given = parse()
+    assert "scheduler_kwargs" not in merged_config(CLASSES, given)
 
 
 def test_both_spellings_of_a_token_s_flag_are_secret():
@@ -235,7 +244,7 @@ def test_a_value_of_a_misspelt_flag_is_never_shown(parse):
 def test_help_is_grouped_and_says_defaults(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     with pytest.raises(SystemExit) as stop:
-        parse_arguments((Model, Training), ["--help"], description="What it does.", examples="examples:\n  go")
+        parse_arguments(CLASSES, ["--help"], description="What it does.", examples="examples:\n  go")
     assert stop.value.code == 0
     text = capsys.readouterr().out
     assert text.index("What it does.") < text.index("model:") < text.index("training:") < text.index("examples:\n  go")
@@ -245,17 +254,15 @@ def test_help_is_grouped_and_says_defaults(capsys, monkeypatch):
     assert "--best                      Keep the best. (default: on; --no_best switches it off)" in text
     assert "scheduler_kwargs" not in text and "learning-rate" not in text
     with pytest.raises(SystemExit):
-        parse_arguments((Model, Training), ["--help_all"])
+        parse_arguments(CLASSES, ["--help_all"])
     assert "--scheduler_kwargs JSON     By 20% or so. (default: none)" in capsys.readouterr().out
 
 
 def test_replaced_names_are_no_options_themselves():
-    from hf_utils.arguments.data import DataArguments
-    from hf_utils.arguments.model import ModelArguments
     from hf_utils.arguments.options import collect_options
-    from hf_utils.arguments.training import ClassificationTrainingArguments
+    from hf_utils.arguments.run_arguments import RUN_CLASSES
 
-    options = collect_options((ModelArguments, DataArguments, ClassificationTrainingArguments))
+    options = collect_options(RUN_CLASSES)
     assert REPLACED_OPTIONS.keys().isdisjoint(options)
     used = {
         advice.split("use ")[1].split(":")[0].split(",")[0].split()[0]

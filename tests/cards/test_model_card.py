@@ -40,7 +40,7 @@ def no_pictures(monkeypatch):
     monkeypatch.setattr("hf_utils.results.run_results.encode_png", lambda figure: b"")
 
 
-def write_card(folder, *, genres=GENRES, evaluations=None, command=COMMAND, license=None, **facts):
+def write_card(folder, *, genres=GENRES, evaluations=None, command=COMMAND, license=None, robustness=(), **facts):
     config = {
         "model_name_or_path": "MIT/ast-finetuned-audioset-10-10-0.4593",
         "dataset_name": "sanchit-gandhi/gtzan",
@@ -52,7 +52,7 @@ def write_card(folder, *, genres=GENRES, evaluations=None, command=COMMAND, lice
     counts = {name: {"tracks": 6, "origins": {"real": 6}} for name in ("validation", "test", "train")}
     facts.setdefault("data", {"dataset": config["dataset_name"], "demo": False, "splits": counts})
     evaluations = evaluations or [evaluate(genres, np.arange(6) % len(genres))]
-    results = write(folder, evaluations, genres, config=config, **facts)
+    results = write(folder, evaluations, genres, config=config, **facts) | {"robustness": robustness}
     write_model_card(folder, results, command=command, license=license)
     return (folder / "README.md").read_text()
 

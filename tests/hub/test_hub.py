@@ -23,8 +23,8 @@ from tones import write_tone
 from transformers.trainer_utils import HubStrategy
 
 from hf_utils.arguments.data import DataArguments
-from hf_utils.arguments.model import ModelArguments
 from hf_utils.arguments.parsing import build_arguments
+from hf_utils.arguments.run_arguments import RunArguments
 from hf_utils.arguments.training import ClassificationTrainingArguments
 from hf_utils.data.clips import load_clips
 from hf_utils.errors import UserError
@@ -203,10 +203,10 @@ def test_what_cannot_be_pushed_is_refused_before_the_work(hub, monkeypatch, name
 
 
 def adopt(options: dict, *, do_eval: bool = True, **model_options) -> DataArguments:
-    data_args, model_args = build_arguments(
-        [DataArguments, ModelArguments], {"model_name_or_path": "me/cnn", **model_options, **options}
-    )
-    return adopt_data_options(data_args, model_args, SimpleNamespace(do_eval=do_eval, hub_token=None))
+    job = {"do_eval": True} if do_eval else {"do_predict": True, "predict_path": "."}
+    return adopt_data_options(
+        RunArguments.from_options({"model_name_or_path": "me/cnn", "use_cpu": True, **job, **model_options, **options})
+    ).data
 
 
 def test_a_checkpoint_on_the_hub_is_tested_on_the_split_of_its_revision(hub, monkeypatch, caplog):
@@ -347,9 +347,9 @@ def test_checkpoints_come_back_with_the_best_one(hub, tmp_path, strategy, places
     ],
 )
 def test_options_of_the_hub_that_contradict_each_other(tmp_path, options, words):
-    (args,) = build_arguments([ClassificationTrainingArguments], {"output_dir": str(tmp_path), **options})
+    args, given = build_arguments([ClassificationTrainingArguments], {"output_dir": str(tmp_path), **options})
     with pytest.raises(UserError, match=words):
-        open_model_repository(args)
+        open_model_repository(args, given)
 
 
 FRESH_PROCESS = r"""

@@ -279,7 +279,7 @@ def test_a_report_compares_a_finished_folder_with_real_clips(finished, checkpoin
 @pytest.mark.parametrize("files", [["musicgen_small"], ["musicgen_small", "musicgen_continuation"], ["ace_step"]])
 def test_shipped_configs_are_complete(files):
     paths = [str(ROOT / "configs" / "generate" / f"{name}.yaml") for name in files]
-    (args,) = parse_arguments((GenerationArguments,), paths)
+    args, _ = parse_arguments((GenerationArguments,), paths)
     assert len(args.genres) == 10 and args.clips_per_genre == 80
     prompt_seconds = 5.0 if args.continue_from else 0.0
     assert args.clip_seconds + prompt_seconds == 30.0 and (args.prompt_seconds or 0.0) == prompt_seconds

@@ -14,10 +14,7 @@ import timm
 import tiny_models
 import torch
 
-from hf_utils.arguments.data import DataArguments
-from hf_utils.arguments.model import ModelArguments
-from hf_utils.arguments.parsing import parse_arguments
-from hf_utils.arguments.training import ClassificationTrainingArguments
+from hf_utils.arguments.run_arguments import RunArguments
 from hf_utils.config_files import read_config
 from hf_utils.models.checkpoints import Checkpoint
 from hf_utils.models.families import needs_feature_stats, set_feature_stats, window_samples_for
@@ -66,7 +63,8 @@ SAVERS = {
 
 
 def load(arguments, genres):
-    model, extractor = load_model(*arguments, genres)
+    classifier = load_model(arguments, genres)
+    model, extractor = classifier.model, classifier.feature_extractor
     if needs_feature_stats(extractor):
         set_feature_stats(extractor, -8.0, 4.0)
     return model, extractor
@@ -88,10 +86,10 @@ def test_the_command_of_a_recipe_loads_trains_a_step_and_comes_back(path, tmp_pa
     # Recipes that leave the window at 10 s are tested with a short one; models of the full size take long otherwise.
     short = [] if any("window_seconds" in config for config in configs) else ["--window_seconds", "1.0"]
     flags = ["--model_name_or_path", str(stand_in(name, tmp_path / "model")), "--use_cpu", *short]
-    classes = (ModelArguments, DataArguments, ClassificationTrainingArguments)
-    model_args, data_args, training_args = parse_arguments(classes, words + flags)
+    arguments = RunArguments.parse(words + flags)
+    model_args, data_args, training_args = arguments.model, arguments.data, arguments.training
     genres = data_args.genres or GENRES
-    model, extractor = load((model_args, data_args, training_args), genres)
+    model, extractor = load(arguments, genres)
     trainable, total = freeze(model, model_args.freeze, model_args.unfrozen_layers)
     assert (trainable < total) == (model_args.freeze == "backbone")
 

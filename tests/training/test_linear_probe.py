@@ -6,6 +6,7 @@ import tiny_models
 import torch
 from transformers import set_seed
 
+from hf_utils.arguments.data import DataArguments
 from hf_utils.arguments.training import ClassificationTrainingArguments
 from hf_utils.audio import window_starts
 from hf_utils.data.clips import genre_names, load_clips
@@ -15,7 +16,7 @@ from hf_utils.errors import UserError
 from hf_utils.models.families import window_samples_for
 from hf_utils.models.features import SpecAugment, WindowCollator, fit_feature_stats, wants_training_stats
 from hf_utils.models.freezing import freeze
-from hf_utils.training.linear_probe import Head, choose_learner, compute_embeddings, load_embeddings
+from hf_utils.training.linear_probe import Head, choose_trainer, compute_embeddings, load_embeddings
 from hf_utils.training.trainer import GenreTrainer
 
 WINDOW_SECONDS = 0.5
@@ -72,8 +73,8 @@ def losses(trainer) -> list[float]:
     return [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
 
 
-def learner_of(made, cache_dir, option="auto"):
-    return choose_learner(*made, option=option, cache_dir=str(cache_dir))
+def trainer_of(made, cache_dir, option="auto"):
+    return choose_trainer(*made, DataArguments(cache_embeddings=option, waveform_cache_dir=str(cache_dir)))
 
 
 def test_cached_training_gives_the_losses_and_the_model_of_the_slow_path(kind, genre_folder, tmp_path):
@@ -81,18 +82,18 @@ def test_cached_training_gives_the_losses_and_the_model_of_the_slow_path(kind, g
     slow.train()
     made = make_trainer(kind, genre_folder, tmp_path / "fast")
     fast = made[0]
-    learner = learner_of(made, tmp_path / "cache")
-    assert isinstance(learner.model, Head)
+    trainer = trainer_of(made, tmp_path / "cache")
+    assert isinstance(trainer.model, Head)
     before = {name: tensor.clone() for name, tensor in fast.model.state_dict().items()}
-    learner.train()
-    assert len(losses(slow)) == 3 and losses(learner) == pytest.approx(losses(slow), abs=1e-5)
-    assert learner.state.best_metric == slow.state.best_metric
+    trainer.train()
+    assert len(losses(slow)) == 3 and losses(trainer) == pytest.approx(losses(slow), abs=1e-5)
+    assert trainer.state.best_metric == slow.state.best_metric
     for name, tensor in slow.model.state_dict().items():
         torch.testing.assert_close(fast.model.state_dict()[name], tensor, rtol=0, atol=1e-5)
     moved = [name for name, tensor in fast.model.state_dict().items() if not torch.equal(tensor, before[name])]
     assert moved and not any(name.startswith(fast.model.base_model_prefix + ".") for name in moved)
     # The whole model, evaluated on its windows, is what the head alone was on its embeddings.
-    whole, alone = (t.evaluate_set(t.eval_dataset, "validation") for t in (fast, learner))
+    whole, alone = (t.evaluate_set(t.eval_dataset, "validation") for t in (fast, trainer))
     np.testing.assert_allclose(whole.probabilities, alone.probabilities, atol=1e-5)
     fast.save_model(str(tmp_path / "saved"))
     again, _ = tiny_models.load(tmp_path / "saved", None, window_seconds=None)
@@ -141,11 +142,11 @@ def test_auto_keeps_to_the_windows_where_embeddings_would_change(hubert, genre_f
         ({"spec_augment": masks}, "spec_augment"),
     ):
         made = make_trainer(hubert, genre_folder, tmp_path / "run", **changes)
-        assert learner_of(made, tmp_path) is made[0]
+        assert trainer_of(made, tmp_path) is made[0]
         with pytest.raises(UserError, match=words):
-            learner_of(made, tmp_path, "always")
+            trainer_of(made, tmp_path, "always")
     made = make_trainer(hubert, genre_folder, tmp_path / "run")
-    assert learner_of(made, tmp_path, "never") is made[0]
+    assert trainer_of(made, tmp_path, "never") is made[0]
 
 
 def test_grid_windows_are_drawn_back_to_back_from_the_whole_track(genre_folder):
@@ -162,9 +163,9 @@ def test_grid_windows_are_drawn_back_to_back_from_the_whole_track(genre_folder):
 
 
 def test_a_probe_resumes_from_its_own_checkpoint_alone(hubert, genre_folder, tmp_path):
-    whole = learner_of(make_trainer(hubert, genre_folder, tmp_path / "whole", save_total_limit=3), tmp_path / "cache")
+    whole = trainer_of(make_trainer(hubert, genre_folder, tmp_path / "whole", save_total_limit=3), tmp_path / "cache")
     whole.train()
-    part = learner_of(make_trainer(hubert, genre_folder, tmp_path / "part"), tmp_path / "cache")
+    part = trainer_of(make_trainer(hubert, genre_folder, tmp_path / "part"), tmp_path / "cache")
     resumed_from = str(tmp_path / "whole" / "checkpoint-6")
     part.train(resume_from_checkpoint=resumed_from)
     for name, tensor in whole.model.state_dict().items():

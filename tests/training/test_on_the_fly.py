@@ -6,10 +6,7 @@ import tiny_models
 import torch
 
 import run_classification
-from hf_utils.arguments.data import DataArguments
-from hf_utils.arguments.model import ModelArguments
-from hf_utils.arguments.parsing import parse_arguments
-from hf_utils.arguments.training import ClassificationTrainingArguments
+from hf_utils.arguments.run_arguments import RunArguments
 from hf_utils.augmentation.pipeline import read_augmentation
 from hf_utils.errors import UserError
 from hf_utils.training.run import prepare_experiment
@@ -36,8 +33,7 @@ def prepare(model, music, folder, *more):
     arguments = ["--model_name_or_path", model, "--dataset_name", music, "--output_dir", folder / "run"]
     arguments += ["--window_seconds", "0.5", "--num_proc", "1", "--use_cpu", "--waveform_cache_dir", folder / "cache"]
     arguments += ["--split_protocol", "stratified", *more]
-    classes = ModelArguments, DataArguments, ClassificationTrainingArguments
-    return prepare_experiment(*parse_arguments(classes, list(map(str, arguments))))
+    return prepare_experiment(RunArguments.parse(list(map(str, arguments))))
 
 
 def draw_epoch(windows, epoch: int, num_workers: int) -> list[np.ndarray]:
@@ -52,7 +48,7 @@ def test_training_windows_alone_change_and_the_same_under_any_number_of_workers(
     model = tiny_models.saved("ast", tmp_path_factory)
     plain = prepare(model, genre_folder, tmp_path)
     changed = prepare(model, genre_folder, tmp_path, "--augmentation", transforms)
-    assert changed.corpus.facts["augmentation"]["transforms"][1]["AddGaussianSNR"]["max_snr_db"] == 15.0
+    assert changed.augmentation.config["transforms"][1]["AddGaussianSNR"]["max_snr_db"] == 15.0
     windows = changed.trainer.train_dataset
     alone, workers = draw_epoch(windows, 3, 0), draw_epoch(windows, 3, 2)
     assert all(a.tobytes() == b.tobytes() for a, b in zip(alone, workers, strict=True))

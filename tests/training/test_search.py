@@ -1,11 +1,15 @@
 """A search from its YAML file to best.yaml, on tiny models: what is drawn, what is judged, and what a restart does."""
 
 import csv
+import importlib.util
 import logging
 import math
+import os
+import re
+import shutil
 import subprocess
 import sys
-import time
+import tempfile
 from pathlib import Path
 
 import optuna
@@ -14,15 +18,16 @@ import tiny_models
 
 import run_classification
 from hf_utils.arguments.options import collect_options
+from hf_utils.arguments.run_arguments import RUN_CLASSES
 from hf_utils.config_files import read_config
 from hf_utils.errors import UserError
 from hf_utils.training.search import read_space
-from hf_utils.training.search_trial import CLASSES, NO_BETTER, Outcome, ReportTrial, judge
+from hf_utils.training.search_trial import NO_BETTER, Outcome, ReportTrial, judge
 from hf_utils.training.trainer import GenreTrainer
 
 ROOT = Path(__file__).resolve().parents[2]
 
-OPTIONS = collect_options(CLASSES)
+OPTIONS = collect_options(RUN_CLASSES)
 SPACE = """
 learning_rate: {low: 1.0e-4, high: 1.0e-2, log: true}
 freeze: [none, backbone]
@@ -117,60 +122,139 @@ def test_what_leaves_nothing_to_compare_is_refused(start, tmp_path):
         start(2, "--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false")
     with pytest.raises(UserError, match="num_trials is 3, but no search"):
         run_classification.main(["--model_name_or_path", "x", "--num_trials", "3"])
-    with pytest.raises(UserError, match="search_backend is ray, but no search"):
-        run_classification.main(["--model_name_or_path", "x", "--search_backend", "ray"])
+    with pytest.raises(UserError, match="search_storage is given, but no search"):
+        run_classification.main(["--model_name_or_path", "x", "--search_storage", "sqlite:///x.db"])
     with pytest.raises(UserError, match="expected a YAML file"):
         run_classification.main(["--model_name_or_path", "x", "--search", str(tmp_path / "none.yaml")])
 
 
-def test_ray_that_is_not_installed_is_named_with_its_version(start, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UserError, match=r'not installed: pip install "ray\[tune\]==\d'):
-        start(2, "--search_backend", "ray")
-    assert not (tmp_path / "search").exists()
+def run_at_once(start, num_trials: int, flags: list[str], folders: list[str]) -> list[str]:
+    """Start the script once per folder, at the same time, and return the trials that ended, as they were logged."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, run_classification.__file__, *start.command(num_trials, *flags, output=folder)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=environment,
+        )
+        for folder in folders
+    ]
+    trials = []
+    for process in processes:
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output
+        trials += re.findall(r" Trial (\d+): ", output)
+    return trials
 
 
-def test_a_search_by_ray_goes_on_after_a_kill_and_shares_its_study_with_optuna(start, tmp_path):
-    pytest.importorskip("ray", reason="Ray Tune is optional: not in requirements.txt")
-    folder, log = tmp_path / "search", tmp_path / "log"
-    # No 64 goes with a linear head.
-    (tmp_path / "space.yaml").write_text("learning_rate: [3.0e-3, 1.0e-9]\nhead_hidden_size: [512, 64]\n")
-    flags = ["--num_train_epochs", "12", "--metric_for_best_model", "loss", "--num_mel_bins", "16"]
-    flags += ["--window_seconds", "0.5", "--search_backend", "ray", "--hub_token", "a-secret"]
-
-    def script(num_trials):
-        return [sys.executable, run_classification.__file__, *start.command(num_trials, *flags)]
-
-    with log.open("w") as file:
-        process = subprocess.Popen(script(3), stderr=file)
-        wait_for(lambda: "Trial " in log.read_text(), process)
-        process.kill()
-        process.wait()
-    states = [path.read_bytes() for path in (folder / "ray" / "trials").rglob("*") if path.is_file()]
-    assert states and not any(b"a-secret" in state for state in states)
-    subprocess.run(script(3), check=True)
-    rows = read_rows(folder)
-    assert len(rows) == 3 and not (folder / "ray" / "trials").exists()
-    for row in rows:
-        if row["head_hidden_size"] == "64":
-            assert row["state"] == "pruned" and "only head: mlp uses it" in row["pruned_because"]
-        else:
-            assert row["state"] == "complete" or row["pruned_because"] == NO_BETTER
-            assert float(row["score"]) > 0
-    best = min((row for row in rows if row["state"] == "complete"), key=lambda row: float(row["score"]))
-    assert read_config(folder / "best.yaml")["learning_rate"] == float(best["learning_rate"])
-    assert (folder / "search_history.png").read_bytes()[:4] == b"\x89PNG"
-    # More trials, by either back end, go on top.
-    start(4, *flags, "--search_backend", "optuna")
-    subprocess.run(script(5), check=True)
-    assert read_rows(folder)[:3] == rows and len(read_rows(folder)) == 5
+def check_shared(trials: list[str], folders: list[Path], num_trials: int) -> None:
+    """Check that the processes made one search: each trial by one of them, and no two alike."""
+    assert num_trials <= len(trials) <= num_trials + 1  # each may be in a trial when the last one ends
+    assert sorted(trials) == [str(number) for number in range(len(trials))]
+    rates = {row["learning_rate"] for folder in folders for row in read_rows(folder) if row["state"] != "running"}
+    assert len(rates) == len(trials)
+    assert all((folder / "best.yaml").is_file() for folder in folders)
 
 
-def wait_for(condition, process, seconds=120):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None and time.monotonic() < end
-        time.sleep(0.5)
+def test_two_processes_share_one_search(start, tmp_path):
+    (tmp_path / "space.yaml").write_text("learning_rate: {low: 1.0e-4, high: 1.0e-2, log: true}\n")
+    flags = ["--num_mel_bins", "16", "--window_seconds", "0.5", "--num_train_epochs", "1"]
+    trials = run_at_once(start, 4, flags, ["search", "search"])
+    check_shared(trials, [tmp_path / "search"], 4)
+
+
+def find_postgres() -> Path | None:
+    """Return the folder with PostgreSQL's programs, which Debian does not put on the path."""
+    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: float(path.parts[-3]))
+    on_path = shutil.which("initdb")
+    return installed[-1].parent if installed else on_path and Path(on_path).resolve().parent
+
+
+NEEDS_PSYCOPG = pytest.mark.skipif(
+    importlib.util.find_spec("psycopg") is None, reason="needs psycopg: pip install --requirement requirements.txt"
+)
+
+
+@pytest.fixture
+def postgres():
+    """The address of a private PostgreSQL server that listens on a Unix socket only."""
+    programs = find_postgres()
+    if programs is None:
+        pytest.skip("needs a PostgreSQL server: apt-get install postgresql")
+    # PostgreSQL refuses to run as root; the folder must be short, since a socket's path may have 107 bytes.
+    user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+    if user and subprocess.run([*user, "true"], capture_output=True).returncode:
+        pytest.skip("PostgreSQL does not run as root, and there is no user postgres to run it as")
+    with tempfile.TemporaryDirectory(prefix="pg") as folder:
+        if user:
+            shutil.chown(folder, "postgres")
+
+        def call(*words):
+            subprocess.run([*user, *map(str, words)], check=True, capture_output=True, cwd=folder)
+
+        data = Path(folder, "data")
+        call(programs / "initdb", "--pgdata", data, "--username", "anna", "--auth", "trust", "--no-sync")
+        options = f"-c listen_addresses='' -c unix_socket_directories={folder} -c fsync=off"
+        control = [programs / "pg_ctl", "--pgdata", data, "--wait", "--silent"]
+        call(*control, "--log", data / "log", "--options", options, "start")
+        try:
+            Path(folder).chmod(0o755)
+            yield f"postgresql://anna:{PASSWORD}@/postgres?host={folder}"
+        finally:
+            call(*control, "--mode", "immediate", "stop")
+
+
+PASSWORD = "{not-to-be-seen}"
+
+
+@NEEDS_PSYCOPG
+def test_two_machines_share_one_search_on_postgresql(start, tmp_path, postgres):
+    """As two machines do: each has its own folder, and only the server in common."""
+    (tmp_path / "space.yaml").write_text("learning_rate: {low: 1.0e-4, high: 1.0e-2, log: true}\n")
+    flags = ["--num_mel_bins", "16", "--window_seconds", "0.5", "--num_train_epochs", "1"]
+    flags += ["--search_storage", postgres]
+    trials = run_at_once(start, 4, flags, ["one/shared", "two/shared"])
+    check_shared(trials, [tmp_path / "one" / "shared", tmp_path / "two" / "shared"], 4)
+    # Another search has another name there.
+    start(1, *flags, "--seed", "3", output="other")
+    assert len(read_rows(tmp_path / "other")) == 1
+    with pytest.raises(UserError, match="seed was 3 and is 4"):
+        start(1, *flags, "--seed", "4", output="other")
+    files = [path for name in ("one", "two", "other") for path in (tmp_path / name).rglob("*") if path.is_file()]
+    assert files and not any(PASSWORD.encode() in path.read_bytes() for path in files)
+    assert not list(tmp_path.rglob("search.db"))
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("my password", "no URL of a database"),
+        ("postgresql://anna:pw@host:port/x", "no URL of a database"),
+        ("nosuchbase://anna:pw@host/x", "SQLAlchemy knows no nosuchbase"),
+        ("mysql+pymysql://anna:pw@host/x", "pip install 'pymysql'"),
+        ("sqlite:////nowhere/at/all/search.db", "unable to open database file"),
+        pytest.param("postgresql://anna:pw@/x?host=/nowhere&password=pw", "/nowhere", marks=NEEDS_PSYCOPG),
+    ],
+)
+def test_a_storage_that_cannot_be_used_is_refused_before_the_work_without_its_password(
+    start, tmp_path, monkeypatch, url, words
+):
+    monkeypatch.setitem(sys.modules, "pymysql", None)
+    monkeypatch.setattr("hf_utils.training.search._run_trials", lambda *arguments: pytest.fail("a trial was begun"))
+    with pytest.raises(UserError) as error:
+        start(2, "--search_storage", url)
+    message = str(error.value)
+    assert words in message and "search" in message
+    assert "pw" not in message and "my password" not in message
+
+
+def test_a_storage_in_a_file_is_refused(start, tmp_path):
+    (tmp_path / "storage.yaml").write_text("search_storage: postgresql://anna:pw@host/x\n")
+    with pytest.raises(UserError, match="storage.yaml is a secret in a file: use --search_storage") as error:
+        run_classification.main([str(tmp_path / "storage.yaml"), "--model_name_or_path", "x"])
+    assert "pw" not in str(error.value)
 
 
 def report_trial(scores, stop_at=None):
