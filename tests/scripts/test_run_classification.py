@@ -194,7 +194,7 @@ def test_an_earlier_run_is_not_overwritten_unasked(run, music, checkpoints):
 def test_a_folder_that_another_process_writes_is_refused(music, checkpoints, tmp_path):
     arguments = ["--model_name_or_path", str(checkpoints["convnext"]), "--dataset_name", str(music), *TINY]
     script = f"""
-from hf_utils.training.launch import claim_folder
+from hf_utils.launch import claim_folder
 with claim_folder({str(tmp_path)!r}, is_main_process=True):
     print("claimed", flush=True)
     input()
