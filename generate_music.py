@@ -23,24 +23,24 @@ def main(argv: list[str] | None = None) -> int:
     description, _, examples = __doc__.partition("\n\n")
     args, _ = parse_arguments((GenerationArguments,), argv, description=description, examples=examples)
     # Here, because generators take seconds to import, and help and mistakes in options shall not wait for them.
-    from hf_utils.generation import job, plan
+    from hf_utils.generation import dataset_run, plan
     from hf_utils.generation.synthesis import BatchError
 
-    state = job.start_process()
+    state = dataset_run.start_process()
     recipe = plan.make_recipe(args, state.device)
     if args.preview is not None:
         if state.is_main_process:
             print(f"{plan.describe_prompts(recipe, args.preview)}\n\n{plan.describe_cost(recipe)}")
         return 0
-    shards = job.open_dataset(args, recipe, state.device)
+    shards = dataset_run.open_dataset(args, recipe, state.device)
     repository = open_dataset_repository(args)
     try:
-        is_last = job.make_dataset(args, recipe, shards, state, repository and repository.name)
+        is_last = dataset_run.make_dataset(args, recipe, shards, state, repository and repository.name)
     except BatchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if is_last:
-        job.publish(args, recipe, shards, state.device, repository)
+        dataset_run.publish(args, recipe, shards, state.device, repository)
     return 0
 
 

@@ -1,9 +1,8 @@
 """Music generators: which back end a checkpoint needs, and one batch of audio from it. B clips, C channels, T samples.
 
 The back end follows from the checkpoint, not from a flag: a folder with a model_index.json is a pipeline of diffusers,
-one whose config.json says `musicgen` is MusicGen in transformers.
-
-Which state of a checkpoint is meant: the commit on the Hub, or a digest of a folder's files.
+one whose config.json says `musicgen` is MusicGen in transformers. A checkpoint is identified by its commit on the Hub,
+a folder by a digest of its files.
 """
 
 import dataclasses
@@ -24,55 +23,6 @@ from transformers.utils.hub import extract_commit_hash
 from hf_utils.errors import UserError
 from hf_utils.generation import diffusion, musicgen
 from hf_utils.generation.sampling import NonFiniteError, Sampling
-
-
-def find_file(name: str, revision: str | None, file: str) -> str | None:
-    """Return the local path of a file of a checkpoint, downloaded if need be, or None if the checkpoint has none.
-
-    Raises:
-        UserError: there is no such checkpoint, or it cannot be reached.
-    """
-    if revision is not None and Path(name).is_dir():
-        raise UserError(f"A revision ({revision!r}) is for checkpoints on the Hub; {name} is a folder.")
-    try:
-        return cached_file(name, file, revision=revision, _raise_exceptions_for_missing_entries=False)
-    except (OSError, HfHubHTTPError, ValueError) as error:
-        hint = "" if Path(name).exists() else f"\nIf {name!r} was meant to be a local folder: it does not exist here."
-        raise UserError(f"Cannot load the checkpoint {name!r}: {error}{hint}") from error
-
-
-def resolve_revision(name: str, revision: str | None, file: str) -> str:
-    """Return the commit of a checkpoint that has `file`; for a folder, a digest of all its files.
-
-    Other weights under one name make other music, and a folder has no commit.
-
-    Raises:
-        UserError: there is no such checkpoint or file, or it cannot be reached.
-    """
-    path = find_file(name, revision, file)
-    if path is None:
-        if Path(name).is_dir():
-            raise UserError(f"The checkpoint {name!r} has no {file}.")
-        raise UserError(
-            f"The checkpoint {name!r} has no {file} that could be read. Check its name, and the network (or "
-            "HF_HUB_OFFLINE): what is not in the cache comes from the Hub, also for a preview."
-        )
-    if Path(name).is_dir():
-        return _digest_folder(Path(name))
-    return extract_commit_hash(path, None) or revision or "main"
-
-
-def _digest_folder(folder: Path) -> str:
-    digest = hashlib.sha256()
-    # The training state and curves of a run's folder are no part of its model, nor are its earlier checkpoints.
-    files = {path for pattern in ("*.json", "*.safetensors", "*.bin") for path in folder.rglob(pattern)}
-    for path in sorted(files - set(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/**/*"))):
-        digest.update(f"{path.relative_to(folder).as_posix()} {path.stat().st_size}\n".encode())
-        with path.open("rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()[:16]
-
 
 logger = logging.getLogger(__name__)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -132,6 +82,54 @@ def identify_checkpoint(name: str, revision: str | None) -> GeneratorCheckpoint:
     commit = resolve_revision(name, revision, "config.json")
     config = musicgen.load_config(name, None if Path(name).is_dir() else commit)
     return GeneratorCheckpoint(name, config.model_type, commit)
+
+
+def find_file(name: str, revision: str | None, file: str) -> str | None:
+    """Return the local path of a file of a checkpoint, downloaded if need be, or None if the checkpoint has none.
+
+    Raises:
+        UserError: there is no such checkpoint, or it cannot be reached.
+    """
+    if revision is not None and Path(name).is_dir():
+        raise UserError(f"A revision ({revision!r}) is for checkpoints on the Hub; {name} is a folder.")
+    try:
+        return cached_file(name, file, revision=revision, _raise_exceptions_for_missing_entries=False)
+    except (OSError, HfHubHTTPError, ValueError) as error:
+        hint = "" if Path(name).exists() else f"\nIf {name!r} was meant to be a local folder: it does not exist here."
+        raise UserError(f"Cannot load the checkpoint {name!r}: {error}{hint}") from error
+
+
+def resolve_revision(name: str, revision: str | None, file: str) -> str:
+    """Return the commit of a checkpoint that has `file`; for a folder, a digest of all its files.
+
+    Other weights under one name make other music, and a folder has no commit.
+
+    Raises:
+        UserError: there is no such checkpoint or file, or it cannot be reached.
+    """
+    path = find_file(name, revision, file)
+    if path is None:
+        if Path(name).is_dir():
+            raise UserError(f"The checkpoint {name!r} has no {file}.")
+        raise UserError(
+            f"The checkpoint {name!r} has no {file} that could be read. Check its name, and the network (or "
+            "HF_HUB_OFFLINE): what is not in the cache comes from the Hub, also for a preview."
+        )
+    if Path(name).is_dir():
+        return _digest_folder(Path(name))
+    return extract_commit_hash(path, None) or revision or "main"
+
+
+def _digest_folder(folder: Path) -> str:
+    digest = hashlib.sha256()
+    # The training state and curves of a run's folder are no part of its model, nor are its earlier checkpoints.
+    files = {path for pattern in ("*.json", "*.safetensors", "*.bin") for path in folder.rglob(pattern)}
+    for path in sorted(files - set(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/**/*"))):
+        digest.update(f"{path.relative_to(folder).as_posix()} {path.stat().st_size}\n".encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()[:16]
 
 
 def plan_sampling(checkpoint: GeneratorCheckpoint, **options) -> Sampling:

@@ -1,14 +1,12 @@
-"""From options to a recipe, its cost, and the configuration that a dataset folder is bound to.
-
-What synthetic clips are made from, and which clip is which.
+"""The plan of a synthetic dataset: from options to a recipe, and from a recipe to what each clip is and costs.
 
 A batch is the unit of work, of resuming and of seeding. Clip i has genre i modulo the number of genres, so genres are
-balanced exactly, and stands in batch i // batch_size. The seed rule:
+balanced exactly, and is in batch i // batch_size. The seed rule:
 
     prompt, parent      derive_seed(seed, "clip", i)
     audio of a batch    derive_seed(seed, "batch", batch, attempt)
 
-Clips that a gate rejects are made again, in a batch of their own, with the next attempt. Which these are follows from
+Clips that a gate rejects are made again, in a separate batch, with the next attempt. Which these are follows from
 the batch alone, and so the result is a function of the configuration, whatever the number of processes and machines.
 Another batch size gives other clips: a generator draws for a whole batch at once.
 """
@@ -50,6 +48,13 @@ SCORE_COLUMNS = {
     "clap_model": {"clap_genre": "string", "clap_margin": "float64", "clap_similarity": "float64"},
     "classifier_model": {"classifier_genre": "string", "classifier_score": "float64"},
 }
+
+# FLAC of music at 22,050 Hz, as a share of 16-bit PCM.
+_FLAC_SHARE = 0.65
+
+# What of `folder_config` the user does not choose.
+ENVIRONMENT = ("device", "versions")
+_PACKAGES = "torch transformers diffusers numpy soxr soundfile".split()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,14 +127,6 @@ def clip_features(genres: Sequence[str], scored: Collection[str] = ()) -> datase
         if model in scored:
             features |= {name: datasets.Value(dtype) for name, dtype in {model: "string", **columns}.items()}
     return datasets.Features(features)
-
-
-# FLAC of music at 22,050 Hz, as a share of 16-bit PCM.
-_FLAC_SHARE = 0.65
-
-# What of `folder_config` the user does not choose.
-ENVIRONMENT = ("device", "versions")
-_PACKAGES = "torch transformers diffusers numpy soxr soundfile".split()
 
 
 def make_recipe(args: GenerationArguments, device: torch.device) -> Recipe:

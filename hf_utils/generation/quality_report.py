@@ -1,17 +1,11 @@
 """How synthetic clips differ from the real training clips, per genre: kernel distance, loudness and spectrum.
 
-A distance means nothing alone: beside each stands that of two halves of the real clips, at the same sizes.
-
-A vector per clip from any audio checkpoint: CLAP, a classifier, or a bare encoder. T samples, D dimensions.
-
-Distance of two sets of embeddings by an unbiased kernel estimate. N and M vectors of D dimensions.
-
-Fréchet distances are not here: at a hundred clips per genre their bias is larger than what they are to measure.
-
-The picture of a quality report.
+A distance means nothing without a scale, so beside each is that of two halves of the real clips, at the same sizes. It
+is the unbiased kernel estimate between embeddings of any audio checkpoint; Fréchet distances are not here, since at a
+hundred clips per genre their bias is larger than what they are to measure. N and M clips, W windows, T samples, D
+dimensions of an embedding.
 """
 
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -29,7 +23,7 @@ from hf_utils.data.waveforms import read_samples
 from hf_utils.disclosure import show_source
 from hf_utils.errors import UserError
 from hf_utils.files import write_atomically, write_csv
-from hf_utils.generation.scoring import ClapEmbedder
+from hf_utils.generation.scorers import ClapEmbedder
 from hf_utils.models.checkpoints import Checkpoint
 from hf_utils.models.families import window_samples_for
 from hf_utils.models.features import clip_windows, run_windows
@@ -37,96 +31,13 @@ from hf_utils.models.loading import load_classifier
 from hf_utils.results.plots import encode_png, shorten
 from hf_utils.seeding import derive_seed
 
-logger = logging.getLogger(__name__)
 Embedder = Callable[[np.ndarray, int], np.ndarray]
 
-
-def make_embedder(name: str, device: torch.device) -> Embedder:
-    """Return `embed(samples (T,), sample_rate) -> (D,)`, the mean over windows that cover the clip.
-
-    Of a classifier it is what goes into its last layer; of a bare encoder, the mean of its last hidden states.
-
-    Raises:
-        UserError: the checkpoint cannot be read, or is no audio model.
-    """
-    checkpoint = Checkpoint(name)
-    config = checkpoint.load_config()
-    if config.model_type == "clap":
-        clap = ClapEmbedder(name, None, device)
-        return lambda samples, sample_rate: clap.embed([samples], sample_rate)[0]
-    if any("Classification" in architecture for architecture in config.architectures or ()):
-        model, extractor = load_classifier(checkpoint, None)
-        run = _penultimate(model.to(device))
-    else:
-        model, _ = checkpoint.load_model(AutoModel, config)
-        extractor = checkpoint.load_feature_extractor(config)
-        run = _mean_state(model.to(device))
-    if not hasattr(extractor, "sampling_rate"):
-        raise UserError(f"report: {name} is no audio model ({config.model_type})")
-    window_samples = window_samples_for(model.config, extractor, getattr(model.config, "window_seconds", None))
-
-    def embed(samples: np.ndarray, sample_rate: int) -> np.ndarray:
-        return run(extractor, clip_windows(extractor, samples, sample_rate, window_samples)).mean(axis=0)
-
-    return embed
-
-
-def _penultimate(model: torch.nn.Module) -> Callable[..., np.ndarray]:
-    """Return a function that gives what enters a classifier's last layer, (W, D)."""
-    last = [module for module in model.modules() if isinstance(module, torch.nn.Linear)][-1]
-    heard = []
-    last.register_forward_pre_hook(lambda module, inputs: heard.append(inputs[0].float().cpu().numpy()))
-
-    def run(extractor, windows: Sequence[np.ndarray]) -> np.ndarray:
-        heard.clear()
-        run_windows(model, extractor, windows)
-        return np.concatenate(heard)
-
-    return run
-
-
-def _mean_state(model: torch.nn.Module) -> Callable[..., np.ndarray]:
-    """Return a function that gives the mean over time of an encoder's last hidden states, (W, D)."""
-
-    def run(extractor, windows: Sequence[np.ndarray]) -> np.ndarray:
-        return run_windows(model, extractor, windows, output="last_hidden_state").mean(dim=1).numpy()
-
-    return run
-
-
-def median_bandwidth(vectors: np.ndarray) -> float:
-    """Return the median distance between two of (N, D) vectors: the usual width of the kernel."""
-    squares = squared_distances(vectors, vectors)
-    return float(np.sqrt(np.median(squares[np.triu_indices(len(vectors), 1)])))
-
-
-def kernel_distance(first: np.ndarray, second: np.ndarray, bandwidth: float) -> float:
-    """Return the unbiased estimate of the squared maximum mean discrepancy of (N, D) and (M, D), Gaussian kernel.
-
-    Its mean is 0 for two samples of one distribution, so it can be a little below 0. Gretton et al. 2012 (JMLR 13),
-    lemma 6.
-
-    Raises:
-        ValueError: fewer than two vectors in a set.
-    """
-    num_first, num_second = len(first), len(second)
-    if min(num_first, num_second) < 2:
-        raise ValueError(f"expected two vectors or more in each set, found {num_first} and {num_second}")
-
-    def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return np.exp(-squared_distances(x, y) / (2 * bandwidth**2))
-
-    # The diagonal, each vector with itself, is what makes the plain estimate biased.
-    within_first = (kernel(first, first).sum() - num_first) / (num_first * (num_first - 1))
-    within_second = (kernel(second, second).sum() - num_second) / (num_second * (num_second - 1))
-    return float(within_first + within_second - 2 * kernel(first, second).mean())
-
-
-def squared_distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return (N, M) squared Euclidean distances."""
-    squares = np.square(first).sum(axis=1)[:, None] + np.square(second).sum(axis=1) - 2 * first @ second.T
-    return np.maximum(squares, 0)
-
+REPORT_FOLDER = "report"
+NUM_DRAWS = 20
+STATISTICS = ("rms_db", "centroid_hz", "flatness_db")
+_FRAME, _HOP = 2048, 1024
+_MIN_CLIPS = 4
 
 _REAL, _SYNTHETIC = "#4477aa", "#ee6677"
 _PANELS = {
@@ -135,45 +46,6 @@ _PANELS = {
     "centroid_hz": "spectral centroid (Hz)",
     "flatness_db": "spectral flatness (dB)",
 }
-
-
-def report_figure(rows: Sequence[Mapping], name: str):
-    """Return a matplotlib Figure with four panels: per genre real beside synthetic, from `synthesis_report` rows.
-
-    Args:
-        name: of the checkpoint whose embeddings were compared.
-    """
-    from matplotlib.figure import Figure  # here, because importing this module shall cost nothing
-
-    figure = Figure(figsize=(max(9.0, 1.1 * len(rows) + 3), 7.5), layout="constrained", dpi=120)
-    places = np.arange(len(rows))
-    for axes, (key, title) in zip(figure.subplots(2, 2).flat, _PANELS.items(), strict=True):
-        for offset, kind, colour in ((-0.2, "real", _REAL), (0.2, "synthetic", _SYNTHETIC)):
-            column = f"mmd_{kind}" if key == "mmd" else f"{key}_{kind}"
-            label = (
-                {"real": "real against real", "synthetic": "synthetic against real"}[kind] if key == "mmd" else kind
-            )
-            spread = [row[f"{column}_sd"] for row in rows] if key == "mmd" else None
-            values = [row[column] for row in rows]
-            if key.endswith("_db"):
-                # 0 dB is the top of a scale without a bottom: a bar would show how little there is.
-                axes.plot(places + offset, values, "o", color=colour, label=label)
-            else:
-                axes.bar(places + offset, values, 0.38, yerr=spread, color=colour, label=label, capsize=2)
-        names = [shorten(row["genre"]) for row in rows]
-        axes.set_xticks(places, names, rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
-        axes.set_title(title, fontsize=11)
-        axes.axhline(0, color="black", linewidth=0.6) if key == "mmd" else axes.margins(y=0.1)
-        axes.legend(fontsize=8)
-    figure.suptitle(f"Synthetic against real training clips (embeddings: {shorten(name)})", parse_math=False)
-    return figure
-
-
-REPORT_FOLDER = "report"
-NUM_DRAWS = 20
-STATISTICS = ("rms_db", "centroid_hz", "flatness_db")
-_FRAME, _HOP = 2048, 1024
-_MIN_CLIPS = 4
 
 
 def write_report(
@@ -270,6 +142,125 @@ def compare_genre(genre: str, real: dict | None, made: dict | None, seed: int) -
     for name in STATISTICS:
         row |= {f"{name}_real": float(real[name].mean()), f"{name}_synthetic": float(made[name].mean())}
     return row
+
+
+def median_bandwidth(vectors: np.ndarray) -> float:
+    """Return the median distance between two of (N, D) vectors: the usual width of the kernel."""
+    squares = squared_distances(vectors, vectors)
+    return float(np.sqrt(np.median(squares[np.triu_indices(len(vectors), 1)])))
+
+
+def kernel_distance(first: np.ndarray, second: np.ndarray, bandwidth: float) -> float:
+    """Return the unbiased estimate of the squared maximum mean discrepancy of (N, D) and (M, D), Gaussian kernel.
+
+    Its mean is 0 for two samples of one distribution, so it can be a little below 0. Gretton et al. 2012 (JMLR 13),
+    lemma 6.
+
+    Raises:
+        ValueError: fewer than two vectors in a set.
+    """
+    num_first, num_second = len(first), len(second)
+    if min(num_first, num_second) < 2:
+        raise ValueError(f"expected two vectors or more in each set, found {num_first} and {num_second}")
+
+    def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return np.exp(-squared_distances(x, y) / (2 * bandwidth**2))
+
+    # The diagonal, each vector with itself, is what makes the plain estimate biased.
+    within_first = (kernel(first, first).sum() - num_first) / (num_first * (num_first - 1))
+    within_second = (kernel(second, second).sum() - num_second) / (num_second * (num_second - 1))
+    return float(within_first + within_second - 2 * kernel(first, second).mean())
+
+
+def squared_distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return (N, M) squared Euclidean distances."""
+    squares = np.square(first).sum(axis=1)[:, None] + np.square(second).sum(axis=1) - 2 * first @ second.T
+    return np.maximum(squares, 0)
+
+
+def make_embedder(name: str, device: torch.device) -> Embedder:
+    """Return `embed(samples (T,), sample_rate) -> (D,)`, the mean over windows that cover the clip.
+
+    Of a classifier it is what goes into its last layer; of a bare encoder, the mean of its last hidden states.
+
+    Raises:
+        UserError: the checkpoint cannot be read, or is no audio model.
+    """
+    checkpoint = Checkpoint(name)
+    config = checkpoint.load_config()
+    if config.model_type == "clap":
+        clap = ClapEmbedder(name, None, device)
+        return lambda samples, sample_rate: clap.embed([samples], sample_rate)[0]
+    if any("Classification" in architecture for architecture in config.architectures or ()):
+        model, extractor = load_classifier(checkpoint, None)
+        run = _penultimate(model.to(device))
+    else:
+        model, _ = checkpoint.load_model(AutoModel, config)
+        extractor = checkpoint.load_feature_extractor(config)
+        run = _mean_state(model.to(device))
+    if not hasattr(extractor, "sampling_rate"):
+        raise UserError(f"report: {name} is no audio model ({config.model_type})")
+    window_samples = window_samples_for(model.config, extractor, getattr(model.config, "window_seconds", None))
+
+    def embed(samples: np.ndarray, sample_rate: int) -> np.ndarray:
+        return run(extractor, clip_windows(extractor, samples, sample_rate, window_samples)).mean(axis=0)
+
+    return embed
+
+
+def _penultimate(model: torch.nn.Module) -> Callable[..., np.ndarray]:
+    """Return a function that gives what enters a classifier's last layer, (W, D)."""
+    last = [module for module in model.modules() if isinstance(module, torch.nn.Linear)][-1]
+    heard = []
+    last.register_forward_pre_hook(lambda module, inputs: heard.append(inputs[0].float().cpu().numpy()))
+
+    def run(extractor, windows: Sequence[np.ndarray]) -> np.ndarray:
+        heard.clear()
+        run_windows(model, extractor, windows)
+        return np.concatenate(heard)
+
+    return run
+
+
+def _mean_state(model: torch.nn.Module) -> Callable[..., np.ndarray]:
+    """Return a function that gives the mean over time of an encoder's last hidden states, (W, D)."""
+
+    def run(extractor, windows: Sequence[np.ndarray]) -> np.ndarray:
+        return run_windows(model, extractor, windows, output="last_hidden_state").mean(dim=1).numpy()
+
+    return run
+
+
+def report_figure(rows: Sequence[Mapping], name: str):
+    """Return a matplotlib Figure with four panels: per genre real beside synthetic, from `synthesis_report` rows.
+
+    Args:
+        name: of the checkpoint whose embeddings were compared.
+    """
+    from matplotlib.figure import Figure  # here, because importing this module shall cost nothing
+
+    figure = Figure(figsize=(max(9.0, 1.1 * len(rows) + 3), 7.5), layout="constrained", dpi=120)
+    places = np.arange(len(rows))
+    for axes, (key, title) in zip(figure.subplots(2, 2).flat, _PANELS.items(), strict=True):
+        for offset, kind, colour in ((-0.2, "real", _REAL), (0.2, "synthetic", _SYNTHETIC)):
+            column = f"mmd_{kind}" if key == "mmd" else f"{key}_{kind}"
+            label = (
+                {"real": "real against real", "synthetic": "synthetic against real"}[kind] if key == "mmd" else kind
+            )
+            spread = [row[f"{column}_sd"] for row in rows] if key == "mmd" else None
+            values = [row[column] for row in rows]
+            if key.endswith("_db"):
+                # 0 dB is the top of a scale without a bottom: a bar would show how little there is.
+                axes.plot(places + offset, values, "o", color=colour, label=label)
+            else:
+                axes.bar(places + offset, values, 0.38, yerr=spread, color=colour, label=label, capsize=2)
+        names = [shorten(row["genre"]) for row in rows]
+        axes.set_xticks(places, names, rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
+        axes.set_title(title, fontsize=11)
+        axes.axhline(0, color="black", linewidth=0.6) if key == "mmd" else axes.margins(y=0.1)
+        axes.legend(fontsize=8)
+    figure.suptitle(f"Synthetic against real training clips (embeddings: {shorten(name)})", parse_math=False)
+    return figure
 
 
 def _format(value: object) -> str:

@@ -17,7 +17,7 @@ _NO_VOCALS = (
 )
 _AGAIN = (
     "Each batch of `batch_size` clips was generated from one seed, in the column `seed`; rejected clips in smaller "
-    "batches of their own. `hf_utils/generation/recipes.py` states the rule. Another number of processor threads "
+    "batches of their own. `hf_utils/generation/plan.py` states the rule. Another number of processor threads "
     "changes samples by one step of 16 bits."
 )
 _CONTINUED = (

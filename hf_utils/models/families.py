@@ -1,8 +1,6 @@
-"""What differs between kinds of models: their input, the windows they take, and how their features are normalised.
+"""What differs between kinds of models: the windows they take, and how their features are normalised.
 
-Audio spectrogram transformers for other window lengths. F patches per column, T patches per row, H hidden size.
-
-HuBERT, wav2vec2 and WavLM for short windows and several processes: layer drop, time masks, attention mask.
+AST reads spectrograms (F patches per column, T patches per row, H hidden size), HuBERT, wav2vec2 and WavLM waveforms.
 """
 
 import contextlib
@@ -16,106 +14,18 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from hf_utils.errors import UserError
 from hf_utils.models.freezing import find_backbone
 
-# Classification and distillation token: they come first, and have no place in the spectrogram.
-NUM_TOKENS = 2
-
-
-def interpolate_positions(positions: torch.Tensor, num_rows: int, num_columns: int) -> torch.Tensor:
-    """Return position embeddings (1, 2 + F * T', H), T' = `num_columns`, made from (1, 2 + F * T, H), F = `num_rows`.
-
-    The patches are laid out as their grid of frequency by time and interpolated bilinearly, as by Gong et al. 2021
-    (arXiv 2104.01778, section 2.2); the two tokens stay.
-    """
-    tokens, patches = positions[:, :NUM_TOKENS], positions[:, NUM_TOKENS:]
-    hidden_size = positions.shape[-1]
-    grid = patches.reshape(1, num_rows, -1, hidden_size).permute(0, 3, 1, 2)
-    grid = nn.functional.interpolate(grid, size=(num_rows, num_columns), mode="bilinear", align_corners=False)
-    return torch.cat([tokens, grid.permute(0, 2, 3, 1).reshape(1, -1, hidden_size)], dim=1)
-
-
-def fit_ast_window(backbone: nn.Module, feature_extractor, window_seconds: float | None) -> None:
-    """Make an `ASTModel`, its configuration and its extractor take windows of one length; None keeps the model's own.
-
-    Raises:
-        UserError: a window shorter than a patch, or an extractor of another number of mel bands.
-    """
-    config = backbone.config
-    if feature_extractor.num_mel_bins != config.num_mel_bins:
-        raise UserError(
-            f"the feature extractor makes {feature_extractor.num_mel_bins} mel bands, but the model reads "
-            f"{config.num_mel_bins}: preprocessor_config.json and config.json do not belong together"
-        )
-    if window_seconds is not None:
-        num_frames = round(window_seconds / AST_SHIFT_SECONDS)
-        if num_frames < config.patch_size:
-            raise UserError(
-                f"window_seconds is {window_seconds}, expected at least {config.patch_size * AST_SHIFT_SECONDS:.2f}: "
-                "one patch of the spectrogram"
-            )
-        _resize(backbone, num_frames)
-    feature_extractor.max_length = config.max_length
-
-
-@torch.no_grad()
-def _resize(backbone: nn.Module, num_frames: int) -> None:
-    config, embeddings = backbone.config, backbone.embeddings
-    if num_frames == config.max_length:
-        return
-    config.max_length = num_frames
-    num_rows, num_columns = embeddings.get_shape(config)
-    positions = interpolate_positions(embeddings.position_embeddings, num_rows, num_columns)
-    embeddings.position_embeddings = nn.Parameter(positions)
-
-
-# Spans that every window gets at least, whatever its length, by default. With spans of a tenth of the window at most,
-# two of them never hide more than a fifth of it; from 2 s on, this leaves the usual spans of ten frames (0.2 s) alone.
-LONGEST_SPAN = 0.1
-
-
-def disable_layer_drop(config: PreTrainedConfig) -> None:
-    """Train all layers in every step.
-
-    A dropped layer gets no gradient, which stops DistributedDataParallel ("unused parameters"), and every process
-    drops others. What remains of the regularisation is dropout.
-    """
-    for name in ("layerdrop", "encoder_layerdrop"):
-        if hasattr(config, name):
-            setattr(config, name, 0.0)
-
-
-def fit_masks(model: PreTrainedModel, feature_extractor, window_samples: int) -> None:
-    """Change the configuration of a waveform model so that it trains on windows of one length, under any launcher.
-
-    The masks of its own SpecAugment stay on; they are off wherever the backbone is frozen (evaluation mode).
-
-    Raises:
-        UserError: the window is shorter than the model's first features.
-    """
-    backbone = find_backbone(model)
-    config = backbone.config
-    # Checkpoints with group norm were trained without mask, and windows of one length need none.
-    if getattr(config, "feat_extract_norm", None) == "group" or model.config.model_type == "encoder_mlp":
-        feature_extractor.return_attention_mask = False
-    num_frames = int(backbone._get_feat_extract_output_lengths(window_samples))
-    if num_frames < 1:
-        raise UserError(
-            f"a window of {window_samples} samples is too short for {config.model_type}: take a longer one"
-        )
-    # transformers raises for spans that are longer than the window.
-    config.mask_time_length = max(1, min(config.mask_time_length, int(LONGEST_SPAN * num_frames)))
-    config.mask_feature_length = min(config.mask_feature_length, config.hidden_size)
-    if config.apply_spec_augment and config.mask_time_prob > 0:
-        # One span at least, so that the embedding that stands for masked frames has a gradient in every step.
-        config.mask_time_min_masks = max(1, config.mask_time_min_masks)
-    elif hasattr(backbone, "masked_spec_embed"):
-        backbone.masked_spec_embed.requires_grad_(False)
-
-
 DEFAULT_WINDOW_SECONDS = 10.0
 
 # Frames of the AST extractor (Kaldi's defaults): only whole ones count, so the last needs its full length.
 AST_FRAME_SECONDS = 0.025
 AST_SHIFT_SECONDS = 0.010
+
+# Classification and distillation token: they come first, and have no place in the spectrogram.
+NUM_TOKENS = 2
+
+# Spans that every window gets at least, whatever its length, by default. With spans of a tenth of the window at most,
+# two of them never hide more than a fifth of it; from 2 s on, this leaves the usual spans of ten frames (0.2 s) alone.
+LONGEST_SPAN = 0.1
 
 
 def family_of(config: PreTrainedConfig) -> str:
@@ -157,6 +67,92 @@ def window_samples_for(config: PreTrainedConfig, feature_extractor, window_secon
     if window_seconds is None:
         window_seconds = getattr(config, "window_seconds", None) or DEFAULT_WINDOW_SECONDS
     return round(window_seconds * sample_rate)
+
+
+def fit_ast_window(backbone: nn.Module, feature_extractor, window_seconds: float | None) -> None:
+    """Make an `ASTModel`, its configuration and its extractor take windows of one length; None keeps the model's own.
+
+    Raises:
+        UserError: a window shorter than a patch, or an extractor of another number of mel bands.
+    """
+    config = backbone.config
+    if feature_extractor.num_mel_bins != config.num_mel_bins:
+        raise UserError(
+            f"the feature extractor makes {feature_extractor.num_mel_bins} mel bands, but the model reads "
+            f"{config.num_mel_bins}: preprocessor_config.json and config.json do not belong together"
+        )
+    if window_seconds is not None:
+        num_frames = round(window_seconds / AST_SHIFT_SECONDS)
+        if num_frames < config.patch_size:
+            raise UserError(
+                f"window_seconds is {window_seconds}, expected at least {config.patch_size * AST_SHIFT_SECONDS:.2f}: "
+                "one patch of the spectrogram"
+            )
+        _resize(backbone, num_frames)
+    feature_extractor.max_length = config.max_length
+
+
+@torch.no_grad()
+def _resize(backbone: nn.Module, num_frames: int) -> None:
+    config, embeddings = backbone.config, backbone.embeddings
+    if num_frames == config.max_length:
+        return
+    config.max_length = num_frames
+    num_rows, num_columns = embeddings.get_shape(config)
+    positions = interpolate_positions(embeddings.position_embeddings, num_rows, num_columns)
+    embeddings.position_embeddings = nn.Parameter(positions)
+
+
+def interpolate_positions(positions: torch.Tensor, num_rows: int, num_columns: int) -> torch.Tensor:
+    """Return position embeddings (1, 2 + F * T', H), T' = `num_columns`, made from (1, 2 + F * T, H), F = `num_rows`.
+
+    The patches are laid out as their grid of frequency by time and interpolated bilinearly, as by Gong et al. 2021
+    (arXiv 2104.01778, section 2.2); the two tokens stay.
+    """
+    tokens, patches = positions[:, :NUM_TOKENS], positions[:, NUM_TOKENS:]
+    hidden_size = positions.shape[-1]
+    grid = patches.reshape(1, num_rows, -1, hidden_size).permute(0, 3, 1, 2)
+    grid = nn.functional.interpolate(grid, size=(num_rows, num_columns), mode="bilinear", align_corners=False)
+    return torch.cat([tokens, grid.permute(0, 2, 3, 1).reshape(1, -1, hidden_size)], dim=1)
+
+
+def disable_layer_drop(config: PreTrainedConfig) -> None:
+    """Train all layers in every step.
+
+    A dropped layer gets no gradient, which stops DistributedDataParallel ("unused parameters"), and every process
+    drops others. What remains of the regularisation is dropout.
+    """
+    for name in ("layerdrop", "encoder_layerdrop"):
+        if hasattr(config, name):
+            setattr(config, name, 0.0)
+
+
+def fit_masks(model: PreTrainedModel, feature_extractor, window_samples: int) -> None:
+    """Change the configuration of a waveform model so that it trains on windows of one length, under any launcher.
+
+    The masks of its own SpecAugment stay on; they are off wherever the backbone is frozen (evaluation mode).
+
+    Raises:
+        UserError: the window is shorter than the model's first features.
+    """
+    backbone = find_backbone(model)
+    config = backbone.config
+    # Checkpoints with group norm were trained without mask, and windows of one length need none.
+    if getattr(config, "feat_extract_norm", None) == "group" or model.config.model_type == "encoder_mlp":
+        feature_extractor.return_attention_mask = False
+    num_frames = int(backbone._get_feat_extract_output_lengths(window_samples))
+    if num_frames < 1:
+        raise UserError(
+            f"a window of {window_samples} samples is too short for {config.model_type}: take a longer one"
+        )
+    # transformers raises for spans that are longer than the window.
+    config.mask_time_length = max(1, min(config.mask_time_length, int(LONGEST_SPAN * num_frames)))
+    config.mask_feature_length = min(config.mask_feature_length, config.hidden_size)
+    if config.apply_spec_augment and config.mask_time_prob > 0:
+        # One span at least, so that the embedding that stands for masked frames has a gradient in every step.
+        config.mask_time_min_masks = max(1, config.mask_time_min_masks)
+    elif hasattr(backbone, "masked_spec_embed"):
+        backbone.masked_spec_embed.requires_grad_(False)
 
 
 def has_feature_stats(feature_extractor) -> bool:

@@ -1,6 +1,6 @@
-"""Which parameters learn. Everything goes by structure, and is counted, since names change between releases.
+"""The parts of a classifier (backbone, front end, blocks), and which of them learn.
 
-The parts of a classifier by structure, since names change between releases: backbone, front end, blocks.
+Everything goes by structure, and is counted, since names change between releases.
 """
 
 import dataclasses
@@ -9,6 +9,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_utils.errors import UserError
+
+MODES = ("none", "feature_encoder", "backbone", "all_but_last")
 
 
 def find_backbone(model: PreTrainedModel) -> nn.Module:
@@ -97,9 +99,6 @@ def _find_timm_layers(timm_model: nn.Module) -> Layers:
         else:
             blocks.append(block)
     return Layers(stem, blocks)
-
-
-MODES = ("none", "feature_encoder", "backbone", "all_but_last")
 
 
 def freeze(model: PreTrainedModel, mode: str, unfrozen_layers: int = 1) -> tuple[int, int]:

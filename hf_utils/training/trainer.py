@@ -25,8 +25,8 @@ from transformers import (
 from transformers.integrations import TensorBoardCallback
 
 from hf_utils.arguments.run_options import select_hyperparameters
-from hf_utils.models.checkpoints import reload_weights
 from hf_utils.models.freezing import keep_frozen_in_eval
+from hf_utils.models.weights import reload_weights
 from hf_utils.results.plots import confusion_figure, figure_to_array
 from hf_utils.results.run_results import EvaluatedSet, score_windows
 

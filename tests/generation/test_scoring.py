@@ -21,22 +21,13 @@ from hf_utils import audio
 from hf_utils.data.clips import load_clips
 from hf_utils.data.mixing import filter_clips
 from hf_utils.errors import UserError
-from hf_utils.generation import job
+from hf_utils.generation import dataset_run
 from hf_utils.generation.generators import resolve_revision
 from hf_utils.generation.plan import SCORE_COLUMNS
-from hf_utils.generation.scoring import ClapEmbedder
+from hf_utils.generation.scorers import ClapEmbedder
 
 # Six clips in three batches.
 OPTIONS = "--genres blues jazz --clips_per_genre 3 --clip_seconds 1 --batch_size 2 --dtype fp32".split()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Samples depend on the number of threads; torchrun gives its processes one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +150,7 @@ def test_scoring_that_was_killed_goes_on_and_half_of_it_cannot_be_loaded(copied,
         load_clips(str(copied))
     with pytest.raises(UserError, match="only some clips have their scores .clap_model clap@.*classifier_model run@"):
         generate(copied)
-    monkeypatch.setattr(job, "load_generator", lambda *_: pytest.fail("the clips are all there"))
+    monkeypatch.setattr(dataset_run, "load_generator", lambda *_: pytest.fail("the clips are all there"))
     assert generate(copied, "--clap_model", "--score_with", options=["--num_shards", "2", "--shard_index", "1"]) == 0
     assert read_files(copied) == read_files(scored)
 
@@ -218,7 +209,7 @@ def test_finished_clips_are_scored_on_another_machine_and_with_other_versions(co
 
 
 def test_mistakes_about_scores_stop_before_anything_is_generated(generate, models, tmp_path, monkeypatch):
-    monkeypatch.setattr(job, "load_generator", lambda *_: pytest.fail("too late"))
+    monkeypatch.setattr(dataset_run, "load_generator", lambda *_: pytest.fail("too late"))
     with pytest.raises(UserError, match="overwrite_scores is given, but neither clap_model nor score_with"):
         generate(tmp_path / "d", options=["--overwrite_scores"])
     monkeypatch.setitem(models, "--score_with", models["--clap_model"])

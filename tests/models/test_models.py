@@ -13,7 +13,7 @@ from tiny_models import SAVERS, load, save_ast, save_hubert, saved
 from transformers import AutoModel, AutoModelForAudioClassification
 
 from hf_utils.errors import UserError
-from hf_utils.models.checkpoints import Checkpoint, reload_weights
+from hf_utils.models.checkpoints import Checkpoint
 from hf_utils.models.families import (
     family_of,
     needs_feature_stats,
@@ -22,6 +22,7 @@ from hf_utils.models.families import (
     window_samples_for,
 )
 from hf_utils.models.freezing import find_backbone
+from hf_utils.models.weights import reload_weights
 
 # Checkpoint and head: what a user can train.
 KINDS = [(name, "linear") for name in ("ast", "hubert", "wav2vec2", "wavlm", "convnext", "timm_resnet", "resnet")]

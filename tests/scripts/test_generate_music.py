@@ -14,7 +14,6 @@ from pathlib import Path
 import datasets
 import pytest
 import soundfile
-import torch
 from accelerate import PartialState
 from tiny_clap import save_clap
 from tiny_models import save_ast
@@ -30,7 +29,7 @@ from hf_utils.data.clips import load_clips
 from hf_utils.data.splits import assign_splits
 from hf_utils.data.waveforms import decode_clips
 from hf_utils.errors import UserError
-from hf_utils.generation import job
+from hf_utils.generation import dataset_run
 from hf_utils.generation.continuation import load_training_clips, make_parents
 from hf_utils.generation.synthesis import BatchError
 
@@ -42,15 +41,6 @@ OPTIONS = "--genres blues jazz --clips_per_genre 4 --clip_seconds 1 --batch_size
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     return save_tiny_musicgen(tmp_path_factory.mktemp("models") / "tiny")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Samples depend on the number of threads; torchrun gives its processes one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def generate(folder: Path, checkpoint: str, *options: str) -> int:
@@ -66,10 +56,7 @@ def read_files(folder: Path) -> dict[str, bytes]:
 def finished(checkpoint, tmp_path_factory):
     """A dataset by one process, never stopped."""
     folder = tmp_path_factory.mktemp("reference") / "synthetic"
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     assert generate(folder, checkpoint) == 0
-    torch.set_num_threads(threads)
     return folder
 
 
@@ -225,14 +212,14 @@ def test_an_unknown_genre_gets_a_plain_prompt(checkpoint, tmp_path, capsys, capl
 
 
 def test_failed_batches_are_named_and_the_others_kept(checkpoint, tmp_path, monkeypatch, capsys):
-    make = job.BatchMaker.make
+    make = dataset_run.BatchMaker.make
 
     def fail_one(maker, batch):
         if batch == 1:
             raise BatchError("Batch 1: no sound clip in 4 attempts: silent")
         return make(maker, batch)
 
-    monkeypatch.setattr(job.BatchMaker, "make", fail_one)
+    monkeypatch.setattr(dataset_run.BatchMaker, "make", fail_one)
     assert generate(tmp_path / "d", checkpoint) == 1
     assert "Batch 1: no sound clip" in capsys.readouterr().err
     assert len(list((tmp_path / "d" / "data").iterdir())) == 3 and not (tmp_path / "d" / "README.md").exists()

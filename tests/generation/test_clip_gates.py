@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hf_utils.audio import hash_samples, resample, rms_db
-from hf_utils.generation.synthesis import find_duplicates, find_fault, fingerprint, longest_silence, set_loudness
+from hf_utils.generation.clip_gates import find_duplicates, find_fault, fingerprint, longest_silence, set_loudness
 
 RATE = 16000
 SECONDS = 8

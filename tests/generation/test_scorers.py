@@ -10,7 +10,7 @@ from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 from hf_utils.audio import resample
 from hf_utils.errors import UserError
 from hf_utils.generation.plan import SCORE_COLUMNS
-from hf_utils.generation.scoring import ClapEmbedder, ClapScorer, ClassifierScorer
+from hf_utils.generation.scorers import ClapEmbedder, ClapScorer, ClassifierScorer
 
 CPU = torch.device("cpu")
 GENRES = ["jazz", "hiphop", "rock"]

@@ -1,4 +1,4 @@
-"""What generate_music.py does with its options: clips, scores, card, report and push."""
+"""One run of generate_music.py: this process's share of the clips, their scores, the card, the report and the push."""
 
 import functools
 import logging
@@ -113,7 +113,7 @@ def load_scorers(
     needed, scorers = set().union(*unscored.values()), {}
     if needed:
         # Classifiers and their metrics take seconds to import, and most runs score nothing.
-        from hf_utils.generation.scoring import ClapEmbedder, ClapScorer, ClassifierScorer
+        from hf_utils.generation.scorers import ClapEmbedder, ClapScorer, ClassifierScorer
     if "clap_model" in needed:
         spoken = [recipe.prompts[genre].spoken for genre in recipe.genres]
         scorers["clap_model"] = ClapScorer(ClapEmbedder(args.clap_model, None, device), recipe.genres, spoken)
