@@ -1,74 +1,59 @@
-"""Audio files on disk: a folder per genre, and perhaps a folder per split above those."""
+"""Audio files on disk: which genre, and which split, the folders or the metadata files around them give.
+
+    jazz/a.wav                                       a folder per genre
+    train/jazz/a.wav, jazz/train/a.wav               and folders of splits above or below them
+    fold1/jazz/a.wav, Data/genres_original/jazz/...  folds, and folders around all genres, are passed
+    train/a.wav + metadata.csv, .jsonl or .parquet   the `audiofolder` of `datasets`: `file_name` and more columns
+
+What fits none of these is refused: a folder called `train` or `fold1` is never taken for a genre.
+"""
 
 import logging
 import os
+import re
 from collections import Counter
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 import datasets
+import pyarrow.parquet
 
 from hf_utils.audio import AUDIO_SUFFIXES, READABLE_SUFFIXES
+from hf_utils.data.columns import LABEL_NAMES, find_by_name, join_facts, read_texts
+from hf_utils.data.genre_spellings import spelling_key
+from hf_utils.data.split_names import is_fold, read_split, warn_of_folds
+from hf_utils.data.text_tables import read_csv, read_json_lines, resolve_path, table_of_texts
 from hf_utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 _LEFTOVERS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "Thumbs.db", "desktop.ini"}
 
-# How people write the names of the three splits, in lower case.
-SPLIT_SPELLINGS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
+# A folder whose name has only such words is around genres, and is none; of the first few this is sure.
+_SURELY_AROUND = {"data", "dataset", "datasets", "genre", "genres", "gtzan"}
+_AROUND = _SURELY_AROUND | set(
+    "archive audio audios clips files flac full large medium mp3 music ogg original raw small songs sounds tracks wav "
+    "wavs".split()
+)
+_METADATA = {"metadata.csv": read_csv, "metadata.jsonl": read_json_lines}
+_METADATA_PARQUET = "metadata.parquet"
+_FILE_NAME = "file_name"
+_CSV_ADVICE = "or list the files in a CSV with columns path,label[,split] and give that"
+_MAX_LISTED = 5
 
-
-def read_genre_folders(path: Path) -> datasets.Dataset:
-    """Return the clips of `<genre>/**/<file>`, or of `<split>/<genre>/**/<file>` where every folder is a split."""
-    folders = _list_folders(path)
-    if folders and all(f.name.lower() in SPLIT_SPELLINGS and _list_folders(f) for f in folders):
-        genres = [(split.name, genre) for split in folders for genre in _list_folders(split)]
-    else:
-        genres = [(None, genre) for genre in folders]
-    rows, empty = [], []
-    beside = [e for e in path.iterdir() if e.is_file() and e.name[0] != "." and e.suffix != ".md"]  # .md: its own page
-    ignored = Counter(e.suffix.lower() or e.name for e in beside)
-    for split, genre in genres:
-        files, others = list_files(genre)
-        ignored.update(others)
-        rows += [{"audio": str(file), "label": genre.name, "split": split} for file in files]
-        if not files:
-            empty.append(genre.name)
-    if rows and empty:
-        logger.warning("%s: folders without audio files are not taken as genres: %s.", path, ", ".join(empty))
-    if ignored:
-        listing = ", ".join(f"{suffix} ({count})" for suffix, count in sorted(ignored.items()))
-        logger.warning("%s: %d files that are no audio are ignored: %s.", path, ignored.total(), listing)
-    if not rows:
-        raise UserError(
-            f"No clips in {path}. Expected a folder per genre with audio files "
-            f"({' '.join(sorted(READABLE_SUFFIXES))}), found {len(folders)} folders and {ignored.total()} other files."
-        )
-    features = datasets.Features({name: datasets.Value("string") for name in ("audio", "label", "split")})
-    try:
-        return datasets.Dataset.from_list(rows, features)
-    except UnicodeEncodeError as error:  # names from before UTF-8, which no table can hold
-        raise UserError(f"Rename this file, whose name is not valid UTF-8: {error.object!r}.") from error
-
-
-def _list_folders(path: Path) -> list[Path]:
-    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not is_hidden(entry.name))
+# Names of the folders below the dataset that an audio file lies in, from the outermost.
+_Folders = tuple[str, ...]
 
 
 def list_files(folder: Path, suffixes: Set[str] = AUDIO_SUFFIXES) -> tuple[list[Path], Counter]:
     """Return the files below `folder` with one of `suffixes`, sorted, and counts of the others by suffix.
 
     Hidden files and folders are passed over, and what archives of other systems leave behind (`__MACOSX`). Links to
-    folders are not followed.
+    folders are followed, but for those that lead back to where they lie.
     """
     found, others = [], Counter()
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not is_hidden(name)]
-        for file in (Path(parent, name) for name in names if not is_hidden(name)):
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not (_is_hidden(name) or _leads_back(Path(parent, name), folder))]
+        for file in (Path(parent, name) for name in names if not _is_hidden(name)):
             if file.suffix.lower() in suffixes:
                 found.append(file)
             else:
@@ -76,6 +61,223 @@ def list_files(folder: Path, suffixes: Set[str] = AUDIO_SUFFIXES) -> tuple[list[
     return sorted(found), others
 
 
-def is_hidden(name: str) -> bool:
-    """Return whether a file or folder is none of the user's: hidden, or left by another system's archive or trash."""
+def _leads_back(path: Path, root: Path) -> bool:
+    """Return whether a link leads to a folder that it lies in, on the way from `root`."""
+    if not path.is_symlink():
+        return False
+    target = path.resolve()
+    passed = (parent for parent in path.parents if parent.is_relative_to(root))
+    return any(parent.resolve().is_relative_to(target) for parent in passed)
+
+
+def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name in _LEFTOVERS
+
+
+def read_audio_folder(path: Path) -> datasets.Dataset:
+    """Return the clips below a folder: columns audio, label, split and those of metadata files.
+
+    Raises:
+        UserError: there is no audio, or the folders around it have no clear meaning.
+    """
+    files, others = list_files(path)
+    if not files:
+        raise UserError(
+            f"No clips in {path}. Expected a folder per genre with audio files "
+            f"({' '.join(sorted(READABLE_SUFFIXES))}), found {len(_list_folders(path))} folders and "
+            f"{others.total()} other files."
+        )
+    described = [(file, table) for file in _find_metadata(path) if (table := _read_metadata(file)) is not None]
+    try:
+        table = _read_described(path, files, described) if described else _read_genres(path, files)
+    except UnicodeEncodeError as error:  # names from before UTF-8, which no table can hold
+        raise UserError(f"Rename this file, whose name is not valid UTF-8: {error.object!r}.") from error
+    others -= Counter(file.suffix.lower() for file, _ in described) + Counter(
+        {".md": others[".md"]}
+    )  # .md: its own page
+    if others:
+        listing = ", ".join(f"{suffix} ({count})" for suffix, count in sorted(others.items()))
+        logger.warning("%s: %d files that are no audio are ignored: %s.", path, others.total(), listing)
+    return table
+
+
+def _list_folders(path: Path) -> list[Path]:
+    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not _is_hidden(entry.name))
+
+
+def _read_genres(path: Path, files: list[Path]) -> datasets.Dataset:
+    """Return the clips with the genre and the split that their folders name."""
+    beside = [file.name for file in files if file.parent == path]
+    files = [file for file in files if file.parent != path]
+    if not files:
+        raise UserError(
+            f"{path} holds {len(beside)} audio files ({_list(beside)}) and no folders of genres with audio. Sort them "
+            f"into a folder per genre, {_CSV_ADVICE}.{_name_tables(path)}"
+        )
+    if beside:
+        logger.warning("%s: %d audio files in no genre folder are left out: %s.", path, len(beside), _list(beside))
+    folders = [file.relative_to(path).parts[:-1] for file in files]
+    level, splits = _pass_outer(path, folders)
+    genres = _name_genres(path, folders, level)
+    splits = splits or _find_inner_splits(path, folders, level) or [None] * len(files)
+    above = {path.joinpath(*parts[:level]) for parts in folders}
+    empty = sorted({folder.name for parent in above for folder in _list_folders(parent)} - set(genres))
+    if empty:
+        logger.warning("%s: folders without audio files are not taken as genres: %s.", path, ", ".join(empty))
+    return table_of_texts({"audio": [str(file) for file in files], "label": genres, "split": splits})
+
+
+def _pass_outer(path: Path, folders: Sequence[_Folders]) -> tuple[int, list[str] | None]:
+    """Return (at which level of the folders genres begin, the split of every file, if outer folders name it)."""
+    level, splits = 0, None
+    while True:
+        reached = [parts for parts in folders if len(parts) > level]
+        names = sorted({parts[level] for parts in reached})
+        named_splits = [name for name in names if read_split(name)]
+        if named_splits:
+            strangers = [name for name in names if name not in named_splits]
+            if splits or strangers or len(reached) < len(folders):
+                raise UserError(
+                    f"{path}: {_list(named_splits)} are folders of splits, but there is audio beside them"
+                    f"{f', in {_list(strangers)}' if strangers else ''}. Keep only folders of splits there, "
+                    f"{_CSV_ADVICE}."
+                )
+            splits = [parts[level] for parts in folders]
+        elif names and all(is_fold(name) for name in names) and len(reached) == len(folders):
+            warn_of_folds(names, path)
+        elif len(names) == 1 and len(reached) == len(folders) and _is_around(names[0]):
+            logger.warning("%s: genres are read from %s.", path, path.joinpath(*folders[0][: level + 1]))
+        else:
+            return level, splits
+        level += 1
+
+
+def _words(name: str) -> list[str]:
+    return re.findall(r"[^\W\d_]+\d?", name.lower())
+
+
+def _is_around(name: str) -> bool:
+    return bool(_words(name)) and all(word in _AROUND for word in _words(name))
+
+
+def _name_genres(path: Path, folders: Sequence[_Folders], level: int) -> list[str]:
+    """Return the name of every file's folder at `level`. Raises UserError if those are no genres."""
+    bare = sorted({"/".join(parts) for parts in folders if len(parts) == level})
+    if bare:
+        raise UserError(
+            f"{path}: audio files lie in {_list(bare)} and in no folder of a genre; {bare[0]!r} is not taken for one. "
+            f"Sort them into a folder per genre there, add a metadata.csv with columns {_FILE_NAME},genre, "
+            f"{_CSV_ADVICE}.{_name_tables(path)}"
+        )
+    below: dict[str, set[str | None]] = {}
+    for parts in folders:
+        below.setdefault(parts[level], set()).add(parts[level + 1] if len(parts) > level + 1 else None)
+    inner = {name for name in next(iter(below.values())) if name and not (is_fold(name) or _is_around(name))}
+    only_folders = all(None not in names for names in below.values())
+    around = [name for name, names in below.items() if _is_around(name) and None not in names]
+    around = around if len(around) == len(below) else [name for name in around if _SURELY_AROUND & {*_words(name)}]
+    same = len(below) > 1 and only_folders and len(inner) > 1 and len({frozenset(n) for n in below.values()}) == 1
+    if around or (len(below) == 1 and only_folders) or (same and not any(read_split(name) for name in inner)):
+        name = min(around or below)
+        raise UserError(
+            f"{path}: are the genres {_list(sorted(below))}, or the folders below, such as "
+            f"{_list(sorted(below[name] - {None}))} in {name}? If those below, give {path.joinpath(name)}; else put "
+            f"the files directly into their genre's folder, {_CSV_ADVICE}."
+        )
+    return [parts[level] for parts in folders]
+
+
+def _find_inner_splits(path: Path, folders: Sequence[_Folders], level: int) -> list[str] | None:
+    """Return the split of every file where each genre has folders of splits, else None."""
+    inner = [parts[level + 1] if len(parts) > level + 1 else "" for parts in folders]
+    splits = {name for name in inner if read_split(name)}
+    if all(name in splits for name in inner):
+        return inner
+    if len({read_split(name) for name in splits}) > 1:
+        outside = next("/".join(parts) for parts, name in zip(folders, inner, strict=True) if name not in splits)
+        raise UserError(
+            f"{path}: some genres have folders of splits ({_list(sorted(splits))}), but {outside} holds audio outside "
+            f"them. Sort all files into splits or none, {_CSV_ADVICE}."
+        )
+    return None
+
+
+def is_metadata(file: Path) -> bool:
+    """Return whether a Parquet file describes audio files, as the `audiofolder` of `datasets` does, and holds none."""
+    if file.name.lower() != _METADATA_PARQUET:
+        return False
+    columns = pyarrow.parquet.read_schema(file).names
+    return _FILE_NAME in columns and "audio" not in columns
+
+
+def _find_metadata(path: Path) -> list[Path]:
+    tables, _ = list_files(path, {".csv", ".jsonl", ".parquet"})
+    found = [file for file in tables if file.name.lower() in (*_METADATA, _METADATA_PARQUET)]
+    for folder, count in Counter(file.parent for file in found).items():
+        if count > 1:
+            names = [file.name for file in found if file.parent == folder]
+            raise UserError(f"{folder} holds several metadata files: {', '.join(names)}. Keep one of them.")
+    return found
+
+
+def _read_metadata(file: Path) -> datasets.Dataset | None:
+    """Return a metadata file with `audio` for its `file_name`; None, with a notice, where it has no such column."""
+    if file.name.lower() == _METADATA_PARQUET:
+        try:
+            table = datasets.Dataset(pyarrow.parquet.read_table(file))
+        except (OSError, ValueError) as error:
+            raise UserError(f"Cannot read {file}: {error}") from error
+    else:
+        table = _METADATA[file.name.lower()](file)
+    if _FILE_NAME not in table.column_names:
+        found = ", ".join(table.column_names) or "no columns"
+        logger.warning("%s is ignored, since it has no column %s; found %s.", file, _FILE_NAME, found)
+        return None
+    if "audio" in table.column_names:
+        raise UserError(f"{file} has a column {_FILE_NAME} and a column audio. Rename or remove the second.")
+    names = read_texts(table, _FILE_NAME, str(file))
+    if None in names:
+        raise UserError(f"{file}: row {names.index(None) + 1} below the header has no {_FILE_NAME}.")
+    paths = [os.path.normpath(resolve_path(name, file.parent)) for name in names]
+    table = table.remove_columns(_FILE_NAME)
+    return table.add_column("audio", paths, feature=datasets.Value("string"))
+
+
+def _read_described(path: Path, files: list[Path], described: list[tuple[Path, datasets.Dataset]]) -> datasets.Dataset:
+    """Return the rows of metadata files, with the split, and if need be the genre, that folders name."""
+    table = join_facts([(str(file), part) for file, part in described], str(path))
+    listed = [Path(name) for name in table["audio"]]
+    if unlisted := sorted(set(files) - set(listed)):
+        names = [file.relative_to(path).as_posix() for file in unlisted]
+        logger.warning("%s: %d audio files are in no metadata and left out: %s.", path, len(names), _list(names))
+    folders = [file.relative_to(path).parts[:-1] if file.is_relative_to(path) else () for file in listed]
+    level, splits = _pass_outer(path, folders)
+    if "split" not in table.column_names and splits:
+        table = table.add_column("split", splits, feature=datasets.Value("string"))
+    genres = [parts[level] if len(parts) > level else None for parts in folders]
+    if label := find_by_name(table, LABEL_NAMES):
+        _check_folders(path, listed, genres, read_texts(table, label[0], str(path)))
+    elif None not in genres and len(set(genres)) > 1:
+        table = table.add_column("label", genres, feature=datasets.Value("string"))
+    return table
+
+
+def _check_folders(path: Path, files: list[Path], genres: list[str | None], labels: list[str | None]) -> None:
+    """Raise UserError where a file's folder has the name of another genre than its metadata give it."""
+    keys = {spelling_key(label) for label in labels if label}
+    for file, genre, label in zip(files, genres, labels, strict=True):
+        if genre and label and spelling_key(genre) in keys and spelling_key(genre) != spelling_key(label):
+            raise UserError(
+                f"{path}: the metadata give {file.relative_to(path)} the genre {label!r}, but it lies in the folder "
+                f"{genre}. Correct one of them."
+            )
+
+
+def _name_tables(path: Path) -> str:
+    """Return a hint at CSV files that may hold the labels."""
+    tables, _ = list_files(path, {".csv", ".tsv"})
+    return f" If {tables[0]} lists them, give that file." if tables else ""
+
+
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(names[:_MAX_LISTED]) + (" ..." if len(names) > _MAX_LISTED else "")

@@ -17,17 +17,25 @@ import logging
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 
 import datasets
 import pyarrow.compute
 
 from hf_utils.audio import AUDIO_SUFFIXES
-from hf_utils.data.audio_folders import SPLIT_SPELLINGS
-from hf_utils.data.columns import find_audio_column, find_label_column, is_flat, read_texts
-from hf_utils.data.genre_spellings import choose_spellings, number_labels
-from hf_utils.data.sources import read_source
+from hf_utils.data.columns import (
+    LABEL_NAMES,
+    check_reserved,
+    find_audio_column,
+    find_by_name,
+    find_label_column,
+    read_texts,
+)
+from hf_utils.data.genre_spellings import choose_spellings, number_labels, spelling_key
+from hf_utils.data.sources import Source, read_source
+from hf_utils.data.split_names import name_splits
+from hf_utils.data.text_tables import resolve_path
 from hf_utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -74,33 +82,45 @@ def load_clips(
         UserError: the source or a column is missing or ambiguous, a split has a name that tells nothing of its use, a
             label is unknown, a file is missing, or two clips have the same `track_id`.
     """
-    table, found_splits, folder = read_source(source, config_name=config_name, revision=revision, token=token)
-    if not len(table):
+    rows = read_source(source, config_name=config_name, revision=revision, token=token)
+    facts = rows.facts
+    if not len(rows.splits):
         raise UserError(f"{source} holds no clips.")
-    audio_column = find_audio_column(table, audio_column, source)
-    label_column = find_label_column(table, label_column, source)
-    labels = read_texts(table, label_column)
-    genres = genres or getattr(table.features[label_column], "names", None) or choose_spellings(filter(None, labels))
-    clips, paths, embedded = _read_files(table, audio_column, folder)
+    audio_column = find_audio_column(rows.features, facts, audio_column, source)
+    label_column = find_label_column(rows.features, facts, label_column, source)
+    labels = read_texts(facts, label_column, source)
+    genres = genres or _order_genres(labels, facts.features[label_column])
+    clips, paths, embedded = _read_files(rows, audio_column)
+    # The two chosen columns mean that, whatever they are called.
+    given = {
+        name: read_texts(facts, name, source)
+        if name in facts.column_names and name not in (audio_column, label_column)
+        else [None] * len(clips)
+        for name in ("track_id", "origin", "parent_id", "file")
+    }
     columns = {
         "label": number_labels(labels, genres),
-        "track_id": _name_clips(table, paths, embedded, folder, source),
-        "origin": [origin or "real" for origin in _read_optional(table, "origin")],
-        "parent_id": _read_optional(table, "parent_id"),
-        "split": _name_splits(found_splits, source),
+        "track_id": _name_clips(given, paths, embedded, rows.folder, source),
+        "origin": [origin or "real" for origin in given["origin"]],
+        "parent_id": given["parent_id"],
+        "split": name_splits(rows.splits, source),
     }
+    check_reserved(columns, source)
     features = {**dict.fromkeys(columns, _TEXT), "label": datasets.ClassLabel(names=list(genres))}
-    for name in _list_provenance(table, {*columns, audio_column, label_column, "audio", "file"}):
-        columns[name], features[name] = table[name][:], table.features[name]
-    others = datasets.Dataset.from_dict(columns, datasets.Features(features))
-    return datasets.concatenate_datasets([clips, others], axis=1)
+    # Other columns that might be taken for the genre would be, in a dataset that is made from this one.
+    taken = {*columns, *find_by_name(facts, LABEL_NAMES), audio_column, label_column, "audio", "file"}
+    for name in facts.column_names:
+        if name not in taken:
+            columns[name], features[name] = facts[name][:], facts.features[name]
+    if nested := sorted(set(rows.features) - set(facts.column_names) - {audio_column}):
+        logger.info("Columns left out, since they are not flat: %s.", ", ".join(nested))
+    described = datasets.Dataset.from_dict(columns, datasets.Features(features))
+    return datasets.concatenate_datasets([clips, described], axis=1)
 
 
-def _read_files(
-    table: datasets.Dataset, audio_column: str, folder: Path | None
-) -> tuple[datasets.Dataset, list[str | None], list[bool]]:
+def _read_files(rows: Source, audio_column: str) -> tuple[datasets.Dataset, list[str | None], list[bool]]:
     """Return (table with `audio` only, its paths, whether a row holds the file's bytes), relative paths resolved."""
-    clips = table.select_columns(audio_column)
+    clips = (rows.facts if audio_column in rows.facts.column_names else rows.files).select_columns(audio_column)
     if audio_column != "audio":
         clips = clips.rename_column(audio_column, "audio")
     clips = clips.cast_column("audio", datasets.Audio(decode=False))
@@ -108,7 +128,10 @@ def _read_files(
     paths = pyarrow.compute.struct_field(files, "path").to_pylist()
     embedded = pyarrow.compute.is_valid(pyarrow.compute.struct_field(files, "bytes")).to_pylist()
     if not any(embedded):
-        paths = [path and str((folder or Path()) / os.path.expanduser(path)) for path in paths]
+        given, paths = paths, [path and resolve_path(path, rows.folder or Path()) for path in paths]
+        turned = [name for name, path in zip(given, paths, strict=True) if name and "\\" in name and "\\" not in path]
+        if turned:
+            logger.warning("%d paths, such as %s, are read with / for their backslashes.", len(turned), turned[0])
         # Paths first, then the type: giving the Audio type up front makes `datasets` load FFmpeg.
         clips = datasets.Dataset.from_dict({"audio": paths}).cast_column("audio", datasets.Audio(decode=False))
     missing = [
@@ -121,51 +144,31 @@ def _read_files(
     return clips, paths, embedded
 
 
-def _read_optional(table: datasets.Dataset, column: str) -> list[str | None]:
-    return read_texts(table, column) if column in table.column_names else [None] * len(table)
+def _order_genres(labels: list[str | None], feature) -> list[str]:
+    """Return the genres in the order of a ClassLabel's names, else sorted; of several spellings the most frequent."""
+    own = getattr(feature, "names", None)
+    chosen = choose_spellings(filter(None, labels))
+    if own is None:
+        return sorted(chosen)
+    spelled = {spelling_key(name): name for name in chosen}
+    return list({spelling_key(name): spelled.get(spelling_key(name), name) for name in own}.values())
 
 
 def _name_clips(
-    table: datasets.Dataset, paths: list[str | None], embedded: list[bool], folder: Path | None, source: str
+    given: Mapping[str, list[str | None]],
+    paths: list[str | None],
+    embedded: list[bool],
+    folder: Path | None,
+    source: str,
 ) -> list[str]:
     """Return the source's own `track_id`, or names made from its files."""
-    given = _read_optional(table, "track_id")
     # Datasets made from files often keep the original path in `file`, and only a temporary one beside the bytes.
-    originals = _read_optional(table, "file")
-    files = [original or path for original, path in zip(originals, paths, strict=True)] if any(embedded) else paths
+    originals = zip(given["file"], paths, strict=True)
+    files = [original or path for original, path in originals] if any(embedded) else paths
     made = number_unnamed(name_tracks(files, folder), embedded)
-    track_ids = [own or name for own, name in zip(given, made, strict=True)]
+    track_ids = [own or name for own, name in zip(given["track_id"], made, strict=True)]
     refuse_duplicates(track_ids, source)
     return track_ids
-
-
-def _name_splits(found: list[str | None], source: str) -> list[str | None]:
-    """Return the split of every clip in our names.
-
-    One split named train is no split: it is how `datasets` names a dataset that has none.
-
-    Raises:
-        UserError: the source's splits have names that say nothing of their use.
-    """
-    names = sorted(set(found) - {None})
-    spelled = {name: SPLIT_SPELLINGS.get(name.lower()) for name in names}
-    unknown = [name for name in names if spelled[name] is None]
-    if unknown and len(names) > 1:
-        raise UserError(
-            f"{source}: splits {', '.join(unknown)} are none of train, validation, test. Rename them in the source."
-        )
-    if set(found) == {"train"}:
-        return [None] * len(found)
-    return [spelled.get(name) for name in found]
-
-
-def _list_provenance(table: datasets.Dataset, taken: set[str]) -> list[str]:
-    """Return the flat columns beside those of the clip table; log the others, which are left out."""
-    others = [name for name in table.column_names if name not in taken]
-    flat = [name for name in others if is_flat(table.features[name])]
-    if nested := sorted(set(others) - set(flat)):
-        logger.info("Columns left out, since they are not flat: %s.", ", ".join(nested))
-    return flat
 
 
 # Names of tracks, made from the names of their files: `genres/blues/blues.00012.wav` is track `blues.00012`.

@@ -1,11 +1,25 @@
-"""Which column of somebody's dataset holds the audio, and which the genre."""
+"""Which column of somebody's dataset holds the audio and which the genre; its parts joined by the names of labels.
+
+A column is found by its name or type only where that leaves no choice; else the user is asked. Facts are the flat
+columns, in memory: one number, text, time or label per clip. Others, such as audio, stay on disk.
+"""
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
 
 import datasets
+import pyarrow
 
+from hf_utils.data.genre_spellings import spelling_key
 from hf_utils.errors import UserError
 
-AUDIO_NAMES = ("audio", "file", "path")
+logger = logging.getLogger(__name__)
+AUDIO_NAMES = ("audio", "file", "path", "file_name", "filename")
 LABEL_NAMES = ("genre", "label", "genres")
+ORIGINS = ("real", "noisy", "synthetic")
+_TEXT = datasets.Value("string")
+_MAX_LISTED = 20
 
 
 def _is_file_struct(feature) -> bool:
@@ -25,83 +39,218 @@ def is_flat(feature) -> bool:
     return isinstance(feature, datasets.ClassLabel) or (isinstance(feature, datasets.Value) and not _is_bytes(feature))
 
 
-def find_audio_column(table: datasets.Dataset, chosen: str | None, source: str) -> str:
+def find_by_name(table: datasets.Dataset, names: Sequence[str]) -> list[str]:
+    """Return the columns called one of `names`, in any case, in the order of `names`."""
+    return [column for name in names for column in table.column_names if column.strip().lower() == name]
+
+
+def find_audio_column(features: datasets.Features, facts: datasets.Dataset, chosen: str | None, source: str) -> str:
     """Return the column of audio files: the `chosen` one, else the Audio feature, bytes with path, or paths by name.
+
+    Args:
+        features: of all columns.
+        facts: the flat columns.
+        chosen: by the user.
+        source: how to call the dataset in messages.
 
     Raises:
         UserError: there is none or there are several, or the `chosen` one is missing or holds no files.
     """
-    features = table.features
     if chosen is not None:
-        _check_present(table, chosen, "audio", source)
+        _check_present(features, chosen, "audio", source)
         feature = features[chosen]
         if not (isinstance(feature, datasets.Audio) or _is_file_struct(feature) or _is_text(feature)):
             raise UserError(
                 f"{source}: audio column {chosen!r} must hold audio files or paths of them, found {feature}."
             )
         return chosen
+    paths = [name for name in find_by_name(facts, AUDIO_NAMES) if _is_text(features[name])]
     for kind in (
         [name for name, feature in features.items() if isinstance(feature, datasets.Audio)],
         [name for name, feature in features.items() if _is_file_struct(feature)],
-        [name for name in AUDIO_NAMES if name in features and _is_text(features[name])],
+        paths[:1] if all(facts[name][:] == facts[paths[0]][:] for name in paths) else paths,
     ):
-        if len(kind) == 1 or (kind and kind[0] in AUDIO_NAMES and _is_text(features[kind[0]])):
+        if len(kind) == 1:
             return kind[0]
         if kind:
             raise UserError(f"{source} has several audio columns: {', '.join(kind)}. Name one by --audio_column_name.")
     raise UserError(
         f"{source} has no audio column. Expected files, or paths in a column named {', '.join(AUDIO_NAMES)}; "
-        f"found {_list_columns(table)}. Name it by --audio_column_name."
+        f"found {_list_columns(features)}. Name it by --audio_column_name."
     )
 
 
-def find_label_column(table: datasets.Dataset, chosen: str | None, source: str) -> str:
+def find_label_column(features: datasets.Features, facts: datasets.Dataset, chosen: str | None, source: str) -> str:
     """Return the column of genres: the `chosen` one, else genre, label or genres, else the only ClassLabel.
 
+    Arguments are as those of `find_audio_column`.
+
     Raises:
-        UserError: there is none or there are several, or it is missing or holds numbers without names.
+        UserError: there is none, there are several that differ, or it is missing or holds numbers without names.
     """
-    features = table.features
     if chosen is not None:
-        _check_present(table, chosen, "label", source)
-        candidates = [chosen]
-    else:
-        candidates = [name for name in LABEL_NAMES if name in features]
-        candidates += [
-            name
-            for name, feature in features.items()
-            if isinstance(feature, datasets.ClassLabel) and name not in candidates
-        ]
-    usable = [
-        name for name in candidates if isinstance(features[name], datasets.ClassLabel) or _is_text(features[name])
-    ]
-    if usable and (len(usable) == 1 or usable[0] in LABEL_NAMES):
-        return usable[0]
+        _check_present(features, chosen, "label", source)
+    named = [chosen] if chosen is not None else find_by_name(facts, LABEL_NAMES)
+    with_names = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    usable = [name for name in named if name in with_names or _is_text(features[name])]
     if usable:
-        raise UserError(f"{source} has several label columns: {', '.join(usable)}. Name one by --label_column_name.")
-    if candidates:
+        return usable[0] if len(usable) == 1 else _choose_label(facts, usable, source)
+    if named:
         raise UserError(
-            f"{source}: label column {candidates[0]!r} must be text or a ClassLabel, which has names; "
-            f"found {features[candidates[0]]}. Name another by --label_column_name."
+            f"{source}: label column {named[0]!r} must be text or a ClassLabel, which has names; "
+            f"found {features[named[0]]}. Name another by --label_column_name."
         )
+    if len(with_names) > 1:
+        raise UserError(
+            f"{source} has several label columns: {', '.join(with_names)}. Name one by --label_column_name."
+        )
+    if with_names:
+        return with_names[0]
     raise UserError(
         f"{source} has no label column. Expected {', '.join(LABEL_NAMES)} or one ClassLabel; "
-        f"found {_list_columns(table)}. Name it by --label_column_name."
+        f"found {_list_columns(features)}. Name it by --label_column_name."
     )
 
 
-def _check_present(table: datasets.Dataset, name: str, kind: str, source: str) -> None:
-    if name not in table.column_names:
-        raise UserError(f"{source} has no {kind} column {name!r}; found {_list_columns(table)}.")
+def _choose_label(facts: datasets.Dataset, names: list[str], source: str) -> str:
+    """Return the first of several columns that name the same genre in every row, else raise UserError.
+
+    A column of numbers beside it, one number per genre, is no contradiction.
+    """
+    texts = {name: read_texts(facts, name, source) for name in names}
+    numbers = [name for name in names if all(text is None or re.fullmatch(r"-?\d+", text) for text in texts[name])]
+    first = next((name for name in names if name not in numbers), names[0])
+    keys = [text and spelling_key(text) for text in texts[first]]
+    for name in names:
+        pairs = [
+            (row, key, spelling_key(text))
+            for row, (key, text) in enumerate(zip(keys, texts[name], strict=True))
+            if key and text
+        ]
+        differing = [row for row, key, other in pairs if key != other]
+        mapped = {(key, other) for _, key, other in pairs}
+        if name in numbers and len(mapped) == len({key for key, _ in mapped}) == len({other for _, other in mapped}):
+            continue
+        if differing:
+            row = differing[0]
+            raise UserError(
+                f"{source}: columns {first!r} and {name!r} may both be the genre, and differ in {len(differing)} of "
+                f"{len(facts)} rows, such as {texts[first][row]!r} and {texts[name][row]!r}. Say which one it is: "
+                f"--label_column_name {first}, or --label_column_name {name}."
+            )
+    return first
 
 
-def _list_columns(table: datasets.Dataset) -> str:
-    return ", ".join(name for name in table.column_names if name != "split") or "no columns"
+def check_reserved(columns: Mapping[str, list[str | None]], source: str) -> None:
+    """Raise UserError where a source has a column of one of the clip table's names with another meaning.
+
+    Args:
+        columns: track_id, origin and parent_id of every clip.
+        source: how to call it in messages.
+    """
+    if foreign := sorted({origin for origin in columns["origin"] if origin not in ORIGINS}):
+        raise UserError(
+            f"{source}: column 'origin' holds {_list(foreign)}. Here it tells whether a clip is {', '.join(ORIGINS)}. "
+            f"If it means something else, rename the column; {_RENAME_ADVICE}."
+        )
+    known = set(columns["track_id"])
+    strange = [
+        parent
+        for parent, origin in zip(columns["parent_id"], columns["origin"], strict=True)
+        if parent is not None and origin == "real" and parent not in known
+    ]
+    if strange:
+        raise UserError(
+            f"{source}: column 'parent_id' holds {_list(sorted(set(strange)))}, which are no tracks of it. Here it "
+            "names the real track that a clip was made from. If it means that, add a column origin with noisy or "
+            f"synthetic; else rename the column; {_RENAME_ADVICE}."
+        )
 
 
-def read_texts(table: datasets.Dataset, column: str) -> list[str | None]:
-    """Return a flat column as text: names of a ClassLabel, None for null, unlabelled (-1) and empty fields."""
+_RENAME_ADVICE = "in a dataset of the Hub, save a copy after dataset.rename_column(...) and give its folder"
+
+
+def _list(values: Sequence[str]) -> str:
+    return ", ".join(map(repr, values[:3])) + (" ..." if len(values) > 3 else "")
+
+
+def _check_present(features: datasets.Features, name: str, kind: str, source: str) -> None:
+    if name not in features:
+        raise UserError(f"{source} has no {kind} column {name!r}; found {_list_columns(features)}.")
+
+
+def _list_columns(features: datasets.Features) -> str:
+    return ", ".join(name for name in features if name != "split") or "no columns"
+
+
+def read_texts(table: datasets.Dataset, column: str, source: str) -> list[str | None]:
+    """Return a flat column as text: names of a ClassLabel, None for null, unlabelled (-1) and empty fields.
+
+    Raises:
+        UserError: a ClassLabel has no name for a number.
+    """
     values, feature = table[column][:], table.features[column]
+    if not isinstance(feature, datasets.ClassLabel):
+        return [None if value is None else str(value).strip() or None for value in values]
+    count = len(feature.names)
+    if outside := sorted({value for value in values if value is not None and not -1 <= value < count}):
+        raise UserError(
+            f"{source}: column {column!r} holds {outside[0]}, but it has names for 0 to {count - 1} only: "
+            f"{_list_names(feature)}. Correct the dataset."
+        )
+    return [None if value is None or value < 0 else feature.names[value] for value in values]
+
+
+def _list_names(feature: datasets.ClassLabel) -> str:
+    return ", ".join(feature.names[:_MAX_LISTED]) + (" ..." if len(feature.names) > _MAX_LISTED else "")
+
+
+def join_facts(parts: Sequence[tuple[str, datasets.Dataset]], source: str) -> datasets.Dataset:
+    """Return the flat columns of all rows of named parts, one part after the other; labels are joined by their names.
+
+    A column that a part lacks is null there.
+
+    Raises:
+        UserError: a column has names for its numbers in one part and none in another, or types that do not fit.
+    """
+    columns, features = {}, {}
+    for column in dict.fromkeys(name for _, part in parts for name in part.features if is_flat(part.features[name])):
+        kinds = [(name, part.features[column]) for name, part in parts if column in part.column_names]
+        feature = features[column] = _join_features(column, kinds, source)
+        values = []
+        for _, part in parts:
+            if column not in part.column_names:
+                values += [None] * len(part)
+            elif feature == _TEXT or isinstance(feature, datasets.ClassLabel):
+                texts = read_texts(part, column, source)
+                values += texts if feature == _TEXT else [text and feature.str2int(text) for text in texts]
+            else:
+                values += part.with_format(None)[column][:]
+        columns[column] = values
+    return datasets.Dataset.from_dict(columns, datasets.Features(features))
+
+
+def _join_features(column: str, kinds: Sequence[tuple[str, object]], source: str):
+    """Return the type that a column of several parts gets: that of all, text for labels, else a number's."""
+    kinds = [(name, kind) for name, kind in kinds if kind != datasets.Value("null")] or kinds[:1]
+    found = [kind for _, kind in kinds]
+    if all(kind == found[0] for kind in found):
+        return found[0]
+    listing = "; ".join(dict.fromkeys(f"{name}: {_describe(kind)}" for name, kind in kinds))
+    if all(isinstance(kind, datasets.ClassLabel) or _is_text(kind) for kind in found):
+        if any(isinstance(kind, datasets.ClassLabel) for kind in found):
+            logger.warning("%s: column %r is read by name, since its lists differ: %s.", source, column, listing)
+        return _TEXT
+    if all(pyarrow.types.is_integer(kind.pa_type) or pyarrow.types.is_floating(kind.pa_type) for kind in found):
+        if not any(isinstance(kind, datasets.ClassLabel) for kind in found):
+            return datasets.Value("float64")
+    raise UserError(
+        f"{source}: column {column!r} is not the same in all parts ({listing}). Numbers without names tell no genre: "
+        "give every part the names, or the same type."
+    )
+
+
+def _describe(feature) -> str:
     if isinstance(feature, datasets.ClassLabel):
-        return [None if value is None or value < 0 else feature.names[value] for value in values]
-    return [None if value is None else str(value).strip() or None for value in values]
+        return _list_names(feature)
+    return "text" if _is_text(feature) else f"no names, {feature.dtype}"

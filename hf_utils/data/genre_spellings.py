@@ -10,10 +10,14 @@ from hf_utils.errors import UserError
 logger = logging.getLogger(__name__)
 
 
-def _key(name: str) -> str:
-    """Return what is left of a name without case, spaces and punctuation: `Hip-Hop` and `hip_hop` give `hiphop`."""
-    folded = unicodedata.normalize("NFKC", name).casefold()
-    return "".join(c for c in folded if c.isalnum()) or folded
+def spelling_key(name: str) -> str:
+    """Return what spelling variants of one genre share: `Hip-Hop` and `hip_hop` give `hiphop`.
+
+    Only case, spaces, `-` and `_` are passed over, and in which of its equal ways Unicode composes a letter: `R&B` and
+    `RB`, `Drum'n'Bass` and `DrumNBass` are different genres.
+    """
+    folded = unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
+    return "".join(c for c in folded if not (c.isspace() or c in "-_")) or folded
 
 
 def fold_genre(name: str, genres: Iterable[str]) -> str | None:
@@ -21,15 +25,18 @@ def fold_genre(name: str, genres: Iterable[str]) -> str | None:
     genres = list(genres)
     if name in genres:
         return name
-    return next((genre for genre in genres if _key(genre) == _key(name)), None)
+    return next((genre for genre in genres if spelling_key(genre) == spelling_key(name)), None)
 
 
 def choose_spellings(names: Iterable[str]) -> list[str]:
-    """Return the genres among `names`, sorted: of several spellings of one the most frequent, then the first."""
+    """Return the genres among `names`, in their order: of several spellings of one the most frequent, then the first.
+
+    The order is that of the first spelling of each genre.
+    """
     spellings: dict[str, Counter] = {}
     for name in names:
-        spellings.setdefault(_key(name), Counter())[name] += 1
-    return sorted(min(counts, key=lambda name: (-counts[name], name)) for counts in spellings.values())
+        spellings.setdefault(spelling_key(name), Counter())[name] += 1
+    return [min(counts, key=lambda name: (-counts[name], name)) for counts in spellings.values()]
 
 
 def number_labels(names: Sequence[str | None], genres: Sequence[str]) -> list[int]:

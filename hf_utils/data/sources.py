@@ -4,20 +4,24 @@ Every reader gives the columns as they came, and the source's own names of split
 `datasets` that needs FFmpeg is used (its `audiofolder` does).
 """
 
-import csv
 import glob
+import itertools
 import os
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import datasets
+import huggingface_hub
+import pyarrow.parquet
 from datasets.exceptions import DatasetsError
+from datasets.packaged_modules.parquet.parquet import Parquet
 from huggingface_hub.errors import HfHubHTTPError
 
-from hf_utils.data.audio_folders import SPLIT_SPELLINGS, list_files, read_genre_folders
-from hf_utils.data.columns import read_texts
+from hf_utils.data.audio_folders import is_metadata, list_files, read_audio_folder
+from hf_utils.data.columns import join_facts, read_texts
+from hf_utils.data.split_names import find_split_in_path
+from hf_utils.data.text_tables import read_csv
 from hf_utils.errors import UserError
 
 # Loading scripts that `datasets` >= 4 refuses, and Parquet copies of the same clips.
@@ -26,27 +30,33 @@ SCRIPT_DATASETS = {"marsyas/gtzan": "sanchit-gandhi/gtzan"}
 # The name for files that belong to no split, where `datasets` wants one.
 UNSPLIT = "unsplit"
 
-# `train-00000-of-00002.parquet` names any split; in other paths only the usual names are looked for.
-_SHARD_NAME = re.compile(r"(\w+(?:\.\w+)*)-\d+-of-\d+")
-_SPLIT_IN_PATH = re.compile(rf"(?<![a-z])({'|'.join(SPLIT_SPELLINGS)})(?![a-z])")
+# Rows of a dataset, and the split that they are in.
+_Parts = Sequence[tuple[str, datasets.Dataset]]
 
-# A table and the split of every row.
-_Rows = tuple[datasets.Dataset, list[str | None]]
+# The names that a file's ClassLabel columns give to numbers.
+_LabelLists = tuple[tuple[str, tuple[str, ...]], ...]
 
 
 class Source(NamedTuple):
     """Clips as they came.
 
     Attributes:
-        table: N rows. `splits` is no column of it: `datasets` 5.2 cannot add columns to a table of files on disk of
-            which all columns added before were removed.
+        facts: N rows of flat columns, in memory.
+        files: N rows of the other columns, such as audio, on disk; None if there are none. No column is ever added to
+            it: `datasets` 5.2 cannot do that twice where all columns added first were removed.
         splits: N names, as the source spells them, or None.
         folder: where relative paths start; None for the Hub.
     """
 
-    table: datasets.Dataset
+    facts: datasets.Dataset
+    files: datasets.Dataset | None
     splits: list[str | None]
     folder: Path | None
+
+    @property
+    def features(self) -> datasets.Features:
+        """The types of all columns."""
+        return datasets.Features({**(self.files.features if self.files else {}), **self.facts.features})
 
 
 def read_source(source: str, *, config_name: str | None, revision: str | None, token: str | None) -> Source:
@@ -57,9 +67,13 @@ def read_source(source: str, *, config_name: str | None, revision: str | None, t
     """
     path = Path(os.path.abspath(os.path.expanduser(source)))
     if not path.exists():
-        if source.startswith((".", "~", os.sep)) or source.count("/") > 1 or path.suffix in (".csv", ".parquet"):
+        if (
+            source.startswith((".", "~", os.sep))
+            or source.count("/") > 1
+            or path.suffix in (".csv", ".tsv", ".parquet")
+        ):
             raise UserError(f"No such folder or file: {source} (looked in {Path.cwd()}).")
-        return Source(*_read_hub(source, config_name, revision, token), None)
+        return _join(_read_hub(source, config_name, revision, token), source, None)
     if revision is not None:
         raise UserError(f"A revision ({revision!r}) is for datasets on the Hub; {source} is a local path.")
     try:
@@ -73,26 +87,31 @@ def _read_local(path: Path, config_name: str | None) -> Source:
     if config_name is not None and not parquet_files:
         raise UserError(f"No Parquet files of a configuration {config_name!r} in {path}.")
     if parquet_files:
-        return Source(*_read_parquet(path, parquet_files), path if path.is_dir() else path.parent)
-    if path.suffix.lower() == ".csv":
-        return Source(*_join_splits({UNSPLIT: _read_csv(path)}), path.parent)
+        return _join(_read_parquet(path, parquet_files), str(path), path if path.is_dir() else path.parent)
+    if path.suffix.lower() in (".csv", ".tsv"):
+        return _join([(UNSPLIT, read_csv(path))], str(path), path.parent)
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
-        return Source(*_read_saved(path), path)
+        return _join(_read_saved(path), str(path), path)
     if path.is_dir():
-        return Source(*_join_splits({UNSPLIT: read_genre_folders(path)}), path)
+        return _join([(UNSPLIT, read_audio_folder(path))], str(path), path)
     raise UserError(f"{path} is a file, but no CSV and no Parquet file. Give a folder, a .csv or a Hub id.")
 
 
-def _read_hub(source: str, config_name: str | None, revision: str | None, token: str | None) -> _Rows:
+def _read_hub(source: str, config_name: str | None, revision: str | None, token: str | None) -> _Parts:
     if copy := SCRIPT_DATASETS.get(source.lower()):
         raise UserError(
             f"{source} is a loading script, which `datasets` >= 4 cannot run. Use the Parquet copy {copy} instead, "
             "or a folder of genre folders."
         )
     try:
-        return _join_splits(datasets.load_dataset(source, config_name, revision=revision, token=token))
+        builder = datasets.load_dataset_builder(source, config_name, revision=revision, token=token)
+        parts = _read_by_labels(builder, token)
+        if parts is None:
+            builder.download_and_prepare()
+            parts = [*builder.as_dataset().items()]
     except (DatasetsError, HfHubHTTPError, OSError, RuntimeError, ValueError) as error:
         raise UserError(f"Cannot load {source!r} from the Hub: {error}\n{_advise(source, error)}") from error
+    return parts
 
 
 def _advise(source: str, error: Exception) -> str:
@@ -111,12 +130,24 @@ def _advise(source: str, error: Exception) -> str:
     )
 
 
-def _join_splits(parts: Mapping[str, datasets.Dataset]) -> _Rows:
-    """Return (all rows one after the other, their splits). A `split` column of the table itself comes first."""
-    table = datasets.concatenate_datasets([part.with_format(None) for part in parts.values()])
-    if "split" in table.column_names:
-        return table, read_texts(table, "split")
-    return table, [None if name == UNSPLIT else str(name) for name, part in parts.items() for _ in range(len(part))]
+def _join(parts: _Parts, source: str, folder: Path | None) -> Source:
+    """Return all rows one after the other. A `split` column of the parts themselves comes before their names."""
+    facts = join_facts(parts, source)
+    on_disk = [part.with_format(None) for _, part in parts]
+    on_disk = [
+        part.remove_columns([name for name in part.column_names if name in facts.column_names]) for part in on_disk
+    ]
+    files = None
+    try:
+        if any(part.column_names for part in on_disk):
+            files = datasets.concatenate_datasets(on_disk)
+    except ValueError as error:
+        raise UserError(f"{source}: the columns of its parts do not fit: {error}") from error
+    if "split" in facts.column_names:
+        splits = read_texts(facts, "split", source)
+    else:
+        splits = [None if name == UNSPLIT else str(name) for name, part in parts for _ in range(len(part))]
+    return Source(facts, files, splits, folder)
 
 
 def _find_parquet(path: Path, config_name: str | None) -> list[Path]:
@@ -127,48 +158,69 @@ def _find_parquet(path: Path, config_name: str | None) -> list[Path]:
             f"{path} is unfinished: it has a config.json, but no README.md, which is written when all shards are "
             "there. Run the command that makes it again; it goes on where it stopped."
         )
-    return list_files(path / (config_name or ""), {".parquet"})[0]
+    files = list_files(path / (config_name or ""), {".parquet"})[0]
+    return [] if all(is_metadata(file) for file in files) else files
 
 
-def _name_split(file: Path) -> str:
-    """Return the split that the name of a file, or of a folder below the first, speaks of."""
-    if shard := _SHARD_NAME.match(file.stem):
-        return shard[1]
-    below = file.with_suffix("").parts[1:] or (file.stem,)
-    # The last match: a file's name says more than its folder's.
-    return (_SPLIT_IN_PATH.findall("/".join(below).lower()) or [UNSPLIT])[-1]
-
-
-def _read_parquet(path: Path, files: list[Path]) -> _Rows:
+def _read_parquet(path: Path, files: list[Path]) -> _Parts:
     splits: dict[str, list[str]] = {}
     for file in files:
-        # Escaped, since `datasets` reads brackets in a path as a pattern.
-        splits.setdefault(_name_split(file.relative_to(path.parent)), []).append(glob.escape(str(file)))
+        inner = file.relative_to(path.parent).with_suffix("").parts
+        split = find_split_in_path(inner[1:] or inner) or UNSPLIT
+        splits.setdefault(split, []).append(str(file))
     try:
-        return _join_splits(datasets.load_dataset("parquet", data_files=splits))
+        return _load_parquet(splits, {file: _read_label_lists(file) for file in map(str, files)})
     except (DatasetsError, OSError, ValueError) as error:
         raise UserError(f"Cannot read the Parquet files in {path}: {error.__cause__ or error}") from error
 
 
-def _read_saved(path: Path) -> _Rows:
+def _load_parquet(
+    splits: Mapping[str, Sequence[str]], lists: Mapping[str, _LabelLists], token: str | None = None
+) -> _Parts:
+    """Return (split, its rows) of Parquet files, apart for files whose labels have other lists of names.
+
+    `datasets` reads all files by the list of the first: another's label 1 would become the first's genre 1.
+    """
+    parts = []
+    for own in dict.fromkeys(lists.values()):
+        chosen = {split: [file for file in files if lists[file] == own] for split, files in splits.items()}
+        # Escaped, since `datasets` reads brackets in a path as a pattern.
+        escaped = {split: [glob.escape(file) for file in files] for split, files in chosen.items() if files}
+        parts += datasets.load_dataset("parquet", data_files=escaped, token=token).items()
+    return parts
+
+
+def _read_label_lists(file) -> _LabelLists:
+    """Return the lists of names in the header of a Parquet file."""
+    return _list_labels(datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(file)))
+
+
+def _list_labels(features: datasets.Features) -> _LabelLists:
+    return tuple(
+        (column, tuple(feature.names))
+        for column, feature in sorted(features.items())
+        if isinstance(feature, datasets.ClassLabel)
+    )
+
+
+def _read_by_labels(builder: datasets.DatasetBuilder, token: str | None) -> _Parts | None:
+    """Return (split, its rows) of a dataset on the Hub by the lists of its own files; None if they have but one."""
+    if not isinstance(builder, Parquet) or not builder.config.data_files:
+        return None
+    splits = {str(split): [*files] for split, files in builder.config.data_files.items()}
+    system = huggingface_hub.HfFileSystem(token=token)
+    lists = {}
+    for file in itertools.chain.from_iterable(splits.values()):
+        with system.open(file) if file.startswith("hf://") else open(file, "rb") as content:
+            lists[file] = _read_label_lists(content)
+    card = {_list_labels(builder.info.features)} if builder.info.features else set()
+    own = set(lists.values())
+    return _load_parquet(splits, lists, token) if len(own | card if own != {()} else own) > 1 else None
+
+
+def _read_saved(path: Path) -> _Parts:
     try:
         saved = datasets.load_from_disk(str(path))
-        return _join_splits(saved if isinstance(saved, datasets.DatasetDict) else {UNSPLIT: saved})
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"Cannot read the saved dataset in {path}: {error}") from error
-
-
-def _read_csv(path: Path) -> datasets.Dataset:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns = reader.fieldnames or []
-            rows = list(reader)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"Cannot read {path} as a comma-separated file in UTF-8: {error}") from error
-    for number, row in enumerate(rows, start=1):
-        if None in row:
-            raise UserError(f"{path}: row {number} has more fields than the header {columns}. Quote commas.")
-    # An empty field means that nothing is known.
-    features = datasets.Features({name: datasets.Value("string") for name in columns})
-    return datasets.Dataset.from_dict({name: [row[name] or None for row in rows] for name in columns}, features)
+    return [*saved.items()] if isinstance(saved, datasets.DatasetDict) else [(UNSPLIT, saved)]
