@@ -24,6 +24,9 @@ from hf_utils.errors import UserError
 # The card of a model or dataset, by the name that the Hub shows.
 CARD_FILE = "README.md"
 
+# What a run of run_classification.py measured, written last.
+RESULTS_FILE = "results.json"
+
 # A file that is being written, or that a killed process left; `datasets` passes over names that begin with a dot.
 UNFINISHED_PREFIX = ".aside-"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

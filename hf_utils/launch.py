@@ -1,14 +1,14 @@
-"""What surrounds the `main` of a script: its exit code, and the user's mistakes without a traceback."""
+"""What surrounds the work of a script: its log, its processes, the lock on its folder, its exit code."""
 
 import contextlib
+import fcntl
 import logging
 import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-
-import filelock
+from typing import BinaryIO
 
 from hf_utils.disclosure import is_secret
 from hf_utils.errors import UserError
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 def setup_logging(is_main_process: bool) -> None:
     """Our messages from the main process on standard error, and from libraries only warnings."""
-    # Here, because every script imports this module before its options are read, and these take seconds.
+    # Here, because every script imports this module before its options are read, and these imports take seconds.
     import datasets
     import huggingface_hub
     import transformers
@@ -33,7 +33,7 @@ def setup_logging(is_main_process: bool) -> None:
     # tensor parallelism, which is not used.
     for name in ("modeling_utils", "trainer_utils", "distributed.tensor_parallel"):
         logging.getLogger(f"transformers.{name}").setLevel(logging.ERROR)
-    # Messages of libraries come through our format alone, and not through handlers of their own as well.
+    # Messages of libraries come once, in our format, and not through their handlers as well.
     for library in (datasets, huggingface_hub, transformers):
         messages = logging.getLogger(library.__name__)
         messages.handlers.clear()
@@ -57,6 +57,25 @@ def expect_processes(num_processes: int) -> None:
         )
 
 
+def lock_file(path: str | os.PathLike) -> BinaryIO | None:
+    """Return a file, made if it is not there, opened to append and locked; None if another process has locked it.
+
+    The lock lasts for as long as the file, or a copy of it that a child process inherited, is open, and so never
+    outlives the processes that hold it, however they end.
+    """
+    while True:
+        file = open(path, "ab")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return None
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                return file
+        file.close()  # whoever held the lock has removed the file since it was opened: once more
+
+
 @contextlib.contextmanager
 def claim_folder(output_dir: str, *, is_main_process: bool) -> Iterator[None]:
     """Keep other runs out of `output_dir` for as long as the block, or this process, lasts.
@@ -64,20 +83,19 @@ def claim_folder(output_dir: str, *, is_main_process: bool) -> Iterator[None]:
     Raises:
         UserError: another process writes there, or nobody can.
     """
-    if not is_main_process:  # it writes nothing that is not its main process's
+    if not is_main_process:  # what it writes, its main process has claimed
         yield
         return
     try:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(Path(output_dir, _LOCK_FILE), timeout=0)
-        lock.acquire()
-    except filelock.Timeout:
+        lock = lock_file(Path(output_dir, _LOCK_FILE))
+    except OSError as error:
+        raise UserError(f"--output_dir {output_dir} cannot be written: {error.strerror}. Choose another.") from None
+    if lock is None:
         raise UserError(
             f"--output_dir {output_dir} is being written by another process. Wait for its end, or choose another "
             "folder."
-        ) from None
-    except OSError as error:
-        raise UserError(f"--output_dir {output_dir} cannot be written: {error.strerror}. Choose another.") from None
+        )
     try:
         yield
     finally:
@@ -85,7 +103,7 @@ def claim_folder(output_dir: str, *, is_main_process: bool) -> Iterator[None]:
             if [path.name for path in Path(output_dir).iterdir()] == [_LOCK_FILE]:
                 Path(output_dir, _LOCK_FILE).unlink()
                 Path(output_dir).rmdir()
-        lock.release()
+        lock.close()
 
 
 def launch_command() -> str:
@@ -100,7 +118,7 @@ def launch_command() -> str:
 
 
 def run_script(main: Callable[[], int]) -> None:
-    """Call `main` and exit with its code; a user's mistake prints its message alone and exits with 2.
+    """Call `main` and exit with its code; a user's mistake prints only its message and exits with 2.
 
     The process group, if any, is ended last: a group that is alive at interpreter exit aborts some runs on CPU after
     correct results.

@@ -1,13 +1,12 @@
-"""Runs to tables: who may be compared with whom.
+"""From folders of runs to tables: finished runs are read, and those that may be compared share a table.
+
+Only `results.json` and `predictions_<set>.csv` are read. A run belongs to the model and the training arm that its
+option `run_name: model/arm` names, which a study sets. Without one, the model is its checkpoint's name and the arm is
+what it was trained on.
 
 Runs share a table only if they have the same protocol, split seed, tested folds, genres and test tracks. The runs of
 all folds with one model, arm and seed are pooled into one: every track counts once, with the prediction of the run
 that tested it. N tracks, K genres.
-
-The runs that a report is about, read from `results.json` and `predictions_<set>.csv` alone.
-
-A run belongs to the model and the training arm that its option `run_name: model/arm` says, which a study sets. Without
-one, the model is its checkpoint's name and the arm is what it was trained on. N tracks, K genres.
 """
 
 import csv
@@ -20,9 +19,8 @@ from typing import Any
 import numpy as np
 
 from hf_utils.errors import UserError
-from hf_utils.files import file_stem, read_predictions
+from hf_utils.files import RESULTS_FILE, file_stem, read_predictions
 
-RESULTS_FILE = "results.json"
 REFERENCE_ARM = "clean"
 CELL_FILE = "study_cell.yaml"  # written by a study before a run starts
 

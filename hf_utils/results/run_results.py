@@ -17,14 +17,13 @@ import numpy as np
 
 from hf_utils.disclosure import is_secret
 from hf_utils.errors import UserError
-from hf_utils.files import file_stem, to_json, write_atomically, write_predictions
+from hf_utils.files import RESULTS_FILE, file_stem, to_json, write_atomically, write_predictions
 from hf_utils.results.metrics import GenreMetrics, softmax, vote
 from hf_utils.results.plots import confusion_figure, encode_png
 from hf_utils.versions import installed_versions
 
 logger = logging.getLogger(__name__)
 
-RESULTS_FILE = "results.json"
 PACKAGES = (
     "torch torchaudio torchvision transformers datasets evaluate accelerate huggingface_hub timm "
     "numpy scikit-learn soundfile soxr audiomentations"

@@ -1,6 +1,8 @@
-"""The cells of a study: one command of run_classification.py each, and the configuration that it asks for.
+"""The cells of a study: each one's command and configuration, how far it is, and what the missing ones will cost.
 
-What the missing runs of a study will cost, from finished runs of the same model alone: nothing is guessed.
+How far a cell is, its files say: `study_cell.yaml`, the configuration that was asked for when it began, and
+`results.json`, with the configuration that was run. Costs are known from finished runs of the same model only: nothing
+is guessed.
 """
 
 import dataclasses
@@ -11,13 +13,17 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from hf_utils.arguments.run_options import differing_options
+from hf_utils.config_files import read_config
 from hf_utils.errors import UserError
-from hf_utils.files import to_json
-from hf_utils.report.run_folders import RESULTS_FILE
+from hf_utils.files import RESULTS_FILE, to_json
+from hf_utils.report.run_folders import CELL_FILE
 from hf_utils.study.file import Study, option_flags
-from hf_utils.study.processes import FINISHED
+from hf_utils.study.processes import is_locked
 
 SCRIPT = "run_classification.py"
+FINISHED, BEGUN, MISSING, RUNNING, CHANGED = "finished", "begun", "missing", "running", "other configuration"
+_LONGEST_LISTING = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +67,7 @@ def _make_cell(study, model, arm, seed, fold) -> Cell:
 def read_configs(cells: Sequence[Cell]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Return the merged configuration of every cell, as results.json will hold it, and that of no option at all.
 
-    The options are parsed in a process of their own: the study itself shall hold neither torch nor a GPU.
+    The options are parsed in another process: the study itself shall hold neither torch nor a GPU.
 
     Raises UserError with the mistakes of all cells, each once, or if arms of one model train for different lengths.
     """
@@ -119,6 +125,34 @@ def count_steps(config: Mapping[str, Any]) -> int:
 def expand_options(config: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the options of every stage of a run: one stage, if it has none."""
     return [{**config, **changes} for changes in config["stages"] or [{}]]
+
+
+def find_state(folder: Path, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[str, str]:
+    """Return how far the cell in `folder` is, or that a process is writing it, and details where there are any."""
+    return (RUNNING, "by another process") if is_locked(folder) else read_state(folder, config, defaults)
+
+
+def read_state(folder: Path, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[str, str]:
+    """Return how far the files of a cell are, and details where there are any.
+
+    Args:
+        folder: of the cell.
+        config: what the cell asks for.
+        defaults: what an option was, if the configuration of a run does not know it yet.
+    """
+    try:
+        results = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
+        begun_with, complete = results["config"], results["complete"]
+    except (OSError, ValueError, KeyError, TypeError):
+        complete = False
+        if not (folder / CELL_FILE).is_file():
+            return MISSING, ""
+        begun_with = read_config(folder / CELL_FILE)
+    if differences := differing_options({**defaults, **begun_with}, config):
+        listed = [f"{name}: {old} -> {new}" for name, (old, new) in list(differences.items())[:_LONGEST_LISTING]]
+        more = len(differences) - len(listed)
+        return CHANGED, ", ".join(listed) + (f" and {more} more" if more else "")
+    return (FINISHED, "") if complete else (BEGUN, "continues from its last checkpoint")
 
 
 def describe_costs(cells: Sequence[Cell], states: Sequence[str]) -> list[str]:

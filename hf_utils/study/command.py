@@ -1,10 +1,10 @@
-"""Run a study: every model with every training arm and seed, what is finished left alone, what is begun continued.
+"""Run a study: every model with every training arm and seed. What is finished is left as it is, what is begun goes on.
 
     python -m hf_utils.study configs/study/gtzan.yaml --dry_run          # the runs, their commands, time and disk
     python -m hf_utils.study configs/study/gtzan.yaml                    # runs what is missing, one after the other
     python -m hf_utils.study configs/study/gtzan.yaml --print_commands > jobs.txt     # one line per missing run
 
-Start it in the project's folder; `hf_utils/study/file.py` says what a study file holds. The same command continues
+Start it in the project's folder; `hf_utils/study/file.py` shows what a study file holds. The same command continues
 after a kill. Several of them share the work: each takes runs that no other has.
 """
 
@@ -18,21 +18,27 @@ from pathlib import Path
 
 from hf_utils.config_files import write_config
 from hf_utils.errors import UserError
-from hf_utils.files import file_stem, write_atomically
+from hf_utils.files import CARD_FILE, file_stem, write_atomically
 from hf_utils.report.run_folders import CELL_FILE
-from hf_utils.study.cells import SCRIPT, Cell, describe_costs, make_cells, read_configs
-from hf_utils.study.file import Preparation, Study, read_study
-from hf_utils.study.processes import (
+from hf_utils.study.cells import (
     CHANGED,
     FINISHED,
-    LOG_FILE,
     MISSING,
     RUNNING,
-    failure_lines,
+    SCRIPT,
+    Cell,
+    describe_costs,
     find_state,
+    make_cells,
+    read_configs,
+    read_state,
+)
+from hf_utils.study.file import Preparation, Study, read_study
+from hf_utils.study.processes import (
+    LOG_FILE,
+    failure_lines,
     format_clock,
     lock_log,
-    read_state,
     report_line,
     run_logged,
     wait_for_lock,
@@ -82,10 +88,10 @@ def _prepare(study: Study, preparation: Preparation) -> bool:
 
 
 def _is_prepared(study: Study, preparation: Preparation) -> bool:
-    """Whether the folder has the card that our scripts write last, or this study's command made it."""
+    """Return whether the folder has the card that our scripts write last, or this study's command made it."""
     done = _preparation_log(study, preparation) / _DONE_FILE
     by_study = done.is_file() and done.read_text(encoding="utf-8") == shlex.join(preparation.command)
-    return (preparation.folder / "README.md").is_file() or (by_study and preparation.folder.is_dir())
+    return (preparation.folder / CARD_FILE).is_file() or (by_study and preparation.folder.is_dir())
 
 
 def _preparation_log(study: Study, preparation: Preparation) -> Path:
@@ -196,4 +202,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def interrupt(number, frame):
+    """Handle a signal as Ctrl-C."""
     raise KeyboardInterrupt
