@@ -15,6 +15,7 @@ from hf_utils.arguments.run_options import differing_options
 from hf_utils.data.gtzan import repetition_groups, track_facts
 from hf_utils.disclosure import show_source
 from hf_utils.report.run_folders import Replicate, Table
+from hf_utils.results.plots import count_confusions
 
 _PUBLISHED_PATH = Path(__file__).with_name("published_results.csv")
 _VARYING = frozenset({"seed", "fold"})
@@ -44,10 +45,8 @@ class MissedTrack:
 
 def confusion_matrix(table: Table, replicates: Sequence[Replicate]) -> np.ndarray:
     """Return (K, K) counts over the replicates; rows are true genres."""
-    num_genres = len(table.genres)
-    chosen = np.array([replicate.probabilities.argmax(axis=1) for replicate in replicates])
-    cells = (table.labels * num_genres + chosen).ravel()
-    return np.bincount(cells, minlength=num_genres**2).reshape(num_genres, num_genres)
+    chosen = np.array([replicate.probabilities.argmax(axis=1) for replicate in replicates])  # (S, N)
+    return count_confusions(table.labels, chosen, len(table.genres))
 
 
 def genre_recalls(table: Table, replicates: Sequence[Replicate]) -> np.ndarray:

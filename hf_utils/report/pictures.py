@@ -8,12 +8,18 @@ from hf_utils.cards.model_card import show_corruption
 from hf_utils.report.findings import confusion_matrix, genre_recalls
 from hf_utils.report.run_folders import Table
 from hf_utils.report.scores import BETTER, NO_DIFFERENCE, WORSE, Comparison, ScoredTable
-from hf_utils.results.plots import encode_png, shorten
+from hf_utils.results.plots import (
+    MAX_GENRES_WITH_NUMBERS,
+    draw_confusion,
+    encode_png,
+    name_genres,
+    shorten,
+    write_cells,
+)
 
 _COLOURS = {BETTER: "#1a7f37", WORSE: "#c0392b", NO_DIFFERENCE: "#57606a"}
 _DPI = 100
 _WIDTH_INCHES = 7.2
-_MAX_GENRES_WITH_NUMBERS = 16
 
 
 def draw_comparisons(comparisons: Sequence[Comparison], reference: str) -> bytes:
@@ -42,16 +48,10 @@ def draw_confusions(table: Table, model: str, reference: str) -> bytes:
     rows = -(-len(arms) // columns)
     side = max(3.7, 1.3 + 0.24 * len(table.genres))
     figure, grid = _figure(side * columns, (side + 0.2) * rows, rows, columns)
-    names = [shorten(genre) for genre in table.genres]
     for axes, arm in zip(grid.flat, arms, strict=False):
         counts = confusion_matrix(table, table.cells[model, arm])
-        shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
-        axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
-        axes.set_yticks(range(len(names)), names, parse_math=False)
+        draw_confusion(axes, counts, table.genres, in_percent=True, font_size=7)
         axes.set_title(shorten(arm), parse_math=False)
-        if len(names) <= _MAX_GENRES_WITH_NUMBERS:
-            _write_numbers(axes, shares, "{:.0f}", dark_above=55)
     for axes in grid.flat[len(arms) :]:
         axes.remove()
     return encode_png(figure)
@@ -76,12 +76,13 @@ def draw_genre_changes(table: Table, reference: str) -> bytes | None:
     figure, [[axes]] = _figure(max(_WIDTH_INCHES, 2.4 + 0.62 * len(table.genres)), 1.6 + 0.36 * len(rows))
     limit = max(10.0, np.nanmax(np.abs(changes), initial=0))
     axes.imshow(changes, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
-    names = [shorten(genre) for genre in table.genres]
-    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
+    name_genres(axes.set_xticks, table.genres, rotation=45, ha="right", rotation_mode="anchor")
     labels = [f"{shorten(model)}, {shorten(arm)}" for model, arm in rows]
     axes.set_yticks(range(len(labels)), labels, parse_math=False)
-    if len(names) <= _MAX_GENRES_WITH_NUMBERS:
-        _write_numbers(axes, changes, "{:+.0f}", dark_above=0.6 * limit)
+    if len(table.genres) <= MAX_GENRES_WITH_NUMBERS:
+        texts = [[f"{change:+.0f}" for change in row] for row in changes]
+        shown = np.isfinite(changes) & (np.round(changes) != 0)
+        write_cells(axes, texts, shown=shown, light=np.abs(changes) > 0.6 * limit, font_size=7)
     return encode_png(figure)
 
 
@@ -155,10 +156,3 @@ def _figure(width: float, height: float, rows: int = 1, columns: int = 1):
     figure = Figure(figsize=(width, height), layout="constrained", dpi=_DPI)
     grid = figure.subplots(rows, columns, squeeze=False)
     return figure, grid
-
-
-def _write_numbers(axes, values: np.ndarray, form: str, dark_above: float) -> None:
-    for (row, column), value in np.ndenumerate(values):
-        if np.isfinite(value) and round(value):
-            colour = "white" if abs(value) > dark_above else "black"
-            axes.text(column, row, form.format(value), ha="center", va="center", color=colour, fontsize=7)

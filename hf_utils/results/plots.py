@@ -1,42 +1,62 @@
-"""Pictures of results. Figures are made without pyplot: no display, no global state, nothing to close."""
+"""Pictures of results. Figures are made without pyplot: no display, no global state, nothing to close. K genres."""
 
 import io
 from collections.abc import Sequence
 
 import numpy as np
 
-MAX_GENRES_WITH_COUNTS = 30
+MAX_GENRES_WITH_NUMBERS = 30
 _LONGEST_NAME = 18
 
 
 def confusion_figure(evaluated, genres: Sequence[str], note: str = ""):
-    """Return a matplotlib Figure of the confusion matrix of an `EvaluatedSet`; `note` ends its title.
-
-    Rows are true genres, columns chosen ones (soft vote). Cells
-    hold counts and are coloured by the share of their row, so that genres of different size compare.
-    """
+    """Return a matplotlib Figure of the confusion matrix of an `EvaluatedSet`, in counts; `note` ends its title."""
     from matplotlib.figure import Figure  # here, because importing this module shall cost nothing
 
-    num_genres = len(genres)
-    cells = evaluated.labels * num_genres + evaluated.predictions
-    counts = np.bincount(cells, minlength=num_genres**2).reshape(num_genres, num_genres)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    side = min(3.0 + 0.42 * num_genres, 18.0)
+    side = min(3.0 + 0.42 * len(genres), 18.0)
     figure = Figure(figsize=(side + 1.4, side), layout="compressed", dpi=120)
     axes = figure.add_subplot()
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    counts = count_confusions(evaluated.labels, evaluated.predictions, len(genres))
+    image = draw_confusion(axes, counts, genres)
     figure.colorbar(image, ax=axes, label="share of the true genre's tracks", fraction=0.046, pad=0.03)
-    names = [shorten(genre) for genre in genres]
-    axes.set_xticks(range(num_genres), names, rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
-    axes.set_yticks(range(num_genres), names, parse_math=False)
     axes.set(xlabel="chosen genre", ylabel="true genre")
     title = f"{shorten(evaluated.name)}: {len(evaluated.labels)} tracks"
     axes.set_title(f"{title} ({note})" if note else title, parse_math=False, fontsize=11)
-    if num_genres <= MAX_GENRES_WITH_COUNTS:
-        for row, column in zip(*np.nonzero(counts), strict=True):
-            colour = "white" if shares[row, column] > 0.5 else "black"
-            axes.text(column, row, counts[row, column], ha="center", va="center", color=colour, fontsize=9)
     return figure
+
+
+def count_confusions(labels: np.ndarray, chosen: np.ndarray, num_genres: int) -> np.ndarray:
+    """Return (K, K) counts, rows the true genres; `labels` (N,), `chosen` (N,) or, of several models, (S, N)."""
+    cells = (labels * num_genres + chosen).ravel()
+    return np.bincount(cells, minlength=num_genres**2).reshape(num_genres, num_genres)
+
+
+def draw_confusion(axes, counts: np.ndarray, genres: Sequence[str], *, in_percent: bool = False, font_size: int = 9):
+    """Draw a confusion matrix of (K, K) counts into `axes`; return its matplotlib image.
+
+    Cells are coloured by the share of their row, the true genre, so that genres of different size compare; they show
+    the count or, `in_percent`, the share.
+    """
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    name_genres(axes.set_xticks, genres, rotation=45, ha="right", rotation_mode="anchor")
+    name_genres(axes.set_yticks, genres)
+    if len(genres) <= MAX_GENRES_WITH_NUMBERS:
+        texts = [[f"{100 * share:.0f}" for share in row] for row in shares] if in_percent else counts.astype(str)
+        write_cells(axes, texts, shown=np.char.not_equal(texts, "0"), light=shares > 0.55, font_size=font_size)
+    return image
+
+
+def name_genres(set_ticks, names: Sequence[str], **style) -> None:
+    """Write shortened names at the ticks of `set_ticks`, a method of axes; `$` in them is no mathematics."""
+    set_ticks(range(len(names)), [shorten(name) for name in names], parse_math=False, **style)
+
+
+def write_cells(axes, texts, *, shown: np.ndarray, light: np.ndarray, font_size: int) -> None:
+    """Write a text into each cell of an image that is `shown`, in white where `light`; all (rows, columns)."""
+    for row, column in zip(*np.nonzero(shown), strict=True):
+        colour = "white" if light[row, column] else "black"
+        axes.text(column, row, texts[row][column], ha="center", va="center", color=colour, fontsize=font_size)
 
 
 def shorten(name: str) -> str:

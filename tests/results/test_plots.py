@@ -1,9 +1,25 @@
+"""Pictures of results: every count in its cell, every name inside the picture, no display."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
-from hf_utils.results.plots import confusion_figure, encode_png, figure_to_array, shorten
+from hf_utils.results.plots import (
+    confusion_figure,
+    count_confusions,
+    draw_confusion,
+    encode_png,
+    figure_to_array,
+    shorten,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
 
 HOSTILE = ["$\\frac{$", "<script>alert(1)</script>", "line\nbreak", "a" * 80, "ok"]
 
@@ -32,12 +48,34 @@ def test_everything_is_inside_the_picture(genres):
     assert encode_png(figure).startswith(b"\x89PNG")
 
 
-def test_no_display_and_no_global_state(monkeypatch):
-    monkeypatch.setenv("MPLBACKEND", "TkAgg")
-    figure_to_array(confusion_figure(make_set([0, 1], [0, 1]), ["a", "b"]))
-    import matplotlib.pyplot
+DRAW = """
+import sys
+from types import SimpleNamespace
+import numpy
+from hf_utils.results.plots import confusion_figure, figure_to_array
+evaluated = SimpleNamespace(name="test", labels=numpy.array([0, 1]), predictions=numpy.array([0, 1]))
+print(figure_to_array(confusion_figure(evaluated, ["a", "b"])).shape[2], "matplotlib.pyplot" in sys.modules)
+"""
 
-    assert matplotlib.pyplot.get_fignums() == []
+
+def test_no_display_and_no_global_state():
+    # In another process, since matplotlib reads the variable when it is imported; the backend asks for a display.
+    environment = {**os.environ, "MPLBACKEND": "TkAgg", "DISPLAY": ":none"}
+    command = [sys.executable, "-c", DRAW]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["3", "False"], done.stderr
+
+
+def test_a_share_is_drawn_where_models_are_compared():
+    figure = Figure()
+    axes = figure.add_subplot()
+    draw_confusion(axes, np.array([[2, 1], [0, 4]]), ["blues", "rock"], in_percent=True)
+    assert {text.get_position(): text.get_text() for text in axes.texts} == {(0, 0): "67", (1, 0): "33", (1, 1): "100"}
+
+
+def test_confusions_of_several_models_are_counted_together():
+    counts = count_confusions(np.array([0, 0, 1]), np.array([[0, 1, 1], [0, 0, 0]]), 2)
+    assert counts.tolist() == [[3, 1], [1, 1]]
 
 
 def test_names_fit_an_axis():
