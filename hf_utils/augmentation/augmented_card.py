@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from hf_utils.augmentation.copies import CopyPlan
 from hf_utils.augmentation.corruptions import Corruption
-from hf_utils.cards.dataset_card import Use, dataset_card, use_for_evaluation, use_for_training
+from hf_utils.cards.dataset_card import DatasetDescription, Use, dataset_card, use_for_evaluation, use_for_training
 from hf_utils.cards.markup import Markdown
 from hf_utils.data.clips import genre_names
 from hf_utils.data.shards import Shards
@@ -54,38 +54,37 @@ _LICENCE_TEXT = (
 
 
 def describe_augmented(
-    plan: CopyPlan, shards: Shards, config: Mapping, source: Mapping[str, Any], description: str | None, name: str
+    plan: CopyPlan, shards: Shards, config: Mapping, source: Mapping[str, Any], transforms_text: str | None, name: str
 ) -> str:
     """Return the card of the dataset in `shards`, all of which are there.
 
     Args:
         config: of the folder.
         source: options that give the real clips and their split.
-        description: of the transforms, in words.
+        transforms_text: what the transforms are, in words.
         name: what `load_dataset` takes.
     """
     tables = {split: shards.read(_COLUMNS, split) for split in plan.shards_per_split}
     is_benchmark = any(isinstance(copy.transform, Corruption) for copy in plan.copies)
     copied = pa.concat_tables(tables.values())
     what = "Corrupted" if is_benchmark else "Noisy"
-    own_words = f"{description.strip()} " if description else ""
+    own_words = f"{transforms_text.strip()} " if transforms_text else ""
     texts = {
         "Use": _use_text(plan, config, is_benchmark),
         "Columns": _COLUMN_TEXT,
         "Seeds": _SEED_TEXT,
         "Licence": _LICENCE_TEXT,
     }
-    return dataset_card(
+    description = DatasetDescription(
         title=f"{what} copies of {config['dataset']} ({config['augmentation']})",
         summary=f"{own_words}{len(copied)} clips, made from {config['clips']} clips of {config['dataset']}.",
-        facts={**_config_facts(config), **_measured_facts(plan, copied)},
+        settings={**_config_facts(config), **_measured_facts(plan, copied)},
         counts=_count_corruptions(tables) if is_benchmark else _count_genres(genre_names(plan.clips), tables),
-        use=_use(config, source, name),
         sections=[(heading, Markdown(text)) for heading, text in texts.items()],
         tags=["augmented", "music-genre-classification"],
         configs=_configurations(plan, config["splits"], is_benchmark),
-        name=name,
     )
+    return dataset_card(description, _use(config, source, name), name)
 
 
 def _use(config: Mapping, source: Mapping[str, Any], name: str) -> Use:

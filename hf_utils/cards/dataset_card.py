@@ -1,8 +1,6 @@
-"""The card of a dataset that this project made: what it is, from what, how many clips, and how to load it.
+"""The card of a dataset that this project made: what it is, how it was made, how many clips, how to use it."""
 
-The command that trains or tests on a dataset made by this project, as its card prints it.
-"""
-
+import dataclasses
 import json
 import shlex
 from collections.abc import Mapping, Sequence
@@ -18,8 +16,43 @@ from hf_utils.disclosure import show_source
 # A recipe of configs/ and the run that it makes; any other does as well.
 _RECIPE, _RUN = "configs/ast.yaml", "runs/ast"
 
-# Stands for real clips that only the user knows.
+# In place of real clips that only the user knows.
 UNKNOWN_CLIPS = "path/to/genres"
+
+# Without the cast, `datasets` decodes by torchcodec, which needs FFmpeg.
+_LOADING = """\
+import io
+
+import soundfile
+from datasets import Audio, load_dataset
+
+clips = load_dataset({name}).cast_column("audio", Audio(decode=False))
+clip = next(iter(next(iter(clips.values()))))
+samples, sampling_rate = soundfile.read(io.BytesIO(clip["audio"]["bytes"]))"""
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetDescription:
+    """What a card says of a dataset.
+
+    Attributes:
+        settings: a table of what it was made from and how: source, configuration, seed, versions. No secrets, no
+            folders.
+        counts: rows of a table, such as {"genre": "blues", "train": 100}; all with the keys of the first.
+        sections: (heading, text) in order, the licence's caveats among them. Text is shown literally, with its
+            paragraphs, unless it is `markup.Markdown`.
+        license: a licence identifier of the Hub.
+        configs: `config_name` and `data_files` of each configuration.
+    """
+
+    title: str
+    summary: str
+    settings: Mapping[str, object]
+    counts: Sequence[Mapping[str, object]]
+    sections: Sequence[tuple[str, str]] = ()
+    license: str | None = None
+    tags: Sequence[str] = ()
+    configs: Sequence[Mapping] = ()
 
 
 class Use(NamedTuple):
@@ -63,61 +96,29 @@ def _join(words: list[str], name: str) -> str:
     return shlex.join([*words, "--output_dir", f"{_RUN}-{PurePosixPath(name).name}"])
 
 
-# Without the cast, `datasets` decodes by torchcodec, which needs FFmpeg.
-_LOADING = """\
-import io
-
-import soundfile
-from datasets import Audio, load_dataset
-
-clips = load_dataset({name}).cast_column("audio", Audio(decode=False))
-clip = next(iter(next(iter(clips.values()))))
-samples, sampling_rate = soundfile.read(io.BytesIO(clip["audio"]["bytes"]))"""
-
-
-def dataset_card(
-    *,
-    title: str,
-    summary: str,
-    facts: Mapping[str, object],
-    counts: Sequence[Mapping[str, object]],
-    use: Use,
-    sections: Sequence[tuple[str, str]] = (),
-    license: str | None = None,
-    tags: Sequence[str] = (),
-    dataset_info: Mapping | None = None,
-    configs: Sequence[Mapping] | None = None,
-    name: str = "path/to/this/folder",
-) -> str:
+def dataset_card(description: DatasetDescription, use: Use, name: str = "path/to/this/folder") -> str:
     """Return the text of a dataset's README.md.
 
     Args:
-        facts: a table of what it was made from and how: source, configuration, seed, versions. No secrets, no folders.
-        counts: rows of a table, such as {"genre": "blues", "train": 100}; all with the keys of the first.
         use: the command that trains or tests on it.
-        sections: (heading, text) in order, the licence's caveats among them. Text is shown literally, with its
-            paragraphs, unless it is `markup.Markdown`.
-        license: a licence identifier of the Hub.
-        dataset_info: features and splits as `datasets` writes them into YAML.
-        configs: `config_name` and `data_files` of each configuration.
         name: what `load_dataset` takes: a repository's id, or a folder.
     """
     card_data = DatasetCardData(
-        pretty_name=one_line(title),
-        license=license,
-        tags=["audio", "music", *tags],
+        pretty_name=one_line(description.title),
+        license=description.license,
+        tags=["audio", "music", *description.tags],
         task_categories=["audio-classification"],
-        configs=[dict(config) for config in configs] if configs else None,
-        dataset_info=dict(dataset_info) if dataset_info else None,
+        configs=[dict(config) for config in description.configs] or None,
     )
+    counts = description.counts
     header = list(counts[0]) if counts else []
     body = render_template(
         "dataset_card.md",
-        title=title,
-        summary=paragraphs(summary),
-        facts=table(["fact", "value"], [(key, str(value)) for key, value in facts.items()]),
+        title=description.title,
+        summary=paragraphs(description.summary),
+        settings=table(["setting", "value"], [(key, str(value)) for key, value in description.settings.items()]),
         counts=table(header, [[str(row[key]) for key in header] for row in counts]) if counts else Markdown("none"),
-        sections=[(heading, paragraphs(text)) for heading, text in sections],
+        sections=[(heading, paragraphs(text)) for heading, text in description.sections],
         usage=code_block(_LOADING.format(name=json.dumps(name)), "python"),
         purpose=Markdown(use.purpose),
         command=code_block(use.command, "bash"),

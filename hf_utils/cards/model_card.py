@@ -1,8 +1,6 @@
-"""The card of a checkpoint, from what its run wrote into results.json.
+"""The card of a checkpoint, from what its run wrote into results.json: metadata for the Hub, tables, and the words.
 
-What a model card says in words: the split protocols, the faults of the data, and how to use a checkpoint.
-
-Tables of a model card, from results.json.
+What needs words is the same for every run: the split protocols, the faults of the data, how to use a checkpoint.
 """
 
 import json
@@ -20,6 +18,18 @@ from hf_utils.data.mixing import REAL, parse_mix
 from hf_utils.disclosure import is_hub_id, is_secret, show_command, show_source, show_value
 from hf_utils.files import CARD_FILE, write_atomically
 
+_METRICS = {
+    "accuracy": "Accuracy",
+    "f1": "Macro F1",
+    "precision": "Macro precision",
+    "recall": "Macro recall",
+    "roc_auc": "Macro one-vs-rest ROC-AUC",
+}
+# Options that say where a run lay and how it was kept, not what was trained. The card names the data elsewhere.
+_NOT_SETTINGS = re.compile(
+    r".*_dir|hub_.*|push_to_hub|logging_.*|report_to|dataloader_.*|num_proc|overwrite|do_.*|predict_path|per_window"
+    r"|dataset_name|train_datasets|eval_datasets|model_name_or_path|genres|save_.*|resume_from_checkpoint|run_name"
+)
 PROTOCOL_TEXTS = {
     "filtered": (
         "The fault-filtered split of GTZAN, made by hand: 443 training, 197 validation and 290 test tracks, without "
@@ -95,16 +105,121 @@ inputs = feature_extractor(samples, sampling_rate=feature_extractor.sampling_rat
 probabilities = model(**inputs).logits.softmax(-1)                   # samples at that rate, one window long"""
 
 
-def show_corruption(name: str) -> str:
-    """Return a kind or severity of configs/corruptions.yaml as people write it: 20_db is 20 dB."""
-    return name.replace("_", " ").replace(" db", " dB")
+def write_model_card(
+    output_dir: str | os.PathLike,
+    results: Mapping,
+    *,
+    command: str,
+    base_model: str | None = None,
+) -> None:
+    """Write `README.md` for the checkpoint in `output_dir`, with metadata that the Hub understands.
+
+    Args:
+        results: what `run_results.write_results` returned. Its `robustness` is a list of rows, or a mapping with any
+            of `rows`, `summary` (text) and `picture` (the name of a file beside the card).
+        command: the command line of the run; secrets, and the folders of absolute paths, are left out.
+        base_model: checkpoint that the run started from, if not the configuration's `model_name_or_path`.
+    """
+    output_dir = Path(output_dir)
+    config = results["config"]
+    base_model = base_model or config.get("model_name_or_path", "a model")
+    datasets = _trained_on(config)
+    card_data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="audio-classification",
+        tags=["audio", "music", "music-genre-classification", *(["demo"] if results["demo"] else [])],
+        base_model=base_model if is_hub_id(base_model) else None,
+        datasets=[name for name in datasets if is_hub_id(name)] or None,
+        metrics=["accuracy", "f1", "roc_auc"],
+        model_name=one_line(output_dir.resolve().name),
+        eval_results=_eval_results(results) or None,
+    )
+    body = _card_body(output_dir, results, base_model, datasets, command)
+    write_atomically(output_dir / CARD_FILE, f"---\n{card_data.to_yaml()}\n---\n\n{body}")
 
 
-# Options that say where a run lay and how it was kept, not what was trained. The card names the data elsewhere.
-_NOT_SETTINGS = re.compile(
-    r".*_dir|hub_.*|push_to_hub|logging_.*|report_to|dataloader_.*|num_proc|overwrite|do_.*|predict_path|per_window"
-    r"|dataset_name|train_datasets|eval_datasets|model_name_or_path|genres|save_.*|resume_from_checkpoint|run_name"
-)
+def _trained_on(config):
+    """Return the datasets of the training mix; `real` is the training split of `dataset_name`."""
+    dataset = config.get("dataset_name", "")
+    mix = parse_mix(config.get("train_datasets") or [REAL])
+    return list(dict.fromkeys(dataset if name == REAL else name for name, _ in mix))
+
+
+def _eval_results(results):
+    config = results["config"]
+    sources = dict(item.partition("=")[::2] for item in config.get("eval_datasets") or [])
+    found = []
+    for name, evaluation in order_sets(results["evaluations"]).items():
+        source = sources.get(name, config.get("dataset_name", "dataset"))
+        shown = one_line(f"{show_source(source)}, {name}")
+        for metric, metric_name in _METRICS.items():
+            if evaluation["track"][metric] is not None:
+                found.append(
+                    EvalResult(
+                        task_type="audio-classification",
+                        task_name="Audio Classification",
+                        dataset_type=source if is_hub_id(source) else re.sub(r"[^\w.-]+", "-", show_source(source)),
+                        dataset_name=f"{shown} (demo data, not a result)" if results["demo"] else shown,
+                        dataset_split=one_line(name),
+                        dataset_args={"protocol": results["protocol"]["name"]},
+                        metric_type=metric,
+                        metric_name=f"{metric_name} per track",
+                        metric_value=evaluation["track"][metric],
+                    )
+                )
+    return found
+
+
+def _card_body(output_dir, results, base_model, datasets, command):
+    config, evaluations = results["config"], order_sets(results["evaluations"])
+    protocol = results["protocol"]
+    dataset = " + ".join(map(show_source, datasets))
+    main_set = "test" if "test" in evaluations else next(iter(evaluations), None)
+    remote_code = "auto_map" in _read_model_config(output_dir)
+    model_id = config.get("hub_model_id") or "path/to/this/folder"
+    values = {"model": json.dumps(model_id), "trust": ", trust_remote_code=True" if remote_code else ""}
+    shown_command = show_command(command)
+    return render_template(
+        "model_card.md",
+        title=f"{PurePosixPath(show_source(base_model)).name} for music genres ({dataset})",
+        demo=results["demo"],
+        base=show_source(base_model),
+        dataset=dataset,
+        genres=results["genres"],
+        window_seconds=config.get("window_seconds") or 10,
+        sets=list(evaluations),
+        main_set=main_set,
+        selected="validation" in evaluations and config.get("load_best_model_at_end", True),
+        scores=score_table(evaluations),
+        pictures=[picture(f"Confusion matrix of {name}", entry["confusion"]) for name, entry in evaluations.items()],
+        genre_scores=genre_table(evaluations[main_set], results["genres"]) if main_set else "",
+        robustness=robustness_part(results.get("robustness", [])),
+        protocol=protocol["name"],
+        protocol_text=protocol_text(protocol),
+        data=data_table(results["data"]),
+        caveats=[Markdown(text) for applies, text in CAVEATS if applies(results)],
+        usage=code_block(USAGE.format(**values), "python"),
+        predict=code_block(
+            shlex.join(["python", "run_classification.py", "--model_name_or_path", model_id])
+            + " --do_predict --predict_path song.mp3",
+            "bash",
+        ),
+        remote_code=remote_code,
+        command=code_block(shown_command, "bash"),
+        command_note="Secrets and the folders of absolute paths are left out." if shown_command != command else "",
+        settings=settings_table(results),
+        versions=table(["package", "version"], list(results["versions"].items())),
+    )
+
+
+def _read_model_config(output_dir):
+    path = output_dir / "config.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def protocol_text(protocol: Mapping) -> Markdown:
+    """Return how a split, `results["protocol"]`, was drawn, and what may be concluded from its scores."""
+    return Markdown(PROTOCOL_TEXTS[protocol["name"]].format_map({key: escape(v) for key, v in protocol.items()}))
 
 
 def order_sets(sets: Mapping[str, Mapping]) -> dict[str, Mapping]:
@@ -208,127 +323,6 @@ def _show_cell(value) -> str:
     return show_number(value) if value is None or isinstance(value, float) else str(value)
 
 
-_METRICS = {
-    "accuracy": "Accuracy",
-    "f1": "Macro F1",
-    "precision": "Macro precision",
-    "recall": "Macro recall",
-    "roc_auc": "Macro one-vs-rest ROC-AUC",
-}
-
-
-def write_model_card(
-    output_dir: str | os.PathLike,
-    results: Mapping,
-    *,
-    command: str,
-    base_model: str | None = None,
-    license: str | None = None,
-) -> None:
-    """Write `README.md` for the checkpoint in `output_dir`, with metadata that the Hub understands.
-
-    Args:
-        results: what `results.write_results` returned. Its `robustness` is a list of rows, or a mapping with any of
-            `rows`, `summary` (text) and `picture` (the name of a file beside the card).
-        command: the command line of the run; secrets, and the folders of absolute paths, are left out.
-        base_model: checkpoint that the run started from, if not the configuration's `model_name_or_path`.
-        license: a licence identifier of the Hub; without it the card states none.
-    """
-    output_dir = Path(output_dir)
-    config = results["config"]
-    base_model = base_model or config.get("model_name_or_path", "a model")
-    datasets = _trained_on(config)
-    card_data = ModelCardData(
-        license=license,
-        library_name="transformers",
-        pipeline_tag="audio-classification",
-        tags=["audio", "music", "music-genre-classification", *(["demo"] if results["demo"] else [])],
-        base_model=base_model if is_hub_id(base_model) else None,
-        datasets=[name for name in datasets if is_hub_id(name)] or None,
-        metrics=["accuracy", "f1", "roc_auc"],
-        model_name=one_line(output_dir.resolve().name),
-        eval_results=_eval_results(results) or None,
-    )
-    body = _card_body(output_dir, results, base_model, datasets, command)
-    write_atomically(output_dir / CARD_FILE, f"---\n{card_data.to_yaml()}\n---\n\n{body}")
-
-
-def _trained_on(config):
-    """Return the datasets of the training mix; `real` is the training split of `dataset_name`."""
-    dataset = config.get("dataset_name", "")
-    mix = parse_mix(config.get("train_datasets") or [REAL])
-    return list(dict.fromkeys(dataset if name == REAL else name for name, _ in mix))
-
-
-def _eval_results(results):
-    config = results["config"]
-    sources = dict(item.partition("=")[::2] for item in config.get("eval_datasets") or [])
-    found = []
-    for name, evaluation in order_sets(results["evaluations"]).items():
-        source = sources.get(name, config.get("dataset_name", "dataset"))
-        shown = one_line(f"{show_source(source)}, {name}")
-        for metric, metric_name in _METRICS.items():
-            if evaluation["track"][metric] is not None:
-                found.append(
-                    EvalResult(
-                        task_type="audio-classification",
-                        task_name="Audio Classification",
-                        dataset_type=source if is_hub_id(source) else re.sub(r"[^\w.-]+", "-", show_source(source)),
-                        dataset_name=f"{shown} (demo data, not a result)" if results["demo"] else shown,
-                        dataset_split=one_line(name),
-                        dataset_args={"protocol": results["protocol"]["name"]},
-                        metric_type=metric,
-                        metric_name=f"{metric_name} per track",
-                        metric_value=evaluation["track"][metric],
-                    )
-                )
-    return found
-
-
-def _card_body(output_dir, results, base_model, datasets, command):
-    config, evaluations = results["config"], order_sets(results["evaluations"])
-    protocol = results["protocol"]
-    dataset = " + ".join(map(show_source, datasets))
-    main_set = "test" if "test" in evaluations else next(iter(evaluations), None)
-    remote_code = "auto_map" in _read_model_config(output_dir)
-    model_id = config.get("hub_model_id") or "path/to/this/folder"
-    values = {"model": json.dumps(model_id), "trust": ", trust_remote_code=True" if remote_code else ""}
-    shown_command = show_command(command)
-    return render_template(
-        "model_card.md",
-        title=f"{PurePosixPath(show_source(base_model)).name} for music genres ({dataset})",
-        demo=results["demo"],
-        base=show_source(base_model),
-        dataset=dataset,
-        genres=results["genres"],
-        window_seconds=config.get("window_seconds") or 10,
-        sets=list(evaluations),
-        main_set=main_set,
-        selected="validation" in evaluations and config.get("load_best_model_at_end", True),
-        scores=score_table(evaluations),
-        pictures=[picture(f"Confusion matrix of {name}", entry["confusion"]) for name, entry in evaluations.items()],
-        genre_scores=genre_table(evaluations[main_set], results["genres"]) if main_set else "",
-        robustness=robustness_part(results.get("robustness", [])),
-        protocol=protocol["name"],
-        protocol_text=Markdown(
-            PROTOCOL_TEXTS[protocol["name"]].format_map({k: escape(v) for k, v in protocol.items()})
-        ),
-        data=data_table(results["data"]),
-        caveats=[Markdown(text) for applies, text in CAVEATS if applies(results)],
-        usage=code_block(USAGE.format(**values), "python"),
-        predict=code_block(
-            shlex.join(["python", "run_classification.py", "--model_name_or_path", model_id])
-            + " --do_predict --predict_path song.mp3",
-            "bash",
-        ),
-        remote_code=remote_code,
-        command=code_block(shown_command, "bash"),
-        command_note="Secrets and the folders of absolute paths are left out." if shown_command != command else "",
-        settings=settings_table(results),
-        versions=table(["package", "version"], list(results["versions"].items())),
-    )
-
-
-def _read_model_config(output_dir):
-    path = output_dir / "config.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+def show_corruption(name: str) -> str:
+    """Return a kind or severity of configs/corruptions.yaml as people write it: 20_db is 20 dB."""
+    return name.replace("_", " ").replace(" db", " dB")

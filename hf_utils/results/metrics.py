@@ -15,8 +15,8 @@ from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
 
 logger = logging.getLogger(__name__)
 
-SCORES = ("accuracy", "precision", "recall", "f1", "roc_auc", "log_loss", "ece")
-GENRE_SCORES = ("precision", "recall", "f1", "roc_auc", "support")
+SCORE_NAMES = ("accuracy", "precision", "recall", "f1", "roc_auc", "log_loss", "ece")
+GENRE_SCORE_NAMES = ("precision", "recall", "f1", "roc_auc", "support")
 CALIBRATION_BINS = 15
 # Settles a vote's tie when added to the winner's share: more than float error, less than 1 / windows of a track.
 _TIE_BREAK = 1e-9
@@ -34,9 +34,9 @@ author={Guo, Chuan and Pleiss, Geoff and Sun, Yu and Weinberger, Kilian Q.}, boo
 class GenreMetrics(evaluate.Metric):
     """`compute(predictions=(N, K) probabilities, references=(N,) ints)` returns a flat dict of floats.
 
-    Keys are `SCORES`, and for each genre `precision_<genre>`, `recall_<genre>`, `f1_<genre>`, `roc_auc_<genre>` and
-    `support_<genre>` (rows of that genre). Macro scores are means over the genres that occur in `references`: a genre
-    without a track has no recall, and its ROC-AUC is undefined. What is undefined is NaN (`null` in JSON):
+    Keys are `SCORE_NAMES`, and for each genre `precision_<genre>`, `recall_<genre>`, `f1_<genre>`, `roc_auc_<genre>`
+    and `support_<genre>` (rows of that genre). Macro scores are means over the genres that occur in `references`: a
+    genre without a track has no recall, and its ROC-AUC is undefined. What is undefined is NaN (`null` in JSON):
     `roc_auc_<genre>` of an absent genre, and `roc_auc` where all references are of one genre. The precision of a
     genre that is never predicted counts as 0. `ece` is `calibration_error`. `log_loss` clips probabilities at
     float64's epsilon.
@@ -84,7 +84,7 @@ class GenreMetrics(evaluate.Metric):
         }
         for k, genre in enumerate(self.genres):
             per_genre = (precision[k], recall[k], f1[k], roc_auc[k], support[k])
-            scores.update({f"{name}_{genre}": value for name, value in zip(GENRE_SCORES, per_genre, strict=True)})
+            scores.update({f"{name}_{genre}": value for name, value in zip(GENRE_SCORE_NAMES, per_genre, strict=True)})
         return {name: float(value) for name, value in scores.items()}
 
     def _check(self, probabilities, labels):

@@ -25,13 +25,13 @@ from hf_utils.arguments.data import DataArguments
 from hf_utils.arguments.training import ClassificationTrainingArguments
 from hf_utils.augmentation.corruptions import Corruption, read_corruptions
 from hf_utils.augmentation.pipeline import read_augmentation
-from hf_utils.cards.markup import Markdown, code_block, escape, render_template
-from hf_utils.cards.model_card import PROTOCOL_TEXTS, robustness_part, show_corruption, show_number
+from hf_utils.cards.markup import code_block, render_template
+from hf_utils.cards.model_card import protocol_text, robustness_part, show_corruption, show_number
 from hf_utils.data.waveforms import BUILDING_PREFIX, decode_clips, estimate_bytes, find_cache, select_files
 from hf_utils.data.windows import EvaluationWindows, WindowLengths
 from hf_utils.disclosure import show_command, show_source
 from hf_utils.errors import UserError
-from hf_utils.files import write_atomically, write_csv
+from hf_utils.files import CARD_FILE, write_atomically, write_csv
 from hf_utils.results.intervals import percentile_interval, resample_tracks
 from hf_utils.results.plots import encode_png, shorten
 from hf_utils.results.run_results import EvaluatedSet, align_columns
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 OVERALL = "mean over kinds"
 PICTURE_FILE = "robustness.png"
-_SCORES = ("accuracy", "roc_auc", "f1")
+_COMPARED_SCORES = ("accuracy", "roc_auc", "f1")
 _NUM_RESAMPLES = 2000
 
 _CLEAN = "#57606a"
@@ -262,14 +262,14 @@ class RobustnessReport:
             "accuracy": scores["accuracy"],
             "accuracy_low": low,
             "accuracy_high": high,
-            **{name: scores[name] for name in _SCORES[1:]},
-            **{f"{name}_change": scores[name] - clean[name] for name in _SCORES},
+            **{name: scores[name] for name in _COMPARED_SCORES[1:]},
+            **{f"{name}_change": scores[name] - clean[name] for name in _COMPARED_SCORES},
         }
 
     @cached_property
     def means(self) -> dict[str, dict[str, float]]:
         """See the class."""
-        names = [*_SCORES, *(f"{name}_change" for name in _SCORES)]
+        names = [*_COMPARED_SCORES, *(f"{name}_change" for name in _COMPARED_SCORES)]
         kinds: dict[str, list[Mapping]] = {}
         for row in self.rows:
             kinds.setdefault(row["kind"], []).append(row)
@@ -284,7 +284,7 @@ class RobustnessReport:
             band = f"{row['accuracy_low']:.3f}-{row['accuracy_high']:.3f}" if "accuracy_low" in row else ""
             name = show_corruption(" ".join(filter(None, (row["kind"], row["severity"]))))
             changes = [f"{row[f'{score}_change']:+.3f}" for score in ("accuracy", "roc_auc")]
-            accuracy, auc, f1 = (f"{row[score]:.3f}" for score in _SCORES)
+            accuracy, auc, f1 = (f"{row[score]:.3f}" for score in _COMPARED_SCORES)
             lines.append([name, accuracy, band, changes[0], auc, changes[1], f1])
         return align_columns([header, *lines])
 
@@ -340,7 +340,7 @@ class RobustnessReport:
         title = f"{show_source(model)}: {len(self._clean.labels)} test tracks{note}"
         write_atomically(output_dir / PICTURE_FILE, encode_png(robustness_figure(self.clean, self.rows, title)))
         if page:
-            write_atomically(output_dir / "README.md", self._page(results, command))
+            write_atomically(output_dir / CARD_FILE, self._page(results, command))
 
     def _page(self, results: Mapping, command: str) -> str:
         protocol = results["protocol"]
@@ -351,9 +351,7 @@ class RobustnessReport:
             demo=results["demo"],
             robustness=robustness_part(self.describe()),
             protocol=protocol["name"],
-            protocol_text=Markdown(
-                PROTOCOL_TEXTS[protocol["name"]].format_map({k: escape(v) for k, v in protocol.items()})
-            ),
+            protocol_text=protocol_text(protocol),
             command=code_block(show_command(command), "bash"),
         )
 

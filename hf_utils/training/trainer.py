@@ -69,7 +69,7 @@ class GenreTrainer(Trainer):
 
     def __init__(self, *, model, args, genres: list[str], class_weights: torch.Tensor | None = None, **kwargs):
         args = copy.copy(args)
-        args.push_to_hub = False  # hub_checkpoints.py pushes, and what is fit for others alone
+        args.push_to_hub = False  # HubCheckpoints pushes, and only what is fit for others
         super().__init__(
             model=model,
             args=args,

@@ -8,7 +8,7 @@ from huggingface_hub import DatasetCard, ModelCard
 from made_results import evaluate, write
 from markdown_it import MarkdownIt
 
-from hf_utils.cards.dataset_card import dataset_card, use_for_evaluation, use_for_training
+from hf_utils.cards.dataset_card import DatasetDescription, dataset_card, use_for_evaluation, use_for_training
 from hf_utils.cards.markup import Markdown, code_block, escape, table
 from hf_utils.cards.model_card import write_model_card
 from hf_utils.disclosure import is_hub_id, show_command, show_source
@@ -35,12 +35,12 @@ COMMAND = "accelerate launch run_classification.py configs/ast.yaml --seed 1"
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
-    """A card links its pictures; drawing them is tests/test_plots.py's, and slow."""
+    """A card links its pictures; tests/results/test_plots.py draws some."""
     monkeypatch.setattr("hf_utils.results.run_results.confusion_figure", lambda *args, **kwargs: None)
     monkeypatch.setattr("hf_utils.results.run_results.encode_png", lambda figure: b"")
 
 
-def write_card(folder, *, genres=GENRES, evaluations=None, command=COMMAND, license=None, robustness=(), **facts):
+def write_card(folder, *, genres=GENRES, evaluations=None, command=COMMAND, robustness=(), **facts):
     config = {
         "model_name_or_path": "MIT/ast-finetuned-audioset-10-10-0.4593",
         "dataset_name": "sanchit-gandhi/gtzan",
@@ -53,7 +53,7 @@ def write_card(folder, *, genres=GENRES, evaluations=None, command=COMMAND, lice
     facts.setdefault("data", {"dataset": config["dataset_name"], "demo": False, "splits": counts})
     evaluations = evaluations or [evaluate(genres, np.arange(6) % len(genres))]
     results = write(folder, evaluations, genres, config=config, **facts) | {"robustness": robustness}
-    write_model_card(folder, results, command=command, license=license)
+    write_model_card(folder, results, command=command)
     return (folder / "README.md").read_text()
 
 
@@ -108,9 +108,9 @@ def test_metadata_names_every_evaluated_set(tmp_path):
         "eval_datasets": ["noisy=me/gtzan-noisy"],
         "train_datasets": ["real", "me/gtzan-awgn10:0.5", "/data/own"],
     }
-    text = write_card(tmp_path, evaluations=evaluations, config=config, license="bsd-3-clause")
+    text = write_card(tmp_path, evaluations=evaluations, config=config)
     data = ModelCard(text).data
-    assert data.base_model == "MIT/ast-finetuned-audioset-10-10-0.4593" and data.license == "bsd-3-clause"
+    assert data.base_model == "MIT/ast-finetuned-audioset-10-10-0.4593"
     assert data.datasets == ["sanchit-gandhi/gtzan", "me/gtzan-awgn10"]
     assert (data.pipeline_tag, data.library_name) == ("audio-classification", "transformers")
     scores = {(r.dataset_split, r.dataset_type, r.metric_type): r.metric_value for r in data.eval_results}
@@ -264,23 +264,21 @@ def test_hub_ids(tmp_path, monkeypatch):
 
 
 def test_dataset_card_comes_back(tmp_path):
-    features = [{"name": "label", "dtype": {"class_label": {"names": dict(enumerate(map(str, HOSTILE)))}}}]
-    text = dataset_card(
+    description = DatasetDescription(
         title=HOSTILE[4],
         summary="First.\n\nSecond <b>.",
-        facts={name: name for name in HOSTILE},
+        settings={name: name for name in HOSTILE},
         counts=[{"genre": name, "train": 3} for name in HOSTILE],
-        use=use_for_training("me/gtzan-awgn10", {"dataset_name": HOSTILE[4]}, with_real=True),
         sections=[("Licence", "Unknown <b>."), (HOSTILE[0], Markdown("see `config.json`"))],
         license="unknown",
         tags=["noisy"],
-        dataset_info={"features": features},
         configs=[{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}],
-        name="me/gtzan-awgn10",
     )
+    use = use_for_training("me/gtzan-awgn10", {"dataset_name": HOSTILE[4]}, with_real=True)
+    text = dataset_card(description, use, "me/gtzan-awgn10")
     check_harmless(text, {2})
     card = DatasetCard(text)
-    assert card.data.dataset_info == {"features": features} and card.data.license == "unknown"
+    assert card.data.license == "unknown"
     assert card.data.configs[0]["data_files"][0]["path"] == "data/train-*.parquet"
     assert 'load_dataset("me/gtzan-awgn10")' in text and "--train_datasets real me/gtzan-awgn10" in text
     assert "First.\n\nSecond &lt;b&gt;." in text and "see `config.json`" in text
@@ -294,9 +292,9 @@ def test_dataset_card_beside_parquet_files_loads(tmp_path):
     )
     (tmp_path / "data").mkdir()
     clips.to_parquet(tmp_path / "data/train-00000-of-00001.parquet")
-    info = {"features": clips.features._to_yaml_list(), "splits": [{"name": "train", "num_examples": 2}]}
-    use, counts = use_for_evaluation("me/x"), [{"genre": "a|b", "train": 1}]
-    text = dataset_card(title="x", summary="y", facts={}, counts=counts, use=use, dataset_info=info)
-    (tmp_path / "README.md").write_text(text)
+    counts = [{"genre": "a|b", "train": 1}]
+    configs = [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*"}]}]
+    description = DatasetDescription("x", "y", settings={}, counts=counts, configs=configs)
+    (tmp_path / "README.md").write_text(dataset_card(description, use_for_evaluation("me/x")))
     loaded = datasets.load_dataset(str(tmp_path), cache_dir=str(tmp_path / "cache"), split="train")
     assert loaded.features["label"].names == ["a|b", "---"]

@@ -36,7 +36,7 @@ def test_scores_equal_scikit_learn(draw):
         "support_blues": 20,
     }
     assert {name: scores[name] for name in expected} == pytest.approx(expected, abs=1e-12)
-    assert set(scores) == {*metrics.SCORES, *(f"{s}_{g}" for s in metrics.GENRE_SCORES for g in GENRES)}
+    assert set(scores) == {*metrics.SCORE_NAMES, *(f"{s}_{g}" for s in metrics.GENRE_SCORE_NAMES for g in GENRES)}
     assert all(type(value) is float for value in scores.values())
 
 
@@ -98,10 +98,10 @@ def test_one_genre_alone_has_no_roc_auc():
 @pytest.mark.parametrize(
     ("predictions", "references", "message"),
     [
-        ([[2.0, -1.0, 3.0]], [0], "Apply `softmax`"),
-        ([[np.nan, 0.5, 0.5]], [0], "finite rows"),
-        ([[0.2, 0.3, 0.5]], [3], "found 3 to 3"),
-        ([[0.2, 0.3, 0.5]], [-1], "found -1 to -1"),
+        ([[2.0, -1.0, 3.0]], [0], "softmax"),
+        ([[np.nan, 0.5, 0.5]], [0], "finite"),
+        ([[0.2, 0.3, 0.5]], [3], "3 genres.*3 to 3"),
+        ([[0.2, 0.3, 0.5]], [-1], "3 genres.*-1 to -1"),
     ],
 )
 def test_refuses_what_cannot_be_scored(predictions, references, message):
@@ -156,7 +156,7 @@ def test_hard_tie_goes_to_the_larger_mean_and_may_differ_from_soft():
 
 
 def test_vote_refuses_a_track_without_windows():
-    with pytest.raises(ValueError, match=r"without one: tracks \[1\]"):
+    with pytest.raises(ValueError, match=r"\[1\]"):
         vote(np.full((2, 2), 0.5), np.array([0, 2]), "soft")
-    with pytest.raises(ValueError, match="'soft' or 'hard'"):
+    with pytest.raises(ValueError, match="soft.*hard.*mean"):
         vote(np.full((1, 2), 0.5), np.array([0]), "mean")
