@@ -66,13 +66,19 @@ def score_table(table: Table, reference: str, *, num_resamples: int, seed: int =
     """Return scores and comparisons. An arm that shares no seed with its model's reference arm has no comparison."""
     num_tracks = len(table.track_ids)
     weights = np.vstack([np.ones(num_tracks), resample_tracks(num_tracks, num_resamples, seed)])
-    resampled = {
-        (model, arm, metric): np.array([_score(metric, table.labels, replicate, weights) for replicate in cell])
-        for (model, arm), cell in table.cells.items()
-        for metric in METRICS
+    resampled = {metric: resample_scores(table, metric, weights) for metric in METRICS}
+    scores = {
+        (*cell, metric): _summarise(values) for metric, cells in resampled.items() for cell, values in cells.items()
     }
-    scores = {key: _summarise(values) for key, values in resampled.items()}
-    return ScoredTable(table, reference, scores, _compare_arms(table, reference, resampled))
+    return ScoredTable(table, reference, scores, compare_arms(table, reference, resampled))
+
+
+def resample_scores(table: Table, metric: str, weights: np.ndarray) -> dict[tuple[str, str], np.ndarray]:
+    """Return {(model, arm): (S, 1 + B) scores}, a row per replicate, under (1 + B, N) `weights`, the first of ones."""
+    return {
+        cell: np.array([_score(metric, table.labels, replicate, weights) for replicate in replicates])
+        for cell, replicates in table.cells.items()
+    }
 
 
 def _score(metric: str, labels: np.ndarray, replicate: Replicate, weights: np.ndarray) -> np.ndarray:
@@ -89,7 +95,10 @@ def _summarise(resampled: np.ndarray) -> Score:
     return Score(float(resampled[:, 0].mean()), deviation, *percentile_interval(resampled[:, 1:].mean(axis=0)))
 
 
-def _compare_arms(table: Table, reference: str, resampled: Mapping) -> list[Comparison]:
+def compare_arms(
+    table: Table, reference: str, resampled: Mapping[str, Mapping[tuple[str, str], np.ndarray]]
+) -> list[Comparison]:
+    """Return every arm against the reference arm of its model, from `resample_scores` of accuracy and roc_auc."""
     pairs = []
     for model, arm in sorted(table.cells):
         seeds = _common_seeds(table, model, arm, reference) if arm != reference else []
@@ -98,7 +107,9 @@ def _compare_arms(table: Table, reference: str, resampled: Mapping) -> list[Comp
     found = []
     for model, arm, seeds in pairs:
         differences = {
-            metric: _compare_cells(table, (model, arm), (model, reference), metric, seeds, resampled, len(pairs))
+            metric: _compare_cells(
+                table, (model, arm), (model, reference), metric, seeds, resampled[metric], len(pairs)
+            )
             for metric in ("accuracy", "roc_auc")
         }
         found.append((model, arm, differences))
@@ -115,19 +126,22 @@ def _common_seeds(table: Table, model: str, arm: str, reference: str) -> list[in
 
 
 def _compare_cells(table, cell, reference, metric, seeds, resampled, num_tests) -> Difference:
-    """Return the difference of `cell` and `reference`, both (model, arm), in one metric on the seeds of both."""
+    """Return the difference of `cell` and `reference`, both (model, arm), in one metric on the seeds of both.
+
+    `resampled` has the scores of every cell in that metric.
+    """
     rows = [
         [i for i, replicate in enumerate(table.cells[key]) if replicate.seed in seeds] for key in (cell, reference)
     ]
-    gaps = resampled[(*cell, metric)][rows[0]] - resampled[(*reference, metric)][rows[1]]  # (S, 1 + B)
+    gaps = resampled[cell][rows[0]] - resampled[reference][rows[1]]  # (S, 1 + B)
     right = _right_answers(table, cell)[rows[0]]
     right_reference = _right_answers(table, reference)[rows[1]]
     if len(seeds) == 1:
         p = mcnemar_p(right[0], right_reference[0]) if metric == "accuracy" else float("nan")
         return compare_runs(gaps[0, 0], gaps[0, 1:], p, num_tests=num_tests)
     changed = (right != right_reference).any(axis=0) if metric == "accuracy" else table.labels >= 0
-    of_model = [values[:, 0] for (model, _, name), values in resampled.items() if (model, name) == (cell[0], metric)]
-    of_table = [values[:, 0] for (_, _, name), values in resampled.items() if name == metric]
+    of_model = [values[:, 0] for (model, _), values in resampled.items() if model == cell[0]]
+    of_table = [values[:, 0] for values in resampled.values()]
     return compare_seeds(
         gaps[:, 0],
         gaps[:, 1:].mean(axis=0),

@@ -1,4 +1,7 @@
-"""What a difference between two models is worth: intervals, tests, and their correction over a table.
+"""What a difference between two models is worth: scores of resampled tracks, intervals, tests, and their correction.
+
+A resample of the tracks says how often each track is in it, so a score of a resample is a score with weights, and B
+scores are one matrix product. Weights of one give the scores of `hf_utils.results.metrics`.
 
 A study has two sources of chance: the test tracks, and the training seeds. A difference is real only if other tracks
 and other seeds would show it again, so both enter its standard error:
@@ -11,15 +14,10 @@ and other seeds would show it again, so both enter its standard error:
 The noise of a single track in a single run is in both parts; it is counted twice on purpose. With two or three seeds
 an estimated variance over seeds can be near zero by luck, so the largest of three estimates is taken: of this
 comparison, of all arms of this model, of all models of the table. The interval and the p-value are those of Student's
-t with Satterthwaite's degrees of freedom. `tests/test_statistics.py` simulates studies without any difference, with 2,
-3 and 5 seeds, and counts how often the corrected test finds one.
+t with Satterthwaite's degrees of freedom. `tests/report/test_statistics.py` simulates studies without any difference,
+with 2, 3 and 5 seeds, and counts how often the corrected test finds one.
 
-Axes: B resamples, N tracks, S seeds.
-
-Accuracy, macro F1 and one-vs-rest ROC-AUC of many resamples of the tracks at once.
-
-A resample says how often each track is in it, so a score of a resample is a score with weights, and B scores are one
-matrix product. Weights of one give the scores of `hf_utils.results.metrics`. Axes: B resamples, N tracks, K genres.
+Axes: B resamples, N tracks, K genres, S seeds.
 """
 
 import dataclasses
@@ -29,6 +27,8 @@ import numpy as np
 import scipy
 
 from hf_utils.results.intervals import LEVEL, percentile_interval
+
+POWER = 0.8
 
 
 def weighted_accuracy(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -72,9 +72,6 @@ def weighted_roc_auc(
     known = ~np.isnan(scores)
     sums = np.where(known, scores, 0).sum(axis=0)
     return np.divide(sums, known.sum(axis=0), out=np.full(len(weights), np.nan), where=known.any(axis=0))
-
-
-POWER = 0.8
 
 
 @dataclasses.dataclass(frozen=True)
