@@ -186,17 +186,17 @@ def test_a_push_that_breaks_off_is_finished_by_its_command(hub, made, request_, 
 @pytest.mark.parametrize(
     ("name", "token", "words"),
     [
-        ("me/x", "hf_" + "wrongwrong" * 3, "Invalid"),
-        ("me/x", "odd\ntoken", "cannot write"),
-        ("stranger/x", TOKEN, "may not write"),
-        (STRANGER, TOKEN, "may not write"),
+        ("me/x", "hf_" + "wrongwrong" * 3, "me/x"),
+        ("me/x", "odd\ntoken", "me/x"),
+        ("stranger/x", TOKEN, "stranger/x"),
+        (STRANGER, TOKEN, STRANGER),
         ("me/a b", TOKEN, "me/a b"),
         ("me/x", None, "hf auth login"),
     ],
 )
 def test_what_cannot_be_pushed_is_refused_before_the_work(hub, monkeypatch, name, token, words):
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(UserError, match="push_to_hub: cannot write") as error:
+    with pytest.raises(UserError, match="push_to_hub") as error:
         open_repository(name, "model", token=token)
     assert words in str(error.value) and (token or "?!") not in str(error.value)
     assert list(hub.repos) == [f"models/{STRANGER}"]
@@ -221,7 +221,7 @@ def test_a_checkpoint_on_the_hub_is_tested_on_the_split_of_its_revision(hub, mon
         for revision, seed in ((first, 3), (None, 4)):
             adopted = adopt({}, model_revision=revision)
             assert (adopted.dataset_name, adopted.split_seed, adopted.window_seconds) == ("me/music", seed, 5.0)
-    with pytest.raises(UserError, match="trained on split_seed: 4"):
+    with pytest.raises(UserError, match="split_seed.*me/cnn.*4"):
         adopt({"split_seed": 3})
     assert adopt({"dataset_name": "me/other"}).split_protocol == "auto"
     caplog.clear()
@@ -234,11 +234,11 @@ def test_a_checkpoint_on_the_hub_is_tested_on_the_split_of_its_revision(hub, mon
 def test_a_checkpoint_of_the_hub_that_was_trained_on_a_folder_wants_to_know_where_it_is(hub):
     config = {"dataset_name": "genres", "split_protocol": "stratified", "split_seed": 3}
     open_repository("me/cnn", "model").commit({"config.yaml": yaml.safe_dump(config).encode()}, "x")
-    with pytest.raises(UserError, match="trained on genres, a folder .* --dataset_name"):
+    with pytest.raises(UserError, match="me/cnn.*genres.*--dataset_name"):
         adopt({})
     adopted = adopt({"dataset_name": "/data/genres/"})
     assert (adopted.dataset_name, adopted.split_seed) == ("/data/genres/", 3)
-    with pytest.raises(UserError, match="trained on split_seed: 3"):
+    with pytest.raises(UserError, match="split_seed.*me/cnn.*3"):
         adopt({"dataset_name": "/data/genres", "split_seed": 1})
     assert adopt({"dataset_name": "/data/others"}).split_seed == 0
     adopt({}, do_eval=False)
@@ -250,21 +250,23 @@ def test_a_checkpoint_of_the_hub_that_says_nothing_of_its_data_is_tested_with_a_
     for options in ({}, {"model_name_or_path": "me/absent"}):
         caplog.clear()
         assert adopt({"split_seed": 3}, **options).split_seed == 3
-        assert len(caplog.messages) == 1 and "may be among the test tracks" in caplog.text
+        [message] = caplog.messages
+        assert "config.yaml" in message and "test tracks" in message
 
 
 def test_a_hub_that_is_not_there_is_one_message(hub, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(UserError, match="check the name and the network"):
+    with pytest.raises(UserError, match=r"(?s)me/x.*network"):
         open_repository("me/x", "model")
 
 
 def test_unfinished_folders_are_not_pushed(hub, made, run, capsys):
     (made / "README.md").unlink()
     (run / "results.json").unlink()
-    for folder, lack in ((made, "dataset to push: it has no README.md"), (run, "model to push: it has no results")):
+    for folder, absent in ((made, "README.md"), (run, "results.json")):
         assert pushes.main([str(folder), "me/x"]) == 2
-        assert lack in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert str(folder) in error and absent in error
     assert "models/me/x" not in hub.repos and "datasets/me/x" not in hub.repos
 
 
@@ -318,7 +320,7 @@ def test_checkpoints_come_back_with_the_best_one(hub, tmp_path, strategy, places
         if step == 4 and strategy == "all_checkpoints":
             hub.fail("POST .*/commit/", 500)
             push.on_save(args, state, None)
-            assert "The training goes on" in caplog.text
+            assert "me/run" in caplog.text
         push.on_save(args, state, None)
     uploaded = files_of(hub, "models/me/run")
     assert places <= set(uploaded) and not [name for name in uploaded if "training_args" in name]
@@ -339,10 +341,10 @@ def test_checkpoints_come_back_with_the_best_one(hub, tmp_path, strategy, places
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"hub_model_id": "me/x"}, "hub_model_id is given, but not push_to_hub"),
-        ({"hub_strategy": "checkpoint"}, "hub_strategy is given, but not push_to_hub"),
-        ({"resume_from_checkpoint": "hub"}, "push_to_hub is needed"),
-        ({"push_to_hub": True, "do_eval": True}, "needs do_train.*python -m hf_utils.hub"),
+        ({"hub_model_id": "me/x"}, "hub_model_id.*push_to_hub"),
+        ({"hub_strategy": "checkpoint"}, "hub_strategy.*push_to_hub"),
+        ({"resume_from_checkpoint": "hub"}, "resume_from_checkpoint.*push_to_hub"),
+        ({"push_to_hub": True, "do_eval": True}, "push_to_hub.*do_train.*python -m hf_utils.hub"),
         ({"push_to_hub": True, "hub_revision": "x"}, "hub_revision"),
     ],
 )

@@ -166,7 +166,7 @@ def test_one_run_per_arm_is_mcnemars_test(tmp_path):
     [comparison] = score_table(table, "clean", num_resamples=500).comparisons
     assert comparison.accuracy.p == pytest.approx(2 / 2**6)
     assert comparison.verdict == "better"
-    assert "other seeds may give another" in " ".join(read_page(tmp_path, tmp_path / "report").words)
+    assert "other seeds" in " ".join(read_page(tmp_path, tmp_path / "report").words)
 
 
 def test_runs_are_paired_by_seed(tmp_path):
@@ -187,7 +187,8 @@ def test_the_page_says_what_data_it_is(tmp_path):
     write_run(tmp_path / "b", seed=2, dataset_name="/home/me/music", data=split_sizes(1440, 60))
     note = f"A subset {HOSTILE}"
     page = read_page(tmp_path, tmp_path / "report", note=note)
-    assert "Data: music; real tracks: 1,440 to 1,443 train, 60 test." in " ".join(page.words)
+    [data] = [words for words in page.words if words.startswith("Data: music;")]
+    assert "1,440 to 1,443 train" in data and "60 test" in data
     assert note.split("<")[0].strip() in " ".join(page.words)
     assert "> A subset " in (tmp_path / "report" / "report.md").read_text()
 
@@ -215,7 +216,7 @@ def test_runs_that_cannot_be_compared_never_share_a_table(tmp_path, other):
     tables, _ = load_tables(tmp_path)
     assert sorted(list(table.cells) for table in tables) == [[("ast", "clean")], [("ast", "noisy")]]
     page = read_page(tmp_path, tmp_path / "report")
-    assert "do not compare across tables" in " ".join(page.words)
+    assert "across tables" in " ".join(page.words)
 
 
 def fold_protocol(fold, seed=0):
@@ -260,7 +261,7 @@ def test_folds_that_test_a_track_twice_are_refused(tmp_path):
     write_run(tmp_path / "0", tracks=TRACKS[:20], protocol=fold_protocol(0))
     write_run(tmp_path / "1", tracks=TRACKS[19:39], protocol=fold_protocol(1))
     _, [left_out] = load_tables(tmp_path)
-    assert "another fold tests" in left_out.reason
+    assert Path(left_out.folder).name == "1" and "fold" in left_out.reason
 
 
 def test_unfinished_broken_and_doubled_runs_are_listed(tmp_path):
@@ -278,11 +279,11 @@ def test_unfinished_broken_and_doubled_runs_are_listed(tmp_path):
     assert [Path(run.folder).name for run in runs] == ["a", "b"]
     reasons = {Path(item.folder).name: item.reason for item in left_out}
     assert reasons.keys() == set("cdefg")
-    assert "not finished" in reasons["c"] and "not finished" in reasons["f"]
-    assert "cannot be read" in reasons["d"] and "cannot be read" in reasons["g"]
-    assert "not of one run" in reasons["e"]
+    assert all("not finished" in reasons[name] for name in "cf")
+    assert "predictions_test.csv" in reasons["d"] and "results.json" in reasons["g"]
+    assert "predictions_test.csv" in reasons["e"] and "accuracy" in reasons["e"]
     _, [doubled] = make_tables(runs)
-    assert Path(doubled.folder).name == "b" and "same model, arm, seed" in doubled.reason
+    assert Path(doubled.folder).name == "b" and str(tmp_path / "a") in doubled.reason
 
 
 def test_a_study_without_results_yet_has_a_report(tmp_path):
@@ -293,9 +294,9 @@ def test_a_study_without_results_yet_has_a_report(tmp_path):
 
 
 def test_folders_without_runs_are_refused(tmp_path):
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="nowhere"):
         write_report([tmp_path / "nowhere"], tmp_path / "report")
-    with pytest.raises(UserError, match="No run is in"):
+    with pytest.raises(UserError, match=str(tmp_path)):
         write_report([tmp_path], tmp_path / "report")
     assert main([str(tmp_path), "--output", str(tmp_path / "report")]) == 2
 
@@ -420,15 +421,16 @@ def test_texts_from_outside_are_shown_and_never_run(tmp_path):
 def test_demo_data_is_marked(tmp_path):
     write_study(tmp_path / "runs", models=["ast"], demo=True)
     page = read_page(tmp_path / "runs", tmp_path / "report")
-    assert "no number here is a result" in " ".join(page.words)
-    assert "no number here is a result" in (tmp_path / "report" / "report.md").read_text()
+    assert "Demo data" in " ".join(page.words)
+    assert "Demo data" in (tmp_path / "report" / "report.md").read_text()
 
 
 def test_a_cell_of_different_configurations_is_pointed_out(tmp_path):
     write_run(tmp_path / "runs" / "a", seed=1, learning_rate=1e-4, output_dir="a")
     write_run(tmp_path / "runs" / "b", seed=2, learning_rate=1e-3, output_dir="b")
     page = read_page(tmp_path / "runs", tmp_path / "report")
-    assert "the runs differ in learning_rate, not in their seed alone" in " ".join(page.words)
+    [warning] = [words for words in page.words if "differ" in words and "learning_rate" in words]
+    assert warning.startswith("ast, clean:") and "output_dir" not in warning
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="Chromium is not installed")

@@ -27,19 +27,19 @@ def test_tracks_by_soft_and_hard_vote_and_windows():
 
 def test_every_window_and_every_track_is_counted_once():
     windows = make_windows([0, 1, 0], 2)
-    with pytest.raises(ValueError, match=r"6 windows .* shape \(7, 2\)"):
+    with pytest.raises(ValueError, match=r"'test' .*6 windows.*\(7, 2\)"):
         score_windows(np.zeros((7, 2)), windows, ["a", "b"], "test")
     windows.track_ids[2] = windows.track_ids[0]
-    with pytest.raises(ValueError, match="not each of them once"):
+    with pytest.raises(ValueError, match="'test' .*2 tracks|'test' .*3 tracks"):
         score_windows(np.zeros((6, 2)), windows, ["a", "b"], "test")
     windows = make_windows([0, 1, 0], 2)
     windows.track_index[windows.track_index == 2] = 1
-    with pytest.raises(ValueError, match="not each of them once"):
+    with pytest.raises(ValueError, match="'test' .*2 tracks|'test' .*3 tracks"):
         score_windows(np.zeros((6, 2)), windows, ["a", "b"], "test")
 
 
 def test_diverged_model_is_the_users_to_mend():
-    with pytest.raises(UserError, match="Lower --learning_rate"):
+    with pytest.raises(UserError, match="'test' .*--learning_rate"):
         score_windows(np.full((2, 2), np.nan), make_windows([0, 1], 1), ["a", "b"], "test")
 
 
@@ -48,7 +48,8 @@ def test_near_chance_is_warned_of(caplog):
     labels = np.arange(100) % 10
     with caplog.at_level(logging.WARNING):
         assert warn_near_chance(evaluate(genres, labels, strength=0))
-        assert "'test': accuracy 0." in caplog.text and "cannot be told from chance (0.100" in caplog.text
+        [message] = caplog.messages
+        assert message.startswith("'test': accuracy 0.") and "100 tracks" in message and "0.100" in message
         assert not warn_near_chance(evaluate(genres, labels, strength=2))
         assert not warn_near_chance(evaluate(genres, np.zeros(5, int), strength=99))
 
@@ -68,7 +69,7 @@ def test_predictions_come_back_exactly_whatever_the_names(tmp_path):
 
 def test_other_csv_files_are_refused(tmp_path):
     (tmp_path / "other.csv").write_text("path,label\nx.wav,blues\n")
-    with pytest.raises(UserError, match="no predictions file"):
+    with pytest.raises(UserError, match=r"other\.csv.*track_id"):
         read_predictions(tmp_path / "other.csv")
 
 

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -85,8 +86,9 @@ def test_every_cell_is_run_once_and_then_left_alone(project, capsys):
     names = ["ast/clean/seed-1", "ast/noisy/seed-1", "ast/clean/seed-2", "ast/noisy/seed-2"]
     assert runs_done(project) == [f"runs/s/{name}" for name in names]
     out = capsys.readouterr().out
-    assert "4 runs: 4 finished" in out
-    assert "[4/4] ast/noisy/seed-2  begins\n[4/4] ast/noisy/seed-2  finished after 0:00:0" in out
+    assert "4 finished" in out
+    own = [line for line in out.splitlines() if "[4/4] ast/noisy/seed-2" in line]
+    assert len(own) == 2 and "0:00:0" in own[1]
     assert study.main(["study.yaml"]) == 0
     assert len(runs_done(project)) == 4
     log = (project / "runs/s/ast/noisy/seed-2/log.txt").read_text()
@@ -125,8 +127,8 @@ def test_a_failed_cell_stops_nothing_and_is_told_at_the_end(project, capsys):
     write_study(project, arms={"bad": None, "clean": None})
     assert study.main(["study.yaml"]) == 1
     out = capsys.readouterr().out
-    assert "2 failed, 2 finished" in out and "failed: runs/s/ast/bad/seed-1" in out
-    assert "exit code 1" in out and "no such dataset" in out
+    assert "2 failed, 2 finished" in out and "runs/s/ast/bad/seed-1" in out.splitlines()[-3]
+    assert "code 1" in out and "no such dataset" in out
     (project / "mended").touch()
     assert study.main(["study.yaml"]) == 0
     assert len(runs_done(project)) == 6
@@ -138,7 +140,7 @@ def test_a_run_of_another_configuration_is_not_touched(project, capsys):
     before = results.read_bytes()
     write_study(project, options={"max_steps": 6, "save_total_limit": 1})
     assert study.main(["study.yaml"]) == 1
-    assert "another configuration: max_steps: 5 -> 6." in capsys.readouterr().out
+    assert "max_steps: 5 -> 6" in capsys.readouterr().out
     assert results.read_bytes() == before and len(runs_done(project)) == 4
     # What does not decide the result may change; so may the set of known options.
     saved = json.loads(before)
@@ -154,7 +156,7 @@ def test_an_unfinished_cell_of_another_configuration_is_not_continued(project, c
     assert study.main(["study.yaml"]) == 0
     (project / "runs/s/ast/clean/seed-1/results.json").unlink()
     assert study.main(["study.yaml", "--dry_run"]) == 0
-    assert "ast/clean/seed-1: begun (continues from its last checkpoint)" in capsys.readouterr().out
+    assert "ast/clean/seed-1: begun" in capsys.readouterr().out
     write_study(project, options={"max_steps": 7})
     assert study.main(["study.yaml"]) == 1
     assert len(runs_done(project)) == 4
@@ -164,14 +166,16 @@ def test_dry_run_shows_states_commands_and_only_known_costs(project, capsys):
     assert study.main(["study.yaml", "--dry_run"]) == 0
     out = capsys.readouterr().out
     assert out.count(": missing\n    accelerate launch run_classification.py") == 4
-    assert "ast: 4 to do; time and disk are known once one of its runs is finished" in out
+    [costs] = [line for line in out.splitlines() if line.startswith("ast: 4 to do")]
+    assert "known once" in costs
     assert not (project / "runs").exists() and runs_done(project) == []
     write_study(project, seeds=[1])
     assert study.main(["study.yaml"]) == 0
     write_study(project)
     assert study.main(["study.yaml", "--dry_run"]) == 0
     # Two runs at half an hour each, as the finished ones took.
-    assert "2 to do, about 1.0 h of work" in capsys.readouterr().out
+    [costs] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("ast: 2 to do")]
+    assert "1.0 h" in costs
 
 
 def test_data_is_prepared_once_and_a_failure_is_told(project, capsys):
@@ -180,7 +184,7 @@ def test_data_is_prepared_once_and_a_failure_is_told(project, capsys):
     write_study(project, prepare=[{"folder": "data/noisy", "command": command}])
     assert study.main(["study.yaml", "--dry_run"]) == 0
     out = capsys.readouterr().out
-    assert f"prepare data/noisy: missing\n    {command}" in out and "To be made first: data/noisy\n" in out
+    assert f"data/noisy: missing\n    {command}" in out and out.count("data/noisy\n") == 1
     assert study.main(["study.yaml"]) == 0
     assert study.main(["study.yaml"]) == 0  # a second `mkdir` would fail
     # Made by hand, with the card that is written last.
@@ -190,33 +194,33 @@ def test_data_is_prepared_once_and_a_failure_is_told(project, capsys):
     assert study.main(["study.yaml"]) == 0
     write_study(project, prepare=[{"folder": "data/other", "command": "python -c 1"}])
     assert study.main(["study.yaml"]) == 1
-    assert "there is no data/other" in capsys.readouterr().out
+    assert "no data/other" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": 3}, "seed is no key of a study"),
-        ({"seeds": []}, "a study needs seeds"),
-        ({"seeds": [1, 1]}, "stands twice"),
-        ({"arms": {"../x": None}}, "cannot name a folder"),
-        ({"models": ["a.yaml"]}, "expected lines of the form"),
-        ({"models": {"a": {"config": "a.yaml"}}}, "expected configs and options"),
-        ({"options": {"seed": 1}}, "which the study sets for each run"),
-        ({"options": {"genres": None}}, "which no flag can say"),
-        ({"prepare": [{"folder": "x"}]}, "expected a folder and the command"),
-        ({"options": {"max_steps": 5, "learning_rat": 1}}, "learning_rate"),
-        ({"options": {}}, "same number of optimiser steps, found clean: epochs, noisy: epochs"),
-        ({"arms": {"a": None, "b": {"options": {"max_steps": 9}}}}, "found a: 5, b: 9"),
-        ({"options": {"max_steps": 5, "early_stopping_patience": 3}}, "early_stopping_patience: 0"),
-        ({"arms": {"clean": None, "staged": {"configs": "stages.yaml"}}}, "found clean: 5, staged: 7"),
+        ({"seed": 3}, "study.yaml: seed .*seeds"),
+        ({"seeds": []}, "study.yaml: .*seeds"),
+        ({"seeds": [1, 1]}, "study.yaml: seeds .*twice"),
+        ({"arms": {"../x": None}}, "study.yaml: arms: .*/x"),
+        ({"models": ["a.yaml"]}, "study.yaml: models .*a.yaml"),
+        ({"models": {"a": {"config": "a.yaml"}}}, "study.yaml: models: a .*config.*configs"),
+        ({"options": {"seed": 1}}, "study.yaml: options .*seed"),
+        ({"options": {"genres": None}}, "study.yaml: options: genres .*None"),
+        ({"prepare": [{"folder": "x"}]}, "study.yaml: prepare .*command"),
+        ({"options": {"max_steps": 5, "learning_rat": 1}}, "learning_rat.*learning_rate"),
+        ({"options": {}}, "ast: .*clean: epochs, noisy: epochs.*max_steps"),
+        ({"arms": {"a": None, "b": {"options": {"max_steps": 9}}}}, "ast: .*a: 5, b: 9.*max_steps"),
+        ({"options": {"max_steps": 5, "early_stopping_patience": 3}}, "ast: early_stopping_patience"),
+        ({"arms": {"clean": None, "staged": {"configs": "stages.yaml"}}}, "ast: .*clean: 5, staged: 7"),
     ],
 )
 def test_mistakes_are_named_before_anything_runs(project, capsys, changes, message):
     write_stages(project, 3, 4)
     write_study(project, **changes)
     assert study.main(["study.yaml"]) == 2
-    assert message in capsys.readouterr().err
+    assert re.search(message, capsys.readouterr().err, re.S)
     assert runs_done(project) == []
 
 
@@ -230,7 +234,7 @@ def test_the_steps_of_all_stages_count(project):
 def test_it_must_start_in_the_projects_folder(project, capsys):
     (project / "run_classification.py").unlink()
     assert study.main(["study.yaml"]) == 2
-    assert "start the study in the project's folder" in capsys.readouterr().err
+    assert "run_classification.py" in capsys.readouterr().err
 
 
 def start_study(project):
@@ -255,7 +259,7 @@ def test_after_kill_9_the_run_that_lives_on_is_not_doubled(project, capsys):
     first.join()
     # Its run is alive, so the cell is taken.
     assert study.main(["study.yaml", "--dry_run"]) == 0
-    assert "ast/clean/seed-1: running (by another process)" in capsys.readouterr().out
+    assert "ast/clean/seed-1: running" in capsys.readouterr().out
     second = multiprocessing.get_context("fork").Process(target=lambda: sys.exit(study.main(["study.yaml"])))
     second.start()
     wait_until(lambda: len(runs_done(project)) == 2)  # it goes on with another cell
@@ -329,5 +333,5 @@ def test_a_listing_may_be_cut_short(tmp_path):
 
 def test_a_broken_study_file_is_named(tmp_path):
     (tmp_path / "s.yaml").write_text("output_dir: [")
-    with pytest.raises(UserError, match="not valid YAML"):
+    with pytest.raises(UserError, match=r"s\.yaml"):
         read_study(tmp_path / "s.yaml")
