@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import soundfile
@@ -210,6 +210,32 @@ def cut_window(samples: np.ndarray, start: int, window_samples: int) -> np.ndarr
     if window.size < window_samples:
         window = np.take(samples, np.arange(start, start + window_samples), mode="wrap")
     return np.array(window, dtype=np.float32)
+
+
+def stream_windows(
+    blocks: Iterable[np.ndarray], window_samples: int, hop_samples: int
+) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Yield (start, end, samples) of the windows that cover a clip, which comes in blocks (T,) of any length.
+
+    They are those of `window_starts` and `cut_window`; a window and a block are in memory at a time. `start` and `end`
+    count samples of the clip; only a clip shorter than a window has less than a window between them.
+
+    Raises:
+        ValueError: as `window_starts`.
+    """
+    window_starts(1, window_samples, hop_samples)
+    held, first, start = np.zeros(0, np.float32), 0, 0
+    for block in blocks:
+        held = np.concatenate([held, block])
+        # A window that ends with the clip is the last one: so each of these must end before what is held.
+        while first + held.size > start + window_samples:
+            yield start, start + window_samples, held[start - first :][:window_samples].astype(np.float32)
+            start += hop_samples
+        # The last window may begin before the next hop.
+        done = max(min(start - first, held.size - window_samples), 0)
+        held, first = held[done:], first + done
+    last = window_starts(first + held.size, window_samples, hop_samples)[-1]
+    yield last, min(last + window_samples, first + held.size), cut_window(held, last - first, window_samples)
 
 
 def rms_db(samples: np.ndarray) -> float:

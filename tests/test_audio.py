@@ -2,6 +2,7 @@
 
 import io
 import os
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -226,6 +227,37 @@ def test_cut_window_repeats_the_clip_and_never_pads():
     for start in (-1, 5):
         with pytest.raises(ValueError, match="start"):
             audio.cut_window(samples, start, 2)
+
+
+@pytest.mark.parametrize(("window", "hop"), [(1, 1), (4, 3), (5, 5), (7, 2), (40, 11)])
+def test_windows_of_a_stream_are_those_of_the_whole_clip(window, hop):
+    random = np.random.default_rng(0)
+    for num_samples in range(1, 60):
+        samples = np.arange(num_samples, dtype=np.float32)
+        cuts = np.sort(random.integers(0, num_samples + 1, 4))
+        found = list(audio.stream_windows(np.split(samples, cuts), window, hop))
+        assert [start for start, _, _ in found] == audio.window_starts(num_samples, window, hop)
+        for start, end, cut in found:
+            assert end == min(start + window, num_samples)
+            assert np.array_equal(cut, audio.cut_window(samples, start, window))
+
+
+def test_a_stream_is_not_held_in_memory():
+    blocks = (np.zeros(10_000, np.float32) for _ in range(500))  # 20 MB
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in audio.stream_windows(blocks, 4000, 2000)) == 2499
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("sizes", [(4, 0), (4, 5)])
+def test_a_stream_without_samples_or_with_gaps_is_refused(sizes):
+    with pytest.raises(ValueError, match="hop_samples"):
+        next(audio.stream_windows(iter([np.ones(10)]), *sizes))
+    with pytest.raises(ValueError, match="num_samples=0"):
+        next(audio.stream_windows([], 4, 2))
 
 
 def test_rms_db():
