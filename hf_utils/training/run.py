@@ -31,16 +31,14 @@ from hf_utils.config_files import write_config
 from hf_utils.data.clips import genre_names
 from hf_utils.data.corpus import Corpus, check_sources, decode_corpus, load_split_clips
 from hf_utils.data.splits import describe_splits, read_protocol
-from hf_utils.data.windows import EvaluationWindows, TrainingWindows, WindowLengths, hop_samples_for
+from hf_utils.data.windows import EvaluationWindows, TrainingWindows, WindowLengths
 from hf_utils.hub.checkpoint_push import HubCheckpoints, fetch_checkpoint, open_model_repository
 from hf_utils.hub.repository import Repository, push_folder
 from hf_utils.launch import launch_command
-from hf_utils.models.checkpoints import Checkpoint
-from hf_utils.models.families import window_samples_for
 from hf_utils.models.features import WindowCollator, fit_feature_stats, make_spec_augment, wants_training_stats
 from hf_utils.models.freezing import freeze
-from hf_utils.models.loading import HeadOptions, load_classifier
 from hf_utils.results.run_results import EvaluatedSet, RunRecord, format_scores, write_results
+from hf_utils.training.classifier import Classifier, load_model
 from hf_utils.training.linear_probe import choose_trainer
 from hf_utils.training.past_runs import adopt_data_options, expand_stages
 from hf_utils.training.prediction import predict_files
@@ -121,15 +119,6 @@ def run_stage(arguments: RunArguments, plan: RunPlan) -> None:
         # 9.
         if plan.repository is not None:
             print(f"Pushed: {push_folder(training_args.output_dir, plan.repository)}")
-
-
-@dataclasses.dataclass(frozen=True)
-class Classifier:
-    """A model with what makes its inputs."""
-
-    model: Any
-    feature_extractor: Any
-    lengths: WindowLengths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,30 +220,6 @@ def prepare_experiment(arguments: RunArguments) -> Experiment:
         logger.info("%s: %s of %s parameters learn", type(model).__name__, f"{trainable:,}", f"{total:,}")
     trainer = make_trainer(arguments, classifier, corpus, windows["validation"], augmentation)
     return Experiment(clips, corpus, lengths, windows, trainer, augmentation, trainable, total, seconds)
-
-
-def load_model(arguments: RunArguments, genres: list[str] | None) -> Classifier:
-    """Return the classifier that the options name; `genres` None keeps the checkpoint's own."""
-    model_args, data_args = arguments.model, arguments.data
-    checkpoint = Checkpoint(
-        model_args.model_name_or_path,
-        revision=model_args.model_revision,
-        trust_remote_code=model_args.trust_remote_code,
-        allow_pickle=model_args.allow_pickle,
-        token=arguments.training.hub_token,
-        cache_dir=model_args.cache_dir,
-    )
-    model, feature_extractor = load_classifier(
-        checkpoint,
-        genres,
-        window_seconds=data_args.window_seconds,
-        head=HeadOptions(model_args.head, model_args.head_hidden_size, model_args.head_dropout),
-        spectrogram=model_args.spectrogram_settings(),
-    )
-    sample_rate = feature_extractor.sampling_rate
-    window_samples = window_samples_for(model.config, feature_extractor, data_args.window_seconds)
-    hop_samples = hop_samples_for(window_samples, data_args.eval_hop_seconds, sample_rate)
-    return Classifier(model, feature_extractor, WindowLengths(sample_rate, window_samples, hop_samples))
 
 
 def make_trainer(

@@ -21,7 +21,7 @@ from hf_utils.models.families import needs_feature_stats, set_feature_stats, win
 from hf_utils.models.features import WindowCollator
 from hf_utils.models.freezing import freeze
 from hf_utils.models.loading import load_classifier
-from hf_utils.training.run import load_model
+from hf_utils.training.classifier import load_model
 
 ROOT = Path(__file__).parents[2]
 GENRES = "blues classical country disco hiphop jazz metal pop reggae rock".split()

@@ -1,0 +1,43 @@
+"""The classifier of a run, whether it is trained, evaluated or tags files: the model, its features and its windows."""
+
+import dataclasses
+from typing import Any
+
+from hf_utils.arguments.run_arguments import RunArguments
+from hf_utils.data.windows import WindowLengths, hop_samples_for
+from hf_utils.models.checkpoints import Checkpoint
+from hf_utils.models.families import window_samples_for
+from hf_utils.models.loading import HeadOptions, load_classifier
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """A model with what makes its inputs."""
+
+    model: Any
+    feature_extractor: Any
+    lengths: WindowLengths
+
+
+def load_model(arguments: RunArguments, genres: list[str] | None) -> Classifier:
+    """Return the classifier that the options name; `genres` None keeps the checkpoint's own."""
+    model_args, data_args = arguments.model, arguments.data
+    checkpoint = Checkpoint(
+        model_args.model_name_or_path,
+        revision=model_args.model_revision,
+        trust_remote_code=model_args.trust_remote_code,
+        allow_pickle=model_args.allow_pickle,
+        token=arguments.training.hub_token,
+        cache_dir=model_args.cache_dir,
+    )
+    model, feature_extractor = load_classifier(
+        checkpoint,
+        genres,
+        window_seconds=data_args.window_seconds,
+        head=HeadOptions(model_args.head, model_args.head_hidden_size, model_args.head_dropout),
+        spectrogram=model_args.spectrogram_settings(),
+    )
+    sample_rate = feature_extractor.sampling_rate
+    window_samples = window_samples_for(model.config, feature_extractor, data_args.window_seconds)
+    hop_samples = hop_samples_for(window_samples, data_args.eval_hop_seconds, sample_rate)
+    return Classifier(model, feature_extractor, WindowLengths(sample_rate, window_samples, hop_samples))
