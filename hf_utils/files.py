@@ -13,7 +13,9 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -32,6 +34,11 @@ UNFINISHED_PREFIX = ".aside-"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_RIGHT = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
 
+# Longest name that common file systems take, in bytes, and a path that leaves room for where the folder is.
+_MAX_NAME_BYTES, _MAX_PATH_BYTES = 255, 1000
+# Of each part of a shortened name: four bytes a character at most.
+_SHORT_CHARACTERS = 25
+
 _COLUMNS = ["track_id", "label", "prediction"]
 
 
@@ -46,20 +53,32 @@ def atomic_writer(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """
     path, unfinished = Path(path), None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Every writer has another name: two that make one file at once must not write into one.
-        descriptor, unfinished = tempfile.mkstemp(prefix=UNFINISHED_PREFIX, dir=path.parent)
-        with open(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.chmod(unfinished, 0o644)
-            os.replace(unfinished, path)
-        except FileNotFoundError:
-            # Whoever finished the folder meanwhile swept it away, and has written the same.
-            if not path.exists():
-                raise
+        with explain_os_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Every writer has another name: two that make one file at once must not write into one.
+            descriptor, unfinished = tempfile.mkstemp(prefix=UNFINISHED_PREFIX, dir=path.parent)
+            with open(descriptor, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            try:
+                os.chmod(unfinished, 0o644)
+                os.replace(unfinished, path)
+            except FileNotFoundError:
+                # Whoever finished the folder meanwhile swept it away, and has written the same.
+                if not path.exists():
+                    raise
+    finally:
+        if unfinished is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(unfinished)
+
+
+@contextlib.contextmanager
+def explain_os_errors(path: str | os.PathLike) -> Iterator[None]:
+    """Raise UserError where `path` cannot be written for want of space or of the right to."""
+    try:
+        yield
     except OSError as error:
         if error.errno in _NO_SPACE:
             raise UserError(
@@ -69,10 +88,6 @@ def atomic_writer(path: str | os.PathLike) -> Iterator[BinaryIO]:
         if error.errno in _NO_RIGHT:
             raise UserError(f"{path} cannot be written ({error.strerror}): choose another folder.") from error
         raise
-    finally:
-        if unfinished is not None:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(unfinished)
 
 
 def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
@@ -90,6 +105,40 @@ def file_stem(name: str) -> str:
     if safe == name and safe.strip("."):
         return safe
     return f"{safe}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+
+
+def show_name(name: str) -> str:
+    """Return a file's name for a message: without line breaks, control characters and what is no UTF-8."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+
+
+def name_outputs(names: Iterable[str], suffix: str) -> dict[str, str]:
+    """Return {name: name of the file, below some folder, that is made of the file `name`}, for relative names.
+
+    That is the name with `suffix` after it. Where that is too long for a file system, or the same as another's but for
+    capitals or the way in which accents are coded, it is a shortened name with a digest of the whole one.
+    """
+    names = list(names)
+    counts = Counter(_fold(name) for name in names)
+    return {name: _name_output(name, suffix, is_shared=counts[_fold(name)] > 1) for name in names}
+
+
+def _fold(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _name_output(name: str, suffix: str, *, is_shared: bool) -> str:
+    plain = f"{name}{suffix}"
+    parts, folders = plain.split("/"), name.split("/")[:-1]
+    fits = (
+        all(len(os.fsencode(part)) <= _MAX_NAME_BYTES for part in parts) and len(os.fsencode(plain)) <= _MAX_PATH_BYTES
+    )
+    # A folder with the suffix could have the name of another file's output.
+    if fits and not is_shared and not any(_fold(f).endswith(suffix) for f in folders):
+        return plain
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    words = [re.sub(r"[^\w .,()+&'-]", "_", part)[:_SHORT_CHARACTERS] for part in name.split("/")[-2:]]
+    return f"{' - '.join(words)}-{digest}{suffix}"
 
 
 def to_json(value: Any) -> Any:

@@ -1,114 +1,174 @@
-"""Genres of the user's own files: any length, any readable format. T samples, W windows, K genres."""
+"""Genres of the user's own files: any length, any readable format. W windows, K genres.
 
-import itertools
+Every file is finished before the next one, and noted in a journal, so that the same command continues after any end.
+"""
+
+import dataclasses
 import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 from tqdm.auto import tqdm
 
-from hf_utils.audio import READABLE_SUFFIXES, AudioError, cut_window, load, window_starts
+from hf_utils.arguments.run_arguments import RunArguments
+from hf_utils.audio import READABLE_SUFFIXES, AudioError, load, stream_windows
 from hf_utils.data.audio_folders import list_files
 from hf_utils.errors import UserError
-from hf_utils.files import write_csv
-from hf_utils.models.features import WindowCollator
+from hf_utils.files import UNFINISHED_PREFIX, name_outputs, show_name, write_csv
+from hf_utils.models.features import run_windows
+from hf_utils.models.loading import own_genres
 from hf_utils.results.metrics import softmax
+from hf_utils.training.classifier import Classifier, load_model
+from hf_utils.training.prediction_journal import JOURNAL_FILE, PredictionJournal, digest_model, read_state
 
 logger = logging.getLogger(__name__)
 
 PREDICTIONS_FILE = "predictions.csv"
 TIMELINE_FOLDER = "timeline"
 
+# To be raised when the same file and options give other results.
+_JOURNAL_FORMAT = 1
+
+
+def predict(arguments: RunArguments) -> int:
+    """Tag the user's files; return 1 if some could not be read, else 0."""
+    training_args, classifier = arguments.training, load_model(arguments, genres=None)
+    classifier.model.to(training_args.device)
+    done, failures = predict_files(
+        classifier,
+        training_args.predict_path,
+        training_args.output_dir,
+        batch_size=training_args.per_device_eval_batch_size,
+        per_window=training_args.per_window,
+        overwrite=training_args.overwrite,
+    )
+    skipped = f", {len(failures)} skipped" if failures else ""
+    print(f"{done} files tagged{skipped}: {Path(training_args.output_dir, PREDICTIONS_FILE)}")
+    return 1 if failures else 0
+
 
 def predict_files(
-    model: torch.nn.Module,
-    feature_extractor,
+    classifier: Classifier,
     path: str | os.PathLike,
-    window_samples: int,
-    hop_samples: int,
     output_dir: str | os.PathLike,
     *,
     batch_size: int,
     per_window: bool = False,
-    device: str | torch.device = "cpu",
+    overwrite: bool = False,
 ) -> tuple[int, list[tuple[str, str]]]:
     """Write the genre of a file, or of every music file in a folder and its subfolders, to `predictions.csv`.
 
     Its columns: file (relative to `path`), prediction, and a probability per genre, the mean over the file's windows.
-    `per_window` also writes `timeline/<file>.csv`: start_seconds, end_seconds, prediction, and the probabilities.
-    Probabilities have 6 decimals, times 3. One file is in memory at a time. Interrupted, the files done so far are
-    written.
+    The probabilities of a multi-label model are independent of each other and do not sum to 1. `per_window` also
+    writes `timeline/<file>.csv`: start_seconds, end_seconds, prediction, and the probabilities. Probabilities have 6
+    decimals, times 3.
 
-    Window and hop are at the feature extractor's sampling rate; a shorter clip is repeated to fill a window. Batches
-    are of windows. Returns (number of files done, [(file, reason)] of those that could not be read, which are logged
-    as well). Raises UserError if the path is missing or holds no music.
+    What a journal in `output_dir` has of the same model, windows and unchanged files is not done again, and ends up in
+    the same bytes. A shorter clip than a window is repeated to fill it. Batches are of windows of one file.
+
+    Returns (number of files in the table, [(file, reason)] of those that could not be read, which are logged as well).
+
+    Raises:
+        UserError: the path is missing or holds no music, or `output_dir` holds other predictions and not `overwrite`.
     """
-    output_dir, path = Path(output_dir), Path(path).expanduser()
+    output_dir, path = Path(output_dir), Path(path).expanduser().absolute()
     files = find_audio(path)
-    genres = [model.config.id2label[k] for k in range(model.config.num_labels)]
-    model = model.to(device).eval()
-    rows, failures = [], []
-    try:
-        for file in tqdm(files, desc="Predicting", unit="file", disable=None):
-            name = _relative_name(file, path)
-            try:
-                samples = load(file, feature_extractor.sampling_rate)
-                starts = window_starts(len(samples), window_samples, hop_samples)
-                windows = (cut_window(samples, start, window_samples) for start in starts)
-                probabilities = _predict_windows(model, feature_extractor, windows, batch_size)
-            except AudioError as error:
-                failures.append((name, str(error)))
-                continue
-            rows.append(_row([name], probabilities.mean(axis=0), genres))
-            if per_window:
-                spans = [(start, min(start + window_samples, len(samples))) for start in starts]
-                times = np.array(spans) / feature_extractor.sampling_rate
-                timeline = [
-                    _row([f"{time:.3f}" for time in span], row, genres)
-                    for span, row in zip(times, probabilities, strict=True)
-                ]
-                header = ["start_seconds", "end_seconds", "prediction", *genres]
-                write_csv(output_dir / TIMELINE_FOLDER / f"{name}.csv", header, timeline)
-    finally:
-        write_csv(output_dir / PREDICTIONS_FILE, ["file", "prediction", *genres], rows)
-    for name, reason in failures:
-        logger.warning("Skipped %s: %s", name, reason)
+    timelines = {name: Path(TIMELINE_FOLDER, file).as_posix() for name, file in name_outputs(files, ".csv").items()}
+    journal = _open_journal(classifier, output_dir, files, timelines if per_window else {}, overwrite)
+    genres = own_genres(classifier.model.config)
+    classifier.model.eval()
+    failures = []
+    with journal:
+        try:
+            missing = [name for name in files if name not in journal.results]
+            for name in tqdm(missing, desc="Predicting", unit="file", disable=None):
+                state = read_state(files[name])
+                try:
+                    times, probabilities = _predict_file(classifier, files[name], batch_size)
+                except AudioError as error:
+                    logger.warning("Skipped %s: %s", show_name(name), error)
+                    failures.append((name, str(error)))
+                    continue
+                result = {"row": _row(probabilities.mean(axis=0), genres)}
+                if per_window:
+                    result["timeline"] = timelines[name]
+                    rows = [[*span, *_row(row, genres)] for span, row in zip(times, probabilities, strict=True)]
+                    header = ["start_seconds", "end_seconds", "prediction", *genres]
+                    write_csv(output_dir / timelines[name], header, rows)
+                journal.add(name, state, result)
+        finally:
+            results = journal.results
+            rows = [[name, *results[name]["row"]] for name in files if name in results]
+            write_csv(output_dir / PREDICTIONS_FILE, ["file", "prediction", *genres], rows)
     return len(rows), failures
 
 
-def find_audio(path: str | os.PathLike) -> list[Path]:
-    """Return `path` itself if it is a file, else the music files under it, in order. Raises UserError if none."""
-    path = Path(path)
+def find_audio(path: Path) -> dict[str, Path]:
+    """Return `path` itself if it is a file, else the music files under it, by their names relative to it, in order.
+
+    Raises:
+        UserError: there is none.
+    """
     if path.is_file():
-        return [path]
+        return {path.name: path}
     if not path.is_dir():
         raise UserError(f"{path} is neither a file nor a folder: --predict_path takes either.")
     found, _ = list_files(path)
     if not found:
         raise UserError(f"{path} holds no music: expected files ending in {', '.join(sorted(READABLE_SUFFIXES))}.")
-    return found
+    return {file.relative_to(path).as_posix(): file for file in found}
 
 
-@torch.inference_mode()
-def _predict_windows(model, feature_extractor, windows: Iterator[np.ndarray], batch_size: int) -> np.ndarray:
-    """Return (W, K) probabilities; a batch of windows is in memory at a time."""
-    collate, name = WindowCollator(feature_extractor), feature_extractor.model_input_names[0]
-    logits = []
-    while batch := [{"samples": window, "label": 0} for window in itertools.islice(windows, batch_size)]:
-        features = collate(batch)[name].to(model.device, model.dtype)
-        logits.append(model(**{name: features}).logits.float().cpu().numpy())
-    logits = np.concatenate(logits)
-    if not np.isfinite(logits).all():
+def _open_journal(
+    classifier: Classifier, output_dir: Path, files: dict[str, Path], timelines: dict[str, str], overwrite: bool
+) -> PredictionJournal:
+    """Return the journal in `output_dir`, with only what need not be done again.
+
+    Raises:
+        UserError: it is that of another prediction, and not to be replaced.
+    """
+    made_by = {"format": _JOURNAL_FORMAT, "model": digest_model(classifier.model, classifier.feature_extractor)}
+    journal = PredictionJournal(output_dir / JOURNAL_FILE, made_by | dataclasses.asdict(classifier.lengths))
+    differences, known = list(journal.differences), journal.results
+    if known and not known.keys() & files.keys():
+        differences.append(f"other files, such as {show_name(next(iter(known)))}")
+    if differences and not overwrite:
+        raise UserError(
+            f"{output_dir} holds predictions of another kind ({'; '.join(differences)}). Choose another --output_dir, "
+            "or add --overwrite to replace them."
+        )
+    for name, result in known.items():
+        timeline = timelines.get(name)
+        is_written = timeline is None or timeline == result.get("timeline") and Path(output_dir, timeline).is_file()
+        if differences or name not in files or not journal.has(name, files[name]) or not is_written:
+            journal.forget(name)
+            if "timeline" in result:
+                Path(output_dir, result["timeline"]).unlink(missing_ok=True)
+    if known:
+        logger.info("%d of %d files are tagged already.", len(journal.results), len(files))
+    unfinished = f"{UNFINISHED_PREFIX}*"  # of a killed process
+    for file in [*output_dir.glob(unfinished), *Path(output_dir, TIMELINE_FOLDER).rglob(unfinished)]:
+        file.unlink()
+    return journal
+
+
+def _predict_file(classifier: Classifier, file: Path, batch_size: int) -> tuple[list[tuple[str, str]], np.ndarray]:
+    """Return when each window starts and ends, in seconds, and probabilities (W, K). Raises AudioError."""
+    lengths, times = classifier.lengths, []
+
+    def cut_windows() -> Iterator[np.ndarray]:
+        blocks = [load(file, lengths.sample_rate)]
+        for start, end, window in stream_windows(blocks, lengths.window_samples, lengths.hop_samples):
+            times.append((f"{start / lengths.sample_rate:.3f}", f"{end / lengths.sample_rate:.3f}"))
+            yield window
+
+    outputs = run_windows(classifier.model, classifier.feature_extractor, cut_windows(), batch_size=batch_size)
+    if not outputs.isfinite().all():
         raise AudioError("the model's outputs are not finite")
-    return softmax(logits)
+    return times, softmax(outputs.numpy())
 
 
-def _relative_name(file: Path, path: Path) -> str:
-    return file.name if file == path else file.relative_to(path).as_posix()
-
-
-def _row(first: list, probabilities: np.ndarray, genres: list[str]) -> list:
-    return [*first, genres[probabilities.argmax()], *(f"{p:.6f}" for p in probabilities)]
+def _row(probabilities: np.ndarray, genres: list[str]) -> list[str]:
+    return [genres[probabilities.argmax()], *(f"{p:.6f}" for p in probabilities)]

@@ -41,7 +41,7 @@ from hf_utils.results.run_results import EvaluatedSet, RunRecord, format_scores,
 from hf_utils.training.classifier import Classifier, load_model
 from hf_utils.training.linear_probe import choose_trainer
 from hf_utils.training.past_runs import adopt_data_options, expand_stages
-from hf_utils.training.prediction import predict_files
+from hf_utils.training.prediction import predict
 from hf_utils.training.resume import check_checkpoints, find_checkpoint
 from hf_utils.training.robustness import CorruptedSet, RobustnessReport, check_transforms, evaluate_corruptions
 from hf_utils.training.trainer import GenreTrainer, balanced_class_weights, write_tensorboard_summary
@@ -299,22 +299,3 @@ def write_run(
         robustness.write(output_dir, results, page=not do_train, command=launch_command())
         print(f"\n{robustness.format_table()}")
     print(f"\nEverything is in {output_dir}: results.json, predictions, confusion matrices, TensorBoard events.")
-
-
-def predict(arguments: RunArguments) -> int:
-    """Tag the user's files; return 1 if some could not be read, else 0."""
-    training_args, classifier = arguments.training, load_model(arguments, genres=None)
-    done, failures = predict_files(
-        classifier.model,
-        classifier.feature_extractor,
-        training_args.predict_path,
-        classifier.lengths.window_samples,
-        classifier.lengths.hop_samples,
-        training_args.output_dir,
-        batch_size=training_args.per_device_eval_batch_size,
-        per_window=training_args.per_window,
-        device=training_args.device,
-    )
-    skipped = f", {len(failures)} skipped" if failures else ""
-    print(f"{done} files tagged{skipped}: {Path(training_args.output_dir, 'predictions.csv')}")
-    return 1 if failures else 0

@@ -1,4 +1,5 @@
 import csv
+import os
 import shutil
 from types import SimpleNamespace
 
@@ -6,10 +7,19 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from transformers import Wav2Vec2FeatureExtractor
+from tiny_models import save_ast
+from transformers import (
+    AutoFeatureExtractor,
+    AutoModelForAudioClassification,
+    PreTrainedConfig,
+    Wav2Vec2FeatureExtractor,
+)
 
+from hf_utils.data.windows import WindowLengths
 from hf_utils.errors import UserError
+from hf_utils.training.classifier import Classifier
 from hf_utils.training.prediction import find_audio, predict_files
+from hf_utils.training.prediction_journal import digest_model
 
 RATE = 8000
 GENRES = ["quiet, soft", "loud"]
@@ -20,7 +30,7 @@ class LoudnessModel(torch.nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.config = SimpleNamespace(id2label=dict(enumerate(GENRES)), num_labels=2)
+        self.config = PreTrainedConfig(id2label=dict(enumerate(GENRES)))
         self.weight = torch.nn.Parameter(torch.tensor(1.0))
         self.batches = []
 
@@ -38,11 +48,10 @@ def write_levels(path, levels, seconds=1.0, rate=RATE):
     soundfile.write(path, np.repeat(np.float32(levels), round(seconds * rate)), rate)
 
 
-def predict(path, output_dir, **changes):
+def predict(path, output_dir, *, model=None, window_samples=2 * RATE, hop_samples=RATE, **options):
     extractor = Wav2Vec2FeatureExtractor(sampling_rate=RATE, do_normalize=False)
-    model = LoudnessModel()
-    options = {"window_samples": 2 * RATE, "hop_samples": RATE, "batch_size": 2} | changes
-    return model, predict_files(model, extractor, path, output_dir=output_dir, **options)
+    classifier = Classifier(model or LoudnessModel(), extractor, WindowLengths(RATE, window_samples, hop_samples))
+    return classifier.model, predict_files(classifier, path, output_dir, **{"batch_size": 2} | options)
 
 
 def read_rows(path):
@@ -107,22 +116,176 @@ def test_folders_formats_and_unreadable_files(tmp_path, caplog):
     assert all((tmp_path / "out/timeline" / f"{name}.csv").is_file() for name in names)
 
 
-def test_an_interrupted_job_keeps_what_was_done(tmp_path, monkeypatch):
-    for name in ("a.wav", "b.wav"):
-        write_levels(tmp_path / "in" / name, [0.5, 0.5])
-    calls = []
+class StoppingModel(LoudnessModel):
+    """Raises at its batch number `stop_at`."""
 
-    def interrupt(self, input_values):
-        calls.append(1)
-        if len(calls) == 2:
+    def __init__(self, stop_at):
+        super().__init__()
+        self.stop_at = stop_at
+
+    def forward(self, input_values):
+        if len(self.batches) + 1 == self.stop_at:
             raise KeyboardInterrupt
-        return original(self, input_values)
+        return super().forward(input_values)
 
-    original = LoudnessModel.forward
-    monkeypatch.setattr(LoudnessModel, "forward", interrupt)
+
+def read_tree(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def music(tmp_path):
+    """Five files in two folders, of a batch each."""
+    for number, name in enumerate(("a.wav", "b.flac", "deep/c.ogg", "deep/d.wav", "deep/e.wav")):
+        write_levels(tmp_path / "music" / name, [0.1 * number, 0.3, 0.5])
+    return tmp_path / "music"
+
+
+def test_an_interrupted_job_keeps_what_was_done_and_continues(tmp_path, music, caplog):
+    predict(music, tmp_path / "whole", per_window=True)
     with pytest.raises(KeyboardInterrupt):
-        predict(tmp_path / "in", tmp_path / "out")
-    assert [row["file"] for row in read_rows(tmp_path / "out/predictions.csv")] == ["a.wav"]
+        predict(music, tmp_path / "out", per_window=True, model=StoppingModel(3))
+    assert [row["file"] for row in read_rows(tmp_path / "out/predictions.csv")] == ["a.wav", "b.flac"]
+    (tmp_path / "out/timeline/deep").mkdir()
+    (tmp_path / "out/timeline/deep/.aside-killed").touch()
+    with caplog.at_level("INFO"):
+        model, (done, failures) = predict(music, tmp_path / "out", per_window=True)
+    assert (len(model.batches), done, failures) == (3, 5, [])
+    assert "2 of 5" in caplog.text
+    assert read_tree(tmp_path / "out") == read_tree(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("cut", "again"), [(1, 0), (20, 1), (200, 2)])
+def test_a_line_that_was_not_finished_is_done_again(tmp_path, music, cut, again):
+    predict(music, tmp_path / "whole", per_window=True)
+    predict(music, tmp_path / "out", per_window=True)
+    journal = tmp_path / "out/predictions_journal.jsonl"
+    os.truncate(journal, journal.stat().st_size - cut)
+    (tmp_path / "out/predictions.csv").unlink()
+    model, _ = predict(music, tmp_path / "out", per_window=True)
+    assert len(model.batches) == again
+    assert read_tree(tmp_path / "out") == read_tree(tmp_path / "whole")
+
+
+def test_new_and_changed_files_are_tagged_and_vanished_ones_left_out(tmp_path, music):
+    predict(music, tmp_path / "out", per_window=True)
+    write_levels(music / "a.wav", [-0.9, -0.9])
+    write_levels(music / "b2.wav", [0.9, 0.9])
+    (music / "deep/c.ogg").unlink()
+    model, _ = predict(music, tmp_path / "out", per_window=True)
+    assert len(model.batches) == 2
+    predict(music, tmp_path / "fresh", per_window=True)
+    assert sorted(read_tree(tmp_path / "out")) == sorted(read_tree(tmp_path / "fresh"))
+    for name in ("predictions.csv", "timeline/a.wav.csv"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "fresh" / name).read_bytes()
+
+
+def test_timelines_that_are_missing_are_made(tmp_path, music):
+    predict(music, tmp_path / "out")
+    model, _ = predict(music, tmp_path / "out", per_window=True)
+    assert len(model.batches) == 5
+    (tmp_path / "out/timeline/b.flac.csv").unlink()
+    model, _ = predict(music, tmp_path / "out", per_window=True)
+    assert len(model.batches) == 1 and (tmp_path / "out/timeline/b.flac.csv").is_file()
+    model, _ = predict(music, tmp_path / "out")
+    assert model.batches == []
+
+
+def changed_model():
+    model = LoudnessModel()
+    model.weight.data.fill_(-1.0)
+    return {"model": model}
+
+
+def renamed_genre():
+    model = LoudnessModel()
+    model.config.id2label[0] = "soft"
+    return {"model": model}
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        (changed_model, "model"),
+        (renamed_genre, "model"),
+        (lambda: {"hop_samples": RATE // 2}, "hop_samples 8000, not 4000"),
+        (lambda: {"window_samples": RATE}, "window_samples 16000, not 8000"),
+    ],
+)
+def test_what_another_model_or_window_made_is_not_continued(tmp_path, music, changes, word):
+    predict(music, tmp_path / "out", per_window=True)
+    before = read_tree(tmp_path / "out")
+    with pytest.raises(UserError, match=word) as error:
+        predict(music, tmp_path / "out", **changes())
+    assert "--overwrite" in str(error.value) and "--output_dir" in str(error.value)
+    assert read_tree(tmp_path / "out") == before
+    predict(music, tmp_path / "out", overwrite=True, **changes())
+    predict(music, tmp_path / "fresh", **changes())
+    assert read_tree(tmp_path / "out") == read_tree(tmp_path / "fresh")  # no timeline of the other model is left
+
+
+def test_predictions_of_other_files_are_not_replaced_unasked(tmp_path, music):
+    predict(music / "a.wav", tmp_path / "out")
+    with pytest.raises(UserError, match=r"other files, such as a\.wav.*--overwrite"):
+        predict(music / "b.flac", tmp_path / "out")
+    predict(music / "b.flac", tmp_path / "out", overwrite=True)
+    assert [row["file"] for row in read_rows(tmp_path / "out/predictions.csv")] == ["b.flac"]
+
+
+def test_overwrite_continues_what_the_same_command_began(tmp_path, music):
+    with pytest.raises(KeyboardInterrupt):
+        predict(music, tmp_path / "out", model=StoppingModel(4), overwrite=True)
+    model, _ = predict(music, tmp_path / "out", overwrite=True)
+    assert len(model.batches) == 2
+
+
+def test_a_model_is_known_by_its_content_wherever_it_is(tmp_path):
+    ast = save_ast(tmp_path / "ast")
+    shutil.copytree(ast, tmp_path / "copy")
+    digests = []
+    for folder in (ast, tmp_path / "copy"):
+        model = AutoModelForAudioClassification.from_pretrained(folder)
+        digests.append(digest_model(model, AutoFeatureExtractor.from_pretrained(folder)))
+    assert digests[0] == digests[1]
+    assert digest_model(model, AutoFeatureExtractor.from_pretrained(ast, mean=1.0)) != digests[0]
+    model.config.num_hidden_layers = 2
+    assert digest_model(model, AutoFeatureExtractor.from_pretrained(ast)) != digests[0]
+
+
+def test_any_name_gets_a_row_and_a_timeline(tmp_path):
+    names = [
+        "-x.wav",
+        "2 x.WAV",
+        "2 X.wav",
+        "2 X.wav.csv/y.wav",
+        "a,b;c.wav",
+        f"{'t' * 246}.wav",
+        f"{'t' * 247}.wav",
+        f"{'t' * 247}.mp3",
+        f"{'音' * 83}.wav",
+        f"{'n' * 200}/{'n' * 250}.wav",
+        "line\nbreak.wav",
+    ]
+    write_levels(tmp_path / "source.wav", [0.5, 0.5])
+    for name in names:
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(tmp_path / "source.wav", tmp_path / "in" / name)
+    _, (done, failures) = predict(tmp_path / "in", tmp_path / "out", per_window=True)
+    assert (done, failures) == (len(names), [])
+    timelines = [p for p in (tmp_path / "out/timeline").rglob("*") if p.is_file()]
+    assert len({p.as_posix().casefold() for p in timelines}) == len(names)
+    assert all(len(os.fsencode(p.name)) <= 255 for p in timelines)
+    shown = {name.encode("utf-8", "backslashreplace").decode() for name in names}
+    assert {row["file"] for row in read_rows(tmp_path / "out/predictions.csv")} == shown
+    model, _ = predict(tmp_path / "in", tmp_path / "out", per_window=True)
+    assert model.batches == []
+
+
+def test_names_in_messages_stay_on_their_line(tmp_path, caplog):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / os.fsdecode(b"a\n12:00:00 all is well\x1b[2J\xe9.wav")).touch()
+    predict(tmp_path / "in", tmp_path / "out")
+    assert r"a\n12:00:00 all is well\x1b[2J\udce9.wav: empty" in caplog.text
 
 
 def test_outputs_that_are_not_finite_are_a_failure(tmp_path, monkeypatch):
