@@ -32,8 +32,8 @@ class SourceArguments:
 
     dataset_name: str = _data(
         "sanchit-gandhi/gtzan",
-        "Dataset of the Hub, folder of genre folders, CSV file (path,label[,track_id,split]), saved dataset, or "
-        "folder of Parquet files.",
+        "Dataset of the Hub, folder of genre folders or with a metadata.csv, CSV file (path,label[,track_id,split]), "
+        "saved dataset, or folder of Parquet files.",
         metavar="NAME_OR_PATH",
     )
     dataset_config_name: str | None = _data(None, "Configuration of a Hub dataset. (default: its only or default one)")

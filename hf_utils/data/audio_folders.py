@@ -137,10 +137,10 @@ def _pass_outer(path: Path, folders: Sequence[_Folders]) -> tuple[int, list[str]
         if named_splits:
             strangers = [name for name in names if name not in named_splits]
             if splits or strangers or len(reached) < len(folders):
+                place = _list(strangers) or "none of them"
                 raise UserError(
-                    f"{path}: {_list(named_splits)} are folders of splits, but there is audio beside them"
-                    f"{f', in {_list(strangers)}' if strangers else ''}. Keep only folders of splits there, "
-                    f"{_CSV_ADVICE}."
+                    f"{path}: beside the folders of splits ({_list(named_splits)}) there is audio in {place}. Keep "
+                    f"only folders of splits there, {_CSV_ADVICE}."
                 )
             splits = [parts[level] for parts in folders]
         elif names and all(is_fold(name) for name in names) and len(reached) == len(folders):
@@ -255,7 +255,7 @@ def _read_described(path: Path, files: list[Path], described: list[tuple[Path, d
     if "split" not in table.column_names and splits:
         table = table.add_column("split", splits, feature=datasets.Value("string"))
     genres = [parts[level] if len(parts) > level else None for parts in folders]
-    if label := find_by_name(table, LABEL_NAMES):
+    if label := find_by_name(table.column_names, LABEL_NAMES):
         _check_folders(path, listed, genres, read_texts(table, label[0], str(path)))
     elif None not in genres and len(set(genres)) > 1:
         table = table.add_column("label", genres, feature=datasets.Value("string"))

@@ -25,10 +25,8 @@ import pyarrow.compute
 
 from hf_utils.audio import AUDIO_SUFFIXES
 from hf_utils.data.columns import (
-    LABEL_NAMES,
     check_reserved,
     find_audio_column,
-    find_by_name,
     find_label_column,
     read_texts,
 )
@@ -107,8 +105,7 @@ def load_clips(
     }
     check_reserved(columns, source)
     features = {**dict.fromkeys(columns, _TEXT), "label": datasets.ClassLabel(names=list(genres))}
-    # Other columns that might be taken for the genre would be, in a dataset that is made from this one.
-    taken = {*columns, *find_by_name(facts, LABEL_NAMES), audio_column, label_column, "audio", "file"}
+    taken = {*columns, audio_column, label_column, "audio", "file"}
     for name in facts.column_names:
         if name not in taken:
             columns[name], features[name] = facts[name][:], facts.features[name]

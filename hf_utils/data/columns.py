@@ -6,7 +6,7 @@ columns, in memory: one number, text, time or label per clip. Others, such as au
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import datasets
 import pyarrow
@@ -18,6 +18,12 @@ logger = logging.getLogger(__name__)
 AUDIO_NAMES = ("audio", "file", "path", "file_name", "filename")
 LABEL_NAMES = ("genre", "label", "genres")
 ORIGINS = ("real", "noisy", "synthetic")
+_MADE_COLUMNS = ("track_id", "origin", "parent_id")
+_PERHAPS_LABELS = (
+    "genre_top top_genre main_genre music_genre subgenre style styles class category target tag tags".split()
+)
+# As Python or JSON writes one.
+_A_LIST = re.compile(r"\[.*\]|\{.*\}")
 _TEXT = datasets.Value("string")
 _MAX_LISTED = 20
 
@@ -39,9 +45,10 @@ def is_flat(feature) -> bool:
     return isinstance(feature, datasets.ClassLabel) or (isinstance(feature, datasets.Value) and not _is_bytes(feature))
 
 
-def find_by_name(table: datasets.Dataset, names: Sequence[str]) -> list[str]:
+def find_by_name(columns: Iterable[str], names: Sequence[str]) -> list[str]:
     """Return the columns called one of `names`, in any case, in the order of `names`."""
-    return [column for name in names for column in table.column_names if column.strip().lower() == name]
+    columns = list(columns)
+    return [column for name in names for column in columns if column.strip().lower() == name]
 
 
 def find_audio_column(features: datasets.Features, facts: datasets.Dataset, chosen: str | None, source: str) -> str:
@@ -64,7 +71,7 @@ def find_audio_column(features: datasets.Features, facts: datasets.Dataset, chos
                 f"{source}: audio column {chosen!r} must hold audio files or paths of them, found {feature}."
             )
         return chosen
-    paths = [name for name in find_by_name(facts, AUDIO_NAMES) if _is_text(features[name])]
+    paths = [name for name in find_by_name(facts.column_names, AUDIO_NAMES) if _is_text(features[name])]
     for kind in (
         [name for name, feature in features.items() if isinstance(feature, datasets.Audio)],
         [name for name, feature in features.items() if _is_file_struct(feature)],
@@ -83,18 +90,38 @@ def find_audio_column(features: datasets.Features, facts: datasets.Dataset, chos
 def find_label_column(features: datasets.Features, facts: datasets.Dataset, chosen: str | None, source: str) -> str:
     """Return the column of genres: the `chosen` one, else genre, label or genres, else the only ClassLabel.
 
-    Arguments are as those of `find_audio_column`.
+    Arguments are as those of `find_audio_column`. In a clip table, which this project writes, it is `label`.
 
     Raises:
-        UserError: there is none, there are several that differ, or it is missing or holds numbers without names.
+        UserError: there is none, there are several that differ, or it is missing or holds numbers without names, or
+            lists.
     """
     if chosen is not None:
         _check_present(features, chosen, "label", source)
-    named = [chosen] if chosen is not None else find_by_name(facts, LABEL_NAMES)
-    with_names = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+        named = [chosen]
+    elif "label" in facts.column_names and set(_MADE_COLUMNS) <= set(facts.column_names):
+        named = ["label"]
+    else:
+        named = find_by_name(features, LABEL_NAMES)
+        if named and named[0].lower() == "label":  # a word for many things: of music, also for who publishes it
+            named += find_by_name(features, _PERHAPS_LABELS)
+    with_names = [name for name in facts.column_names if isinstance(features[name], datasets.ClassLabel)]
     usable = [name for name in named if name in with_names or _is_text(features[name])]
+    lists = [name for name in named if not is_flat(features[name])]
+    if usable and lists and usable[0].lower() == "label":
+        raise UserError(
+            f"{source}: column {lists[0]!r} holds several values per clip and may be the genre, and so may "
+            f"{usable[0]!r}. If the second is the genre: --label_column_name {usable[0]}; else give a dataset with "
+            "one genre per clip."
+        )
     if usable:
-        return usable[0] if len(usable) == 1 else _choose_label(facts, usable, source)
+        column = usable[0] if len(usable) == 1 else _choose_label(facts, usable, source)
+        if texts := [text for text in read_texts(facts, column, source) if text and _A_LIST.fullmatch(text)]:
+            raise UserError(
+                f"{source}: column {column!r} holds lists, such as {texts[0]}. Give every clip one genre, or name "
+                "another column by --label_column_name."
+            )
+        return column
     if named:
         raise UserError(
             f"{source}: label column {named[0]!r} must be text or a ClassLabel, which has names; "

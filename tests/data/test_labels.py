@@ -56,6 +56,9 @@ def test_label_columns_that_agree(tmp_path, columns, chosen):
         {"artist": ["Bo"], "label": RECORDS, "genres": GENRES},
         {"label": RECORDS[:2], "genre": GENRES},
         {"genre": GENRES, "genres": ["jazz", "rock", "blues"]},
+        {"label": RECORDS, "style": GENRES},
+        {"label": RECORDS, "genre_top": GENRES},
+        {"label": ["7", "8", "8"], "class": GENRES},
         {"genre": GENRES, "Genre": GENRES[::-1]},
         {"genre": GENRES, "label": ["0", "1", "1"]},
         {"genre": GENRES, "label": ["0", "1", "2", "0", "1", "3"]},
@@ -72,7 +75,23 @@ def test_label_columns_that_differ_are_asked_back(tmp_path, columns):
     for name in (first, second):
         values = columns[name]
         assert labels_of(path, label_column=name) == {str(n): values[n % len(values)] for n in range(6)}
-    assert not {"genre", "label", "genres"} & set(load_clips(str(path), label_column=first).column_names) - {"label"}
+    # What is made from it has the column of the genre, and is read without a question.
+    load_clips(str(path), label_column=second).save_to_disk(tmp_path / "made")
+    assert labels_of(tmp_path / "made") == labels_of(path, label_column=second)
+
+
+def test_several_genres_in_one_field_are_refused(tmp_path):
+    for values in (["['jazz' 'rock']"], ["[21]", "[45]"], ["{1}", "jazz"]):
+        with pytest.raises(UserError, match="'genres' holds lists, such as .*--label_column_name"):
+            load_clips(str(write_table(tmp_path, {"genres": values})))
+
+
+def test_a_list_of_genres_beside_a_label_is_asked_back(tmp_path):
+    table = table_of(RECORDS, RECORDS).rename_column("genre", "label").add_column("genres", [["jazz"]] * 3)
+    table.save_to_disk(tmp_path / "set")
+    with pytest.raises(UserError, match="'genres' holds several values per clip.*--label_column_name label"):
+        load_clips(str(tmp_path / "set"))
+    assert labels_of(tmp_path / "set", label_column="label") == dict(zip("012", RECORDS, strict=True))
 
 
 def test_audio_columns_that_differ_are_asked_back(tmp_path):
