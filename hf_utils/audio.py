@@ -1,20 +1,23 @@
 """Audio files as mono float32 arrays: decoding, resampling, 16-bit PCM, fixed windows, loudness.
 
-Needs numpy, soundfile and soxr only. Shapes: T samples, C channels. Full scale is 1.0.
+Every file is checked while it is read, and repaired where that can be done (see `sound_check`). Shapes: T samples, C
+channels. Full scale is 1.0.
 """
 
-import contextlib
+import dataclasses
 import hashlib
 import io
 import logging
 import os
-import re
-import tempfile
 from collections.abc import Iterable, Iterator
+from pathlib import PurePath
 
 import numpy as np
 import soundfile
 import soxr
+
+from hf_utils.sound_check import AudioError, Repair, SoundCheck
+from hf_utils.sound_files import DecoderError, Source, compare_length, find_length, open_sound, read_block
 
 logger = logging.getLogger(__name__)
 
@@ -22,112 +25,151 @@ logger = logging.getLogger(__name__)
 READABLE_SUFFIXES = frozenset({".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".au", ".aif", ".aiff"})
 # With music that it does not read: taken all the same, so that it is listed as such rather than passed over.
 AUDIO_SUFFIXES = READABLE_SUFFIXES | {".m4a", ".aac", ".wma", ".ape", ".wv", ".mpc", ".mka", ".alac"}
-MIN_SECONDS = 0.5
+
+# The suffixes of the formats that libsndfile names so.
+_SUFFIXES = {
+    **dict.fromkeys(("WAV", "WAVEX", "RF64"), {".wav"}),
+    "FLAC": {".flac"},
+    "MP3": {".mp3"},
+    "OGG": {".ogg", ".oga", ".opus"},
+    "AIFF": {".aif", ".aiff"},
+    "AU": {".au"},
+}
 PCM16_SCALE = 32768
-
-# One 16-bit step, -90.3 dBFS: dither only stays at or below it, so such a file holds no music.
-SILENCE_PEAK = 1 / PCM16_SCALE
-
-# Frames per read, so that a long stereo file never lies in memory with all its channels.
-BLOCK_FRAMES = 1 << 20
-
-# The MP3 decoder's, such as "Note: Trying to resync..." and "[src/libmpg123/id3.c:...] error: ...".
-_REMARK = re.compile(r"(Note|Warning): |\[.*libmpg123")
-_MAX_REMARKS = 3
+_MAX_DECODER_LINES = 3
 
 
-class AudioError(ValueError):
-    """A file that cannot be used. The message is only the reason: the caller knows the file."""
+@dataclasses.dataclass(frozen=True)
+class Recording:
+    """A file that was read to its end and can be used; made by `inspect`.
+
+    Attributes:
+        source: its path or bytes.
+        sample_rate: Hz.
+        num_samples: T, at that rate.
+        remarks: what was found and repaired, as "what: details".
+        repair: of every sample.
+        is_damaged: whether its decoder gave up before the end.
+    """
+
+    source: Source = dataclasses.field(repr=False)
+    sample_rate: int
+    num_samples: int
+    remarks: tuple[str, ...]
+    repair: Repair
+    is_damaged: bool
+
+    def blocks(self, sample_rate: int) -> Iterator[np.ndarray]:
+        """Yield what `load` returns at `sample_rate` Hz, block by block: memory does not grow with the file."""
+        stream = None
+        if sample_rate != self.sample_rate:
+            stream = soxr.ResampleStream(self.sample_rate, sample_rate, 1, dtype="float32", quality="HQ")
+        left = self.num_samples
+        with open_sound(self.source, []) as sound:
+            while left:
+                block = read_block(sound.decoder, [], in_small_steps=self.is_damaged)
+                left -= len(block)
+                samples = self.repair(_mix_down(block))
+                resampled = samples if stream is None else stream.resample_chunk(samples, last=not left)
+                yield from_pcm16(to_pcm16(resampled))
 
 
-def decode(source: bytes | str | os.PathLike, name: str | None = None) -> tuple[np.ndarray, int]:
-    """Return (samples, sample_rate in Hz) of an audio file's bytes or path: float32 (T,), the mean of its channels.
-
-    What the decoder remarks on a damaged file that it reads all the same is logged under `name`, by default the path.
+def inspect(source: Source) -> Recording:
+    """Read a file to its end and return what it holds. `Recording.blocks` then reads it again.
 
     Raises:
-        AudioError: the file is missing, empty, undecodable, not finite, silent, or shorter than `MIN_SECONDS`.
+        AudioError: as `decode`.
     """
-    remarks: list[str] = []
-    with collect_remarks(remarks):
-        samples, sample_rate = _read_mono(source)
-    if remarks:
+    return _read_recording(source, None)
+
+
+def decode(source: Source, name: str | None = None) -> tuple[np.ndarray, int]:
+    """Return (samples, sample_rate in Hz) of an audio file's bytes or path: float32 (T,), the mean of its channels.
+
+    What was found and repaired is logged under `name`, by default the path.
+
+    Raises:
+        AudioError: the file is missing, empty, undecodable, not finite, silent, constant, mostly silent, far above
+            full scale or shorter than half a second; its channels cancel each other; its header contradicts its
+            content; or less than half of it can be read.
+    """
+    samples, recording = decode_with_remarks(source)
+    if recording.remarks:
         shown = name or ("an audio file" if isinstance(source, bytes) else os.fspath(source))
-        logger.warning("%s may be damaged; its decoder says: %s", shown, " ".join(remarks[:_MAX_REMARKS]))
-    if not samples.size:
-        raise AudioError("empty")
-    if not np.isfinite(samples).all():
-        raise AudioError("not finite (holds NaN or infinite samples)")
-    if samples.size < MIN_SECONDS * sample_rate:
-        raise AudioError(f"shorter than {MIN_SECONDS:g} s ({samples.size / sample_rate:.3g} s)")
-    if np.abs(samples).max() <= SILENCE_PEAK:
-        raise AudioError("silent")
-    return samples, sample_rate
+        logger.warning("%s: %s", shown, "; ".join(recording.remarks))
+    return samples, recording.sample_rate
 
 
-def _read_mono(source: bytes | str | os.PathLike) -> tuple[np.ndarray, int]:
-    if isinstance(source, bytes):
-        if not source:
-            raise AudioError("empty")
-        file = io.BytesIO(source)
-    else:
-        file = os.fspath(source)
-        _check_readable(file)
-    blocks = [np.zeros(0, np.float32)]
-    try:
-        with soundfile.SoundFile(file) as sound:
-            # Read to the end: the number of frames in an MP3's header is only an estimate.
-            while len(block := sound.read(BLOCK_FRAMES, dtype="float32", always_2d=True)):
-                blocks.append(block.mean(axis=1))
-            return np.concatenate(blocks), sound.samplerate
-    except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a headerless file, known by its name
-        reason = getattr(error, "error_string", str(error)).removeprefix("Error : ").rstrip(".")
-        if reason.startswith("File does not exist"):  # it does: libsndfile's word for a format that it does not know
-            reason = "no audio in a format that libsndfile knows"
-        raise AudioError(f"undecodable: {reason}") from None
+def decode_with_remarks(source: Source) -> tuple[np.ndarray, Recording]:
+    """Return the samples, as `decode` does, and the recording, whose remarks are not logged."""
+    blocks: list[np.ndarray] = []
+    recording = _read_recording(source, blocks)
+    return recording.repair(np.concatenate(blocks)), recording
 
 
-def _check_readable(path: str) -> None:
-    try:
-        with open(path, "rb") as file:
-            if not file.read(1):
-                raise AudioError("empty")
-    except FileNotFoundError:
-        raise AudioError("missing") from None
-    except OSError as error:
-        raise AudioError(f"unreadable: {error.strerror}") from None
+def load(source: Source, sample_rate: int) -> np.ndarray:
+    """Return a file as mono float32 (T,) at `sample_rate` Hz, in 16-bit steps, as training reads it from its cache.
 
-
-@contextlib.contextmanager
-def collect_remarks(remarks: list[str]) -> Iterator[None]:
-    """Add the lines, each once, that decoders in C write meanwhile to standard error, past Python and all logging.
-
-    What other threads write there at that moment, such as progress bars, comes out afterwards.
+    Raises:
+        AudioError: as `decode`.
     """
-    own = os.dup(2)
-    with tempfile.TemporaryFile() as written:
-        os.dup2(written.fileno(), 2)
+    return from_pcm16(to_pcm16(resample(*decode(source), sample_rate)))
+
+
+def _read_recording(source: Source, blocks: list[np.ndarray] | None) -> Recording:
+    """Read and judge a file; its samples before the repair, (T,) each, are added to `blocks`."""
+    try:
+        return _judge(source, blocks, in_small_steps=False)
+    except DecoderError:
+        # It gave up within a block: once more, in steps so small that hardly anything is lost.
+        if blocks is not None:
+            blocks.clear()
+        return _judge(source, blocks, in_small_steps=True)
+
+
+def _judge(source: Source, blocks: list[np.ndarray] | None, *, in_small_steps: bool) -> Recording:
+    error, lines = None, []
+    with open_sound(source, lines) as sound:
+        sample_rate = sound.decoder.samplerate
+        check = SoundCheck(sample_rate)
         try:
-            yield
-        finally:
-            os.dup2(own, 2)
-            os.close(own)
-            written.seek(0)
-            lines = written.read().decode(errors="replace").splitlines(keepends=True)
-            remarks += dict.fromkeys(line.strip() for line in lines if _REMARK.match(line))
-            others = "".join(line for line in lines if not _REMARK.match(line))
-            if others.strip():
-                os.write(2, others.encode())
+            while len(block := read_block(sound.decoder, lines, in_small_steps=in_small_steps)):
+                mono = _mix_down(block)
+                check.add(mono, block)
+                if blocks is not None:
+                    blocks.append(mono)
+        except DecoderError as raised:
+            if not in_small_steps:
+                raise
+            error = raised
+        remarks = [*sound.remarks, *compare_length(sound, check.num_samples, error)]
+        repair, more = check.conclude()
+        remarks += [*more, *_compare_name(sound.decoder.format, source)]
+        if lines := list(dict.fromkeys(lines)):
+            remarks.append(f"damaged, its decoder says: {' '.join(lines[:_MAX_DECODER_LINES])}")
+        return Recording(source, sample_rate, check.num_samples, tuple(remarks), repair, in_small_steps)
 
 
-def read_duration(source: bytes | str | os.PathLike) -> float:
+def _compare_name(found: str, source: Source) -> list[str]:
+    """Return a remark where the name of a file says another format than the one that was found in it."""
+    suffix = "" if isinstance(source, bytes) else PurePath(source).suffix.lower()
+    if suffix in READABLE_SUFFIXES and suffix not in _SUFFIXES.get(found, READABLE_SUFFIXES):
+        return [f"its name says {suffix[1:].upper()}: its content is {found}"]
+    return []
+
+
+def _mix_down(block: np.ndarray) -> np.ndarray:
+    """Return the mean of the channels of float32 samples (T, C) as (T,)."""
+    return block.mean(axis=1)
+
+
+def read_duration(source: Source) -> float:
     """Return the length in seconds that a file's header states, without decoding; 0.0 where it cannot be read."""
     try:
-        with collect_remarks([]):  # decoding says them
-            info = soundfile.info(io.BytesIO(source) if isinstance(source, bytes) else os.fspath(source))
-    except (soundfile.SoundFileError, TypeError):
+        with open_sound(source, []) as sound:
+            return find_length(sound.decoder) or 0.0
+    except AudioError:
         return 0.0
-    return info.frames / info.samplerate
 
 
 def resample(samples: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
@@ -135,11 +177,6 @@ def resample(samples: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
     if from_rate == to_rate:
         return samples.astype(np.float32, copy=False)
     return soxr.resample(samples.astype(np.float32, copy=False), from_rate, to_rate, quality="HQ")
-
-
-def load(source: bytes | str | os.PathLike, sample_rate: int) -> np.ndarray:
-    """Return a file as mono float32 (T,) at `sample_rate` Hz. Raises AudioError as `decode` does."""
-    return resample(*decode(source), sample_rate)
 
 
 def to_pcm16(samples: np.ndarray) -> np.ndarray:

@@ -2,14 +2,16 @@
 
 import io
 import os
+import re
 import tracemalloc
 
 import numpy as np
 import pytest
 import soundfile
 
-from hf_utils import audio
-from hf_utils.audio import collect_remarks
+from hf_utils import audio, sound_files
+from hf_utils.sound_check import MIN_SECONDS
+from hf_utils.sound_files import collect_decoder_lines
 
 RATE = 16000
 
@@ -25,10 +27,10 @@ def make_file(samples: np.ndarray, rate: int = RATE, **options) -> bytes:
 
 
 def test_what_others_write_while_a_file_is_decoded_is_no_remark(capfd):
-    remarks = []
-    with collect_remarks(remarks):
-        os.write(2, b"\nNote: Trying to resync...\nNote: Trying to resync...\n\rDecoding:  50%\n")
-    assert remarks == ["Note: Trying to resync..."]
+    lines = []
+    with collect_decoder_lines(lines):
+        os.write(2, b"\nNote: Trying to resync...\n\rDecoding:  50%\n")
+    assert lines == ["Note: Trying to resync..."]
     assert capfd.readouterr().err.strip() == "Decoding:  50%"
 
 
@@ -39,8 +41,8 @@ def test_what_the_mp3_decoder_remarks_is_logged_under_the_name_of_the_file(capfd
     samples, _ = audio.decode(damaged, "jazz.00054")
     audio.read_duration(damaged)
     assert samples.size > 2 * RATE
-    assert len(caplog.messages) == 1 and caplog.messages[0].startswith("jazz.00054 may be damaged; its decoder says: ")
-    assert "Illegal Audio-MPEG-Header" in caplog.text
+    assert len(caplog.messages) == 1 and caplog.messages[0].startswith("jazz.00054: ")
+    assert "damaged" in caplog.text and "Illegal Audio-MPEG-Header" in caplog.text
     assert capfd.readouterr().err == ""
 
 
@@ -86,7 +88,7 @@ def test_decode_averages_the_channels():
 
 
 def test_decode_joins_the_blocks_of_a_long_file(monkeypatch):
-    monkeypatch.setattr(audio, "BLOCK_FRAMES", 1000)
+    monkeypatch.setattr(sound_files, "BLOCK_SAMPLES", 1000)
     samples = make_tone(1.23)
     decoded, _ = audio.decode(make_file(samples, subtype="FLOAT"))
     np.testing.assert_array_equal(decoded, samples)
@@ -98,6 +100,46 @@ def with_nan() -> np.ndarray:
     return samples
 
 
+def make_music(seconds: float = 10.0) -> np.ndarray:
+    """Tones and noise that change all the time, as float32 with a peak of 0.5."""
+    time = np.arange(round(seconds * RATE)) / RATE
+    noise = np.random.default_rng(0).standard_normal(time.size)
+    music = np.sin(2 * np.pi * 220 * time) + np.sin(2 * np.pi * (300 + 20 * time) * time) + 0.3 * noise
+    return (0.5 * music / np.abs(music).max()).astype(np.float32)
+
+
+MUSIC = make_music()
+
+
+def among_zeros(sounding_seconds: float, seconds: float = 10.0) -> np.ndarray:
+    return np.where(np.arange(round(seconds * RATE)) < sounding_seconds * RATE, make_music(seconds), 0)
+
+
+def stereo(left: np.ndarray, right: np.ndarray) -> bytes:
+    return make_file(np.stack([left, right], axis=1))
+
+
+def with_wav_size(size: int, samples: np.ndarray = MUSIC) -> bytes:
+    """A WAV file whose header states `size` bytes of samples."""
+    file = make_file(samples, subtype="PCM_16")
+    place = file.index(b"data") + 4
+    return file[:place] + size.to_bytes(4, "little") + file[place + 4 :]
+
+
+def with_flac_length(num_samples: int) -> bytes:
+    """A FLAC file whose header states `num_samples`."""
+    file = bytearray(make_file(MUSIC, format="FLAC"))
+    fields = int.from_bytes(file[18:26], "big")  # rate, channels, bits, and 36 bits of length
+    file[18:26] = (fields >> 36 << 36 | num_samples).to_bytes(8, "big")
+    return bytes(file)
+
+
+def first_part(share: float, **options) -> bytes:
+    file = make_file(MUSIC, **options)
+    return file[: round(share * len(file))]
+
+
+_NOISE = np.random.default_rng(1)
 BAD_FILES = {
     "zero bytes": (b"", "empty"),
     "no frames": (make_file(np.zeros(0)), "empty"),
@@ -107,7 +149,36 @@ BAD_FILES = {
     "NaN": (make_file(with_nan(), subtype="FLOAT"), "not finite"),
     "0.2 s": (make_file(make_tone(0.2)), r"shorter than 0\.5 s \(0\.2 s\)"),
     "silent": (make_file(np.zeros(RATE)), "silent"),
-    "opposite channels": (make_file(np.stack([make_tone(), -make_tone()], axis=1)), "silent"),
+    "dither": (make_file(_NOISE.integers(-1, 2, RATE).astype(np.int16)), "silent"),
+    "opposite channels": (stereo(make_tone(), -make_tone()), "silent as mono: its channels cancel"),
+    "nearly opposite channels": (stereo(MUSIC, -0.8 * MUSIC), "silent as mono: its channels cancel"),
+    "opposite but for noise": (stereo(MUSIC, _NOISE.normal(0, 0.01, MUSIC.size) - MUSIC), "silent as mono"),
+    "opposite most of the time": (
+        stereo(MUSIC, np.where(np.arange(MUSIC.size) < 6 * RATE, -1, 1) * MUSIC),
+        "silent as",
+    ),
+    "opposite pairs": (make_file(np.stack([MUSIC, -MUSIC, MUSIC, -MUSIC], axis=1)), "silent as mono"),
+    "constant": (make_file(np.full(RATE, 0.5)), "constant"),
+    "negative constant": (make_file(np.full(RATE, -0.01)), "constant"),
+    "constant and dither": (make_file(0.5 + _NOISE.uniform(-1, 1, RATE) / 32768), "constant"),
+    "constant and faint noise": (make_file(0.5 + _NOISE.uniform(-3e-4, 3e-4, RATE), subtype="PCM_24"), "constant"),
+    "two constants": (stereo(np.full(RATE, 0.5), np.full(RATE, 0.3)), "constant"),
+    "mostly zeros": (make_file(among_zeros(1, 30)), r"mostly silent \(29\.0 of 30\.0 s\)"),
+    "a little more silent than not": (make_file(among_zeros(4.5)), "mostly silent"),
+    "mostly hiss": (make_file(among_zeros(2) + _NOISE.uniform(-1e-4, 1e-4, MUSIC.size), subtype="PCM_24"), "mostly"),
+    "percent": (make_file(100 * MUSIC, subtype="FLOAT"), "far above full scale"),
+    "32-bit numbers": (make_file(2.0**31 * MUSIC.astype(float), subtype="DOUBLE"), "far above full scale"),
+    "WAV of 5 s, states 2 s": (with_wav_size(64_000, MUSIC[: 5 * RATE]), "its header contradicts its content.* 2.0 s"),
+    "FLAC of 10 s, states 5 s": (with_flac_length(5 * RATE), "its header contradicts its content.* 5.0 s"),
+    "FLAC of 10 s, states 40 s": (with_flac_length(40 * RATE), "undecodable: only 10.0 of 40.0 s"),
+    "a third of a WAV": (first_part(1 / 3), "incomplete: only 3.3 of 10.0 s"),
+    "a third of an AIFF": (first_part(1 / 3, format="AIFF"), "incomplete: only 3.3 of 10.0 s"),
+    "a third of an AU": (first_part(1 / 3, format="AU"), "incomplete: only 3.3 of 10.0 s"),
+    "a third of an MP3": (first_part(1 / 3, format="MP3"), "incomplete: only 3.. of 10.0 s"),
+    "a third of a FLAC": (first_part(1 / 3, format="FLAC"), "undecodable: only [23].. of 10.0 s"),
+    "Git LFS": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n", "undecodable: .*git lfs pull"),
+    "M4A": (b"\0\0\0\x20ftypM4A " + bytes(5000), "undecodable: MP4"),
+    "rate": (make_file(MUSIC, rate=100), "its header states a sampling rate of 100 Hz"),
 }
 
 
@@ -118,9 +189,104 @@ def test_bad_files_say_why(tmp_path, name, as_path):
     if as_path:
         (tmp_path / "bad.wav").write_bytes(source)
         source = tmp_path / "bad.wav"
-    with pytest.raises(audio.AudioError, match=f"^{reason}") as caught:
-        audio.decode(source)
-    assert str(tmp_path) not in str(caught.value)
+    for read in (audio.decode, audio.inspect):
+        with pytest.raises(audio.AudioError, match=f"^{reason}") as caught:
+            read(source)
+        assert str(tmp_path) not in str(caught.value)
+
+
+# File, remark, and what its samples should be; None where a decoder's loss decides about them.
+REMARKABLE_FILES = {
+    "16-bit numbers": (make_file(16384 * MUSIC, subtype="FLOAT"), "16-bit numbers in a float file", MUSIC / 2),
+    "16-bit numbers, loud": (
+        make_file(65600 * MUSIC, subtype="DOUBLE"),
+        "16-bit numbers.*above full scale",
+        2 * MUSIC,
+    ),
+    "peak of 3": (
+        make_file(6 * MUSIC, subtype="FLOAT"),
+        r"above full scale, lowered as a whole: by 9\.5 dB",
+        2 * MUSIC,
+    ),
+    "offset": (make_file(0.2 * MUSIC + 0.4, subtype="FLOAT"), "offset", 0.2 * MUSIC - np.mean(0.2 * MUSIC)),
+    "quiet": (make_file(MUSIC / 500, subtype="FLOAT"), r"very quiet: peak -60 dBFS", MUSIC / 500),
+    "a third silent": (make_file(among_zeros(6.7), subtype="FLOAT"), r"silence: 3\.3 of 10\.0 s", among_zeros(6.7)),
+    "WAV states 0 bytes": (with_wav_size(0), "its header gives no length: read to the end", MUSIC),
+    "WAV written to a pipe": (with_wav_size(0xFFFFFFFF), "its header gives no length", MUSIC),
+    "FLAC states nothing": (with_flac_length(0), "its header gives no length", MUSIC),
+    "0.9 of a WAV": (first_part(0.9), r"incomplete: 9\.0 of 10\.0 s", MUSIC),
+    "0.9 of a FLAC": (first_part(0.9, format="FLAC"), r"incomplete: 8\.. of 10\.0 s", MUSIC),
+    "0.9 of an MP3": (first_part(0.9, format="MP3"), r"incomplete: [89]\.. of 10\.0 s", None),
+    "0.9 of an OGG": (first_part(0.9, format="OGG"), "may be incomplete: its end mark is missing", None),
+    "WAV states a little more": (with_wav_size(400_000), r"incomplete: 10\.0 of 12\.5 s", MUSIC),
+}
+
+
+@pytest.mark.parametrize("name", REMARKABLE_FILES)
+@pytest.mark.parametrize("as_path", [False, True])
+def test_what_is_repaired_is_said_and_is_the_same_by_every_way_of_reading(tmp_path, caplog, name, as_path):
+    source, remark, expected = REMARKABLE_FILES[name]
+    if as_path:
+        (tmp_path / "x.bin").write_bytes(source)
+        source = tmp_path / "x.bin"
+    samples, rate = audio.decode(source, "my name")
+    [message] = caplog.messages
+    assert re.match(f"my name: .*{remark}", message), message
+    assert rate == RATE and np.abs(samples).max() <= 1
+    if expected is not None:
+        assert samples.size >= 8 * RATE
+        np.testing.assert_allclose(samples, expected[: samples.size], atol=4e-5)
+    for to_rate in (RATE, 11025):
+        recording = audio.inspect(source)
+        blocks = np.concatenate(list(recording.blocks(to_rate)))
+        np.testing.assert_array_equal(blocks, audio.load(source, to_rate))
+        decoded, judged = audio.decode_with_remarks(source)
+        np.testing.assert_array_equal(decoded, samples)
+        assert judged == recording and "; ".join(judged.remarks) in message
+
+
+@pytest.mark.parametrize("suffix", ["mp3", "flac", "ogg"])
+def test_content_decides_and_a_name_that_says_otherwise_is_remarked(tmp_path, suffix):
+    right, wrong = tmp_path / f"x.{suffix}", tmp_path / "x.wav"
+    for path in (right, wrong):
+        path.write_bytes(make_file(MUSIC, format=suffix.upper()))
+    assert audio.inspect(right).remarks == ()
+    assert audio.inspect(wrong).remarks == (f"its name says WAV: its content is {suffix.upper()}",)
+
+
+ORDINARY_FILES = {
+    "tags behind the samples": make_file(MUSIC) + b"LIST\x08\0\0\0INFOabcd" + b"TAG" + bytes(125),
+    "two unrelated channels": make_file(_NOISE.normal(0, 0.1, (5 * RATE, 2))),
+    "eight unrelated channels": make_file(_NOISE.normal(0, 0.1, (5 * RATE, 8))),
+    "wide stereo": stereo(MUSIC, 0.5 * MUSIC + _NOISE.normal(0, 0.2, MUSIC.size)),
+    "one silent channel": stereo(MUSIC, 0 * MUSIC),
+    "pauses": make_file(np.where(np.arange(MUSIC.size) % RATE < 0.05 * RATE, 0, MUSIC)),
+    "fades": make_file(np.linspace(0, 1, MUSIC.size) ** 2 * MUSIC),
+    "small offset": make_file(0.8 * MUSIC + 0.02),
+    "full scale": make_file(2 * MUSIC, subtype="FLOAT"),
+    "8 kHz": make_file(MUSIC, rate=8000),
+    "96 kHz": make_file(MUSIC, rate=96_000),
+    "short MP3": make_file(MUSIC[:RATE], format="MP3"),
+    "bass": make_file(make_tone(5, hz=30, peak=0.01)),
+}
+
+
+@pytest.mark.parametrize("name", ORDINARY_FILES)
+def test_nothing_is_remarked_on_ordinary_files(name):
+    assert audio.inspect(ORDINARY_FILES[name]).remarks == ()
+
+
+def test_memory_does_not_grow_with_the_length_of_a_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(sound_files, "BLOCK_SAMPLES", 1 << 18)
+    path, minutes = tmp_path / "long.wav", 10
+    soundfile.write(path, np.tile((8000 * MUSIC).astype(np.int16)[:, None], (6 * minutes, 2)), RATE)
+    tracemalloc.start()
+    recording = audio.inspect(path)
+    num_samples = sum(len(block) for block in recording.blocks(RATE // 2))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert recording.num_samples == 2 * num_samples == minutes * 60 * RATE
+    assert peak < 20e6  # as floats, the file is 77 MB, and its mean 38 MB
 
 
 def test_missing_files_folders_and_headerless_files_say_why(tmp_path):
@@ -134,9 +300,9 @@ def test_missing_files_folders_and_headerless_files_say_why(tmp_path):
 
 
 def test_exactly_the_shortest_length_is_accepted():
-    assert audio.decode(make_file(make_tone(audio.MIN_SECONDS)))[0].size == audio.MIN_SECONDS * RATE
+    assert audio.decode(make_file(make_tone(MIN_SECONDS)))[0].size == MIN_SECONDS * RATE
     with pytest.raises(audio.AudioError, match="shorter"):
-        audio.decode(make_file(make_tone(audio.MIN_SECONDS)[:-1]))
+        audio.decode(make_file(make_tone(MIN_SECONDS)[:-1]))
 
 
 def test_duration_is_read_from_the_header(tmp_path):

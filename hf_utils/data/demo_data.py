@@ -21,10 +21,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from hf_utils.audio import MIN_SECONDS, encode_flac
+from hf_utils.audio import encode_flac
 from hf_utils.errors import UserError
 from hf_utils.files import write_atomically
 from hf_utils.seeding import derive_seed
+from hf_utils.sound_check import MIN_SECONDS
 
 logger = logging.getLogger(__name__)
 SAMPLE_RATE = 22050
