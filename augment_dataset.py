@@ -24,7 +24,7 @@ from hf_utils.arguments.parsing import parse_arguments
 from hf_utils.augmentation.augmented_card import describe_augmented
 from hf_utils.augmentation.copies import Copy, CopyPlan, write_shards
 from hf_utils.augmentation.corruptions import Corruption, build_corruptions
-from hf_utils.augmentation.pipeline import TRANSFORM_PACKAGES, build_augmentation
+from hf_utils.augmentation.pipeline import PIPELINE_VERSION, TRANSFORM_PACKAGES, build_augmentation
 from hf_utils.augmentation.preview import format_previews, write_preview
 from hf_utils.data.corpus import load_split_clips
 from hf_utils.data.shards import Shards, open_shards
@@ -104,7 +104,7 @@ def describe_config(args: AugmentationArguments, plan: CopyPlan) -> dict[str, An
         "seed": seeds.pop() if seeds else None,
         "shard_size": args.shard_size,
         **_describe_transforms(plan.copies),
-        "versions": installed_versions(_PACKAGES),
+        "versions": {"hf_utils.augmentation": str(PIPELINE_VERSION), **installed_versions(_PACKAGES)},
     }
 
 

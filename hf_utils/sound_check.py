@@ -86,8 +86,23 @@ class SoundCheck:
         """Return how the samples are repaired, and remarks of the form "what: details" on a file that can be used.
 
         Raises:
-            AudioError: it is empty, too short, silent, constant, mostly silent or on an unknown scale, or its channels
-                cancel each other.
+            AudioError: as `find_silence`, or its samples are on an unknown scale.
+        """
+        silent, seconds = self.find_silence(), self.num_samples / self._sample_rate
+        remarks = [f"silence: {silent:.1f} of {seconds:.1f} s"] if silent > _REMARKABLE_SILENCE * seconds else []
+        _, lows, highs, sums, energy, _ = np.concatenate(self._pieces).T
+        offset, mean = 0.0, sums.sum() / self.num_samples
+        if mean**2 > energy.sum() / self.num_samples - mean**2:
+            offset = float(mean)
+            remarks.append(f"a constant offset larger than the sound, taken off: {mean:.3g}")
+        gain, more = _fit_full_scale(max(offset - lows.min(), highs.max() - offset))
+        return Repair(offset, gain), [*remarks, *more]
+
+    def find_silence(self) -> float:
+        """Return for how many seconds the recording is silent, where it holds enough sound.
+
+        Raises:
+            AudioError: it is empty, too short, silent, constant or mostly silent, or its channels cancel each other.
         """
         seconds = self.num_samples / self._sample_rate
         if not self.num_samples:
@@ -106,13 +121,7 @@ class SoundCheck:
         silent = lengths[swings <= max(2 * SILENCE_PEAK, _SILENT_RATIO * swings.max())].sum() / self._sample_rate
         if silent > MAX_LOST * seconds:
             raise AudioError(f"mostly silent ({silent:.1f} of {seconds:.1f} s)")
-        remarks = [f"silence: {silent:.1f} of {seconds:.1f} s"] if silent > _REMARKABLE_SILENCE * seconds else []
-        offset = 0.0
-        if mean**2 > energy.sum() / self.num_samples - mean**2:
-            offset = float(mean)
-            remarks.append(f"a constant offset larger than the sound, taken off: {mean:.3g}")
-        gain, more = _fit_full_scale(max(offset - lows.min(), highs.max() - offset))
-        return Repair(offset, gain), [*remarks, *more]
+        return silent
 
 
 def _fit_full_scale(peak: float) -> tuple[float, list[str]]:

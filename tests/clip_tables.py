@@ -29,6 +29,7 @@ _FEATURES = datasets.Features(
         "label": datasets.ClassLabel(names=["blues", "rock"]),
         **{name: datasets.Value("string") for name in ("track_id", "origin", "parent_id", "sha256", "pcm_path")},
         **{name: datasets.Value("int64") for name in ("num_samples", "pcm_offset")},
+        "pcm_gain": datasets.Value("float64"),
     }
 )
 
@@ -45,6 +46,7 @@ def make_decoded(track_ids, origin="real", parents=None, digests=None, labels=No
         "num_samples": [16000] * count,
         "pcm_path": ["a.pcm"] * count,
         "pcm_offset": [32000 * number for number in range(count)],
+        "pcm_gain": [1.0] * count,
     }
     text = datasets.Value("string")
     features = datasets.Features({**_FEATURES, **dict.fromkeys(provenance, text)})

@@ -61,13 +61,20 @@ class Copy:
     number: int = 0
 
     def apply(self, samples: np.ndarray, sample_rate: int, track_id: str) -> tuple[AugmentedClip, int | None]:
-        """Return float32 samples (T,) of a track after the transforms, and the seed."""
+        """Return float32 samples (T,) of a track after the transforms, and the seed.
+
+        Raises:
+            UserError: the copy would be silent, without its noise or the same as the track.
+        """
         if isinstance(self.transform, Corruption):
             return self.transform(samples, sample_rate, track_id), self.transform.seed_of(track_id)
         if self.transform is None:
             return bring_to_full_scale(samples, []), None
         seed = derive_seed(self.seed, track_id, self.number)
-        return self.transform(samples, sample_rate, seed), seed
+        clip = self.transform(samples, sample_rate, seed, must_change=True)
+        if clip.fault is not None:
+            raise UserError(f"{self.name}: a copy of {track_id} comes out {clip.fault}: change the transforms.")
+        return clip, seed
 
     def name_split(self, split: str) -> str:
         """Return the split of the copies: every corruption has one of its own."""

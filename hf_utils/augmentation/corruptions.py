@@ -17,7 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
-from hf_utils.augmentation.pipeline import TRANSFORM_PACKAGES, Augmentation, AugmentedClip
+from hf_utils.augmentation.pipeline import (
+    PIPELINE_VERSION,
+    TRANSFORM_PACKAGES,
+    UNCHANGED,
+    Augmentation,
+    AugmentedClip,
+)
 from hf_utils.augmentation.transform_spec import needs_noise_folder
 from hf_utils.config_files import read_config
 from hf_utils.errors import UserError
@@ -53,7 +59,8 @@ class Corruption:
     @property
     def fingerprint(self) -> str:
         """All that its result depends on but the track; of two corruptions with one fingerprint, one may stand in."""
-        facts = [self.kind, self.severity, self.augmentation.config, installed_versions(TRANSFORM_PACKAGES)]
+        versions = [PIPELINE_VERSION, installed_versions(TRANSFORM_PACKAGES)]
+        facts = [self.kind, self.severity, self.augmentation.config, versions]
         return json.dumps(facts, sort_keys=True)
 
     def seed_of(self, track_id: str) -> int:
@@ -61,8 +68,18 @@ class Corruption:
         return derive_seed("corruption", self.kind, self.severity, track_id)
 
     def __call__(self, samples: np.ndarray, sample_rate: int, track_id: str) -> AugmentedClip:
-        """Corrupt a whole track, float32 (T,), at its native rate in Hz: then every model hears the same noise."""
-        return self.augmentation(samples, sample_rate, self.seed_of(track_id))
+        """Corrupt a whole track, float32 (T,), at its native rate in Hz: then every model hears the same noise.
+
+        Raises:
+            UserError: it came out silent, or without the noise. A track that the transforms leave as it is, such as
+                one at 8 kHz by a low-pass at 8 kHz, has `fault` UNCHANGED.
+        """
+        clip = self.augmentation(samples, sample_rate, self.seed_of(track_id), must_change=True)
+        if clip.fault not in (None, UNCHANGED):
+            raise UserError(
+                f"{self.name}: {track_id} comes out {clip.fault}: change the transforms or the recordings."
+            )
+        return clip
 
 
 def read_corruptions(path: str | Path, noise_folder: str | None = None) -> list[Corruption]:

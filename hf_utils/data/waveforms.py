@@ -3,8 +3,10 @@
 A cache folder holds the mono 16-bit samples of a list of audio files, one after the other in one file. It is named by
 what it holds: the bytes of the audio files in their order, the sample rate and the decoders' versions. A changed file
 or rate therefore has another name and is never served stale, and a renamed file is the same. It is built under another
-name beside it and renamed when complete: whatever has a final name is whole. Samples beyond full scale, which float
-files and resampling produce, are clipped at full scale.
+name beside it and renamed when complete: whatever has a final name is whole.
+
+The 16 bits end at full scale, and a corrupted track may exceed it. It is then lowered as a whole, and the gain is kept
+beside it and undone by whoever reads: the level of every track is held. The overshoot of resampling is clipped.
 """
 
 import errno
@@ -18,7 +20,7 @@ import pickle
 import shutil
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -26,6 +28,7 @@ import datasets
 import huggingface_hub.constants
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.parquet
 import soundfile
 import soxr
@@ -39,16 +42,29 @@ from hf_utils.errors import UserError
 logger = logging.getLogger(__name__)
 
 # Part of the key: raise it when the samples, or what counts as a problem, come out differently.
-FORMAT_VERSION = 1
+# 2: sound is checked and repaired by `sound_check`; corrupted tracks keep their level.
+FORMAT_VERSION = 2
 BYTES_PER_SAMPLE = 2
 PCM_NAME = "samples.pcm16"
 BUILDING_PREFIX = ".building-"
 _INDEX_NAME = "index.parquet"
 INDEX_FEATURES = datasets.Features(
-    {"sha256": datasets.Value("string"), "num_samples": datasets.Value("int64"), "problem": datasets.Value("string")}
+    {
+        "sha256": datasets.Value("string"),
+        "num_samples": datasets.Value("int64"),
+        "problem": datasets.Value("string"),
+        "remarks": datasets.Value("string"),
+        "pcm_gain": datasets.Value("float64"),
+    }
 )
-_PLACE_FEATURES = datasets.Features({"pcm_path": datasets.Value("string"), "pcm_offset": datasets.Value("int64")})
+_PLACE_FEATURES = datasets.Features(
+    {"file": datasets.Value("string"), "pcm_path": datasets.Value("string"), "pcm_offset": datasets.Value("int64")}
+)
+# By these columns a data set says by what its writer lowered whole clips; as augment_dataset.py does.
+_LEVEL_COLUMNS = ("gain", "clipped_share")
 _READ_BYTES = 1 << 20
+# Files that are listed with one kind of remark.
+_MAX_REMARKS = 10
 _BLOCK_ROWS = 32
 
 # A build writes all the time; one that has not written for this long was killed.
@@ -65,7 +81,10 @@ class TrackCorruption(Protocol):
     fingerprint: str
 
     def __call__(self, samples: np.ndarray, sample_rate: int, track_id: str):
-        """Return an object whose `samples` are the corrupted ones, float32 (T,)."""
+        """Return an object with the corrupted `samples`, float32 (T,), within full scale.
+
+        Its `gain` is what they were lowered by for that, and `fault` what is to be remarked on, or None.
+        """
 
 
 def decode_clips(
@@ -82,7 +101,10 @@ def decode_clips(
         sha256: of the samples at the file's own rate, as `audio.hash_samples`; null for a bad file.
         num_samples: at `sample_rate`; 0 for a bad file.
         problem: why the file is bad (see `audio.decode`); null for a good one.
+        remarks: what was found and repaired in a good one, parted by "; "; null where that is nothing.
+        file: its path, or the name that it has inside a Parquet file; null where it has none.
         pcm_path, pcm_offset: the file of 16-bit samples, and the clip's first byte in it, for `read_samples`.
+        pcm_gain: by what those samples were lowered; `read_samples` undoes it.
 
     Args:
         clips: from `load_clips`.
@@ -109,12 +131,25 @@ def decode_clips(
     num_samples = np.array(index["num_samples"], dtype=np.int64)
     columns = {
         **index,
+        "pcm_gain": [own * kept for own, kept in zip(index["pcm_gain"], _read_gains(clips), strict=True)],
+        "file": _list_paths(files),
         "pcm_path": [str(folder / PCM_NAME)] * len(clips),
         "pcm_offset": (np.cumsum(num_samples) - num_samples) * BYTES_PER_SAMPLE,
     }
     others = clips.remove_columns([name for name in ("audio", *columns) if name in clips.column_names])
     features = datasets.Features({**others.features, **INDEX_FEATURES, **_PLACE_FEATURES})
     return datasets.Dataset.from_dict({**others.with_format(None)[:], **columns}, features)
+
+
+def _read_gains(clips: datasets.Dataset) -> list[float]:
+    """Return by what the clips' writer has lowered them, 1.0 where nothing says so."""
+    if not set(_LEVEL_COLUMNS) <= set(clips.column_names):
+        return [1.0] * len(clips)
+    return [1.0 if gain is None or not 0 < gain <= 1 else float(gain) for gain in clips["gain"]]
+
+
+def _list_paths(files: datasets.Dataset) -> list[str | None]:
+    return pyarrow.compute.struct_field(files.with_format("arrow")[:]["audio"], "path").to_pylist()
 
 
 def _explain_full_disk(files: datasets.Dataset, sample_rate: int, cache_dir: Path, num_proc: int) -> UserError:
@@ -132,7 +167,7 @@ def read_samples(clip: Mapping, start: int = 0, length: int | None = None) -> np
     data-loader worker, and no pages of clips read earlier stay in the process. 10 s take about 0.1 ms.
 
     Args:
-        clip: a row of `decode_clips`: `pcm_path`, `pcm_offset` and `num_samples` are used.
+        clip: a row of `decode_clips`: `pcm_path`, `pcm_offset`, `pcm_gain` and `num_samples` are used.
         start: in samples.
         length: in samples. Default: to the end.
 
@@ -152,11 +187,12 @@ def read_samples(clip: Mapping, start: int = 0, length: int | None = None) -> np
         ) as mapped,
     ):
         # The array must be gone when the map is closed: from_pcm16 copies, and no name holds the view.
-        return from_pcm16(np.frombuffer(mapped, "<i2", count, lead))
+        samples = from_pcm16(np.frombuffer(mapped, "<i2", count, lead))
+    return samples if clip["pcm_gain"] == 1 else samples / np.float32(clip["pcm_gain"])
 
 
 def drop_problems(decoded: datasets.Dataset, on_bad_audio: str) -> datasets.Dataset:
-    """Return the clips without a problem, all others listed by name with the reason.
+    """Return the clips without a problem, all others listed by path with the reason; remarks on the rest are logged.
 
     Args:
         decoded: from `decode_clips`.
@@ -166,11 +202,14 @@ def drop_problems(decoded: datasets.Dataset, on_bad_audio: str) -> datasets.Data
         UserError: under `error`, if there is a bad clip; under `skip`, if no good one is left.
     """
     problems = list(decoded["problem"])
+    names = [path or track_id for path, track_id in zip(decoded["file"], decoded["track_id"], strict=True)]
+    if remarks := describe_remarks(names, list(decoded["remarks"])):
+        _warn_once(remarks)
     bad = [row for row, problem in enumerate(problems) if problem]
     if not bad:
         return decoded
-    genres, clips = decoded.features["label"], decoded.select(bad)
-    listing = "\n".join(f"  {c['track_id']}: {c['problem']} ({genres.int2str(c['label'])})" for c in clips)
+    genres, labels = decoded.features["label"], decoded["label"]
+    listing = "\n".join(f"  {names[row]}: {problems[row]} ({genres.int2str(labels[row])})" for row in bad)
     message = f"{len(bad)} of {len(decoded)} audio files cannot be used:\n{listing}"
     if on_bad_audio == "error":
         raise UserError(f"{message}\nRepair or remove them, or go on without them by --on_bad_audio skip.")
@@ -178,6 +217,26 @@ def drop_problems(decoded: datasets.Dataset, on_bad_audio: str) -> datasets.Data
         raise UserError(f"{message}\nNo clip is left.")
     _warn_once(f"{message}\nThey are left out.")
     return decoded.select([row for row, problem in enumerate(problems) if not problem])
+
+
+def describe_remarks(names: Sequence[str], remarks: Sequence[str | None]) -> str:
+    """Return a line per file and remark, of each kind the first few; nothing where there are no remarks.
+
+    Args:
+        names: of the files.
+        remarks: as in `decode_clips`.
+    """
+    by_kind: dict[str, list[str]] = {}
+    for name, text in zip(names, remarks, strict=True):
+        for remark in filter(None, (text or "").split("; ")):
+            by_kind.setdefault(remark.partition(":")[0], []).append(f"  {name}: {remark}")
+    lines = []
+    for kind, found in by_kind.items():
+        lines += found[:_MAX_REMARKS]
+        if more := len(found) - _MAX_REMARKS:
+            lines += [f"  and {more} more files: {kind}"] if more > 0 else []
+    num_files = sum(map(bool, remarks))
+    return f"Of {len(names)} audio files, {num_files} are used with a remark:\n" + "\n".join(lines) if lines else ""
 
 
 @functools.cache
@@ -302,16 +361,19 @@ def _decode_row(
     """Append a file's samples to its process's part, and return its row of the index."""
     source, name = _read_source(pickled, row), _open_block(pickled, row // _BLOCK_ROWS)[row]["track_id"]
     try:
-        samples, native_rate = audio.decode(source, name)
+        samples, recording = audio.decode_with_remarks(source)
     except audio.AudioError as error:
-        return {"sha256": None, "num_samples": 0, "problem": str(error)}
+        return {"sha256": None, "num_samples": 0, "problem": str(error), "remarks": None, "pcm_gain": 1.0}
+    native_rate, remarks, gain = recording.sample_rate, recording.remarks, 1.0
     if corruption is not None:
-        made = corruption(samples, native_rate, name).samples
-        samples = audio.from_pcm16(audio.to_pcm16(made))  # what a file of it would hold
+        made = corruption(samples, native_rate, name)
+        samples = audio.from_pcm16(audio.to_pcm16(made.samples))  # what a file of it would hold
+        remarks, gain = [made.fault] if made.fault else [], made.gain
     pcm = audio.to_pcm16(audio.resample(samples, native_rate, sample_rate)).astype("<i2")
     with open(Path(folder, f"part-{rank or 0:05d}"), "ab") as part:
         part.write(pcm.tobytes())
-    return {"sha256": audio.hash_samples(samples), "num_samples": pcm.size, "problem": None}
+    found = {"problem": None, "remarks": "; ".join(remarks) or None, "pcm_gain": gain}
+    return {"sha256": audio.hash_samples(samples), "num_samples": pcm.size, **found}
 
 
 def _join_parts(building: Path) -> None:

@@ -19,7 +19,7 @@ from hf_utils.errors import UserError
 from hf_utils.seeding import derive_seed
 
 # What a window needs to know of its clip. Plain Python rows: a row of an Arrow table costs 100 times as much to read.
-_COLUMNS = ["track_id", "label", "num_samples", "pcm_path", "pcm_offset"]
+_COLUMNS = ["track_id", "label", "num_samples", "pcm_path", "pcm_offset", "pcm_gain"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +124,8 @@ class EvaluationWindows(torch.utils.data.Dataset):
     def fingerprint(self) -> str:
         """Return a digest of the samples of all windows in their order."""
         # The folder of a file of samples is named by what it holds.
-        clips = [(Path(c["pcm_path"]).parent.name, c["pcm_offset"], c["num_samples"]) for c in self._clips]
+        place = ("pcm_offset", "pcm_gain", "num_samples")
+        clips = [(Path(clip["pcm_path"]).parent.name, *(clip[name] for name in place)) for clip in self._clips]
         windows = self.track_index.tolist(), self.start_samples.tolist(), self._window_samples
         return hashlib.sha256(repr((clips, windows)).encode()).hexdigest()
 

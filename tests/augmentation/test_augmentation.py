@@ -11,7 +11,7 @@ import pytest
 import soundfile
 import torch
 
-from hf_utils.audio import decode
+from hf_utils.audio import decode, rms_db
 from hf_utils.augmentation.pipeline import Augmentation, read_augmentation
 from hf_utils.errors import UserError
 
@@ -255,6 +255,92 @@ def test_silence_of_the_music_stays_after_mp3():
 def test_other_than_mono_float32_is_a_type_error(samples):
     with pytest.raises(TypeError, match="expected mono float32 samples"):
         Augmentation(AWGN_10_DB)(samples, RATE, 1)
+
+
+def half_silent_noise(folder, rate=RATE):
+    """Noise of which the clips that are drawn are silent as often as not."""
+    folder.mkdir()
+    noise = np.random.default_rng(0).normal(0, 0.1, 12 * rate)
+    noise[6 * rate :] = 0
+    soundfile.write(folder / "half.wav", noise, rate)
+    return str(folder)
+
+
+def test_clip_is_drawn_anew_until_its_noise_is_there(tmp_path):
+    spec = [{"AddBackgroundNoise": {"min_snr_db": 0.0, "max_snr_db": 0.0, "p": 1.0}}, {"Gain": {"p": 1.0}}]
+    augmentation = Augmentation(spec, noise_folder=half_silent_noise(tmp_path / "noise"))
+    music = make_music(1.0)
+    clips = [augmentation(music, RATE, seed) for seed in range(30)]
+    assert all(clip.measured_snr_db is not None and clip.fault is None for clip in clips)
+    again = augmentation(music, RATE, 7)
+    assert np.array_equal(again.samples, clips[7].samples) and again.transforms == clips[7].transforms
+
+
+def test_copy_must_differ_and_a_training_window_need_not():
+    seldom = Augmentation([{"PolarityInversion": {"p": 0.2}}])
+    music = make_music(1.0)
+    changed = [seldom(music, RATE, seed, must_change=True) for seed in range(20)]
+    assert all(np.array_equal(clip.samples, -music) and clip.fault is None for clip in changed)
+    assert sum(seldom(music, RATE, seed).transforms == [] for seed in range(20)) > 10
+    never = Augmentation([{"PolarityInversion": {"p": 0.0}}])
+    assert never(music, RATE, 1, must_change=True).fault == "unchanged" and never(music, RATE, 1).fault is None
+
+
+@pytest.mark.parametrize(
+    ("spec", "fault"),
+    [
+        ({"Gain": {"min_gain_db": -100, "max_gain_db": -100, "p": 1.0}}, "silent"),
+        ({"TimeMask": {"min_band_part": 1.0, "max_band_part": 1.0, "p": 1.0}}, "silent"),
+        ({"AddGaussianSNR": {"min_snr_db": 110, "max_snr_db": 110, "p": 1.0}}, "unchanged"),
+        ({"BitCrush": {"min_bit_depth": 24, "max_bit_depth": 24, "p": 1.0}}, "unchanged"),
+    ],
+)
+def test_clip_that_is_not_what_was_asked_for_has_a_fault(spec, fault):
+    assert fault in Augmentation([spec])(make_music(1.0), RATE, 1, must_change=True).fault
+
+
+def test_silent_window_of_music_is_let_through():
+    silence = np.zeros(RATE, np.float32)
+    assert Augmentation([{"Gain": {"p": 1.0}}])(silence, RATE, 1).fault is None
+
+
+@pytest.mark.parametrize("transform", ["Mp3Compression", "TimeStretch", "PitchShift"])
+@pytest.mark.parametrize("level", [0.1, 1.0])
+def test_transforms_of_libraries_hold_the_level(transform, level):
+    music = make_music(level=level)
+    for seed in range(4):
+        clip = Augmentation([{transform: {"p": 1.0}}])(music, RATE, seed)
+        assert rms_db(clip.samples) - 20 * np.log10(clip.gain) == pytest.approx(rms_db(music), abs=0.01)
+
+
+@pytest.mark.parametrize("rate", [4000, 9600, 37800, 88200, 96000, 192000])
+def test_mp3_works_at_every_rate(rate):
+    """Below the rate that MP3 knows, everything survives, in its place."""
+    time = np.arange(2 * rate) / rate
+    music = (0.5 * np.sin(2 * np.pi * 440 * time) * (1 + 0.5 * np.sin(2 * np.pi * 2 * time))).astype(np.float32)
+    spec = [{"Mp3Compression": {"min_bitrate": 64, "max_bitrate": 64, "p": 1.0}}]
+    clip = Augmentation(spec)(music, rate, 1)
+    assert clip.samples.shape == music.shape
+    assert np.corrcoef(clip.samples, music)[0, 1] > 0.99
+
+
+def test_windows_of_training_keep_their_level():
+    music = make_music(level=1.0)
+    louder = Augmentation([{"Gain": {"min_gain_db": 6.0, "max_gain_db": 6.0, "p": 1.0}}]).for_windows(RATE)
+    np.testing.assert_allclose(louder(music, 3), music * 10 ** (6 / 20), rtol=1e-5)
+
+
+def test_transforms_are_tried_out_at_a_rate_whatever_their_probability():
+    never_at_8000 = {"min_center_freq": 9000, "max_center_freq": 9000, "max_bandwidth_fraction": 0.5, "p": 0.001}
+    nested = [{"OneOf": {"transforms": [{"Gain": {"p": 0.5}}, {"BandPassFilter": never_at_8000}]}}]
+    augmentation, untried = Augmentation(nested), Augmentation(nested)
+    with pytest.raises(UserError, match="BandPassFilter cannot work at 8000 Hz with .*9000"):
+        augmentation.try_out(8000)
+    augmentation.try_out(96_000)
+    for seed in range(5):
+        assert np.array_equal(
+            augmentation(make_music(), RATE, seed).samples, untried(make_music(), RATE, seed).samples
+        )
 
 
 def test_transform_that_cannot_work_at_a_rate_says_so():

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from hf_utils.audio import decode
+from hf_utils.audio import decode, rms_db
 from hf_utils.augmentation.corruptions import read_corruptions
+from hf_utils.data.clips import load_clips
+from hf_utils.data.waveforms import decode_clips, read_samples
 from hf_utils.errors import UserError
 
 SHIPPED = Path(__file__).parents[2] / "configs" / "corruptions.yaml"
@@ -42,6 +44,59 @@ def test_shipped_benchmark_on_a_real_clip(gtzan_mini, tmp_path):
         "white_noise": 5, "pink_noise": 3, "mp3": 3, "low_pass": 3, "clipping": 3, "quieter": 3, "stretch": 2,
         "pitch": 4, "background": 3,
     }  # fmt: skip
+
+
+def level_below(samples, rate, hz):
+    spectrum = np.fft.rfft(samples)
+    return 10 * np.log10(np.sum(np.abs(spectrum[: round(hz * samples.size / rate)]) ** 2))
+
+
+def test_every_corruption_changes_its_own_axis_and_holds_the_level(tmp_path):
+    """A loud master, as a model hears it: what was not asked to change is as loud as before, within 0.1 dB."""
+    rate, folder = 22050, tmp_path / "loud" / "rock"
+    folder.mkdir(parents=True)
+    time = np.arange(4 * rate) / rate
+    music = sum(np.sin(2 * np.pi * hz * (1 + 0.01 * time) * time) for hz in (110, 331, 662, 1240, 3510, 7020))
+    music = np.clip(music / 2.5 + 0.2 * white_noise(4, rate), -1, 1)
+    soundfile.write(folder / "a.wav", music, rate, subtype="PCM_16")
+    clips = load_clips(str(folder.parent))
+    [clean] = map(read_samples, decode_clips(clips, rate, cache_dir=tmp_path / "cache"))
+    lowered = 0
+    for corruption in read_corruptions(SHIPPED):
+        [row] = decode_clips(clips, rate, cache_dir=tmp_path / "cache", corruption=corruption)
+        heard, lowered = read_samples(row), lowered + (row["pcm_gain"] < 0.9)
+        kind, severity = corruption.kind, corruption.severity
+        if corruption.snr_db is not None:
+            change_db = 20 * np.log10(np.dot(heard, clean) / np.dot(clean, clean))
+        elif kind == "low_pass":
+            half = 500 * float(severity.partition("_")[0])
+            change_db = level_below(heard, rate, half) - level_below(clean, rate, half)
+        elif kind == "clipping":
+            inside = np.abs(heard) < 0.99 * np.abs(heard).max()
+            change_db = rms_db(heard[inside]) - rms_db(clean[inside])
+        else:
+            asked_db = -float(severity.partition("_")[0]) if kind == "quieter" else 0
+            change_db = rms_db(heard) - rms_db(clean) - asked_db
+        assert change_db == pytest.approx(0, abs=0.1), corruption.name
+    assert lowered > 5  # files of these would have had to be quieter
+
+
+KINDS_OF_SILENCE = {
+    "gain": "Gain: {min_gain_db: -100, max_gain_db: -100, p: 1.0}",
+    "mask": "TimeMask: {min_band_part: 1.0, max_band_part: 1.0, p: 1.0}",
+}
+
+
+@pytest.mark.parametrize("transform", KINDS_OF_SILENCE.values(), ids=KINDS_OF_SILENCE)
+def test_corruption_that_silences_is_refused(tmp_path, transform):
+    [corruption] = read_corruptions(write(tmp_path, f"kinds: {{a: {{b: [{transform}]}}}}\n"))
+    with pytest.raises(UserError, match="a_b: track7 comes out (mostly )?silent"):
+        corruption(white_noise(1, 16000), 16000, "track7")
+
+
+def test_track_that_a_corruption_leaves_as_it_is_is_remarked(tmp_path):
+    [corruption] = read_corruptions(write(tmp_path, "kinds: {a: {b: [Clip: {a_min: -1.0, a_max: 1.0, p: 1.0}]}}\n"))
+    assert corruption(white_noise(1, 16000), 16000, "track7").fault == "unchanged"
 
 
 def test_noise_is_the_same_every_time_and_another_for_every_track_and_severity():

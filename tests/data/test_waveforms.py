@@ -32,7 +32,7 @@ def forbid_decoding(monkeypatch):
     def decode(*source):
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr(audio, "decode", decode)
+    monkeypatch.setattr(audio, "decode_with_remarks", decode)
 
 
 def make_parquet(genre_folder, folder):
@@ -55,7 +55,7 @@ def test_samples_are_those_of_the_files(genre_folder, tmp_path, num_proc):
     decoded = decode_clips(clips, RATE, cache_dir=tmp_path / "cache", num_proc=num_proc)
     assert decoded.column_names == [
         *("label", "track_id", "origin", "parent_id", "split"),
-        *("sha256", "num_samples", "problem", "pcm_path", "pcm_offset"),
+        *("sha256", "num_samples", "problem", "remarks", "pcm_gain", "file", "pcm_path", "pcm_offset"),
     ]
     assert decoded.features["label"] == clips.features["label"]
     assert len(set(decoded["pcm_path"])) == 1
@@ -98,7 +98,8 @@ def test_second_time_nothing_is_decoded(genre_folder, tmp_path, monkeypatch):
     renamed = genre_folder.rename(tmp_path / "elsewhere")
     forbid_decoding(monkeypatch)
     again = decode_clips(load_clips(str(renamed)), RATE, cache_dir=tmp_path / "cache")
-    assert again[:] == first[:]
+    assert again["file"][0] == str(list_files(renamed)[0])
+    assert again.remove_columns("file")[:] == first.remove_columns("file")[:]
 
 
 def test_changed_file_or_rate_is_never_stale(genre_folder, tmp_path):
@@ -180,10 +181,11 @@ def test_every_bad_file_is_listed_with_its_reason(bad_folder, tmp_path, caplog, 
         drop_problems(decoded, "error")
     message = str(caught.value)
     assert "6 of 18 audio files cannot be used" in message and "--on_bad_audio skip" in message
-    assert all(f"  {name}: {reason}" in message for name, reason in REASONS.items())
+    listing = [f"  {bad_folder / 'jazz' / name}.wav: {reason} (jazz)" for name, reason in REASONS.items()]
+    assert all(line in message for line in listing)
     good = drop_problems(decoded, "skip")
     assert len(good) == 12 and not set(good["track_id"]) & set(REASONS)
-    assert all(f"  {name}: {reason}" in caplog.text for name, reason in REASONS.items())
+    assert all(line in caplog.text for line in listing)
     expected = decode_clips(load_clips(str(bad_folder)).select(range(4)), RATE, cache_dir=tmp_path / "cache2")
     np.testing.assert_array_equal(read_samples(good[3]), read_samples(expected[3]))
     with pytest.raises(ValueError, match="expected a start within the clip's 0 samples"):
@@ -212,17 +214,50 @@ def test_file_that_vanished_is_a_problem_and_is_read_when_it_is_back(genre_folde
     assert decode_clips(clips, RATE, cache_dir=tmp_path / "cache")[0]["problem"] is None
 
 
-def test_peaks_above_full_scale_are_clipped_not_wrapped(tmp_path):
-    loud = 2 * np.sin(2 * np.pi * 100 * np.arange(RATE) / RATE).astype(np.float32)
-    (tmp_path / "clips" / "rock").mkdir(parents=True)
-    soundfile.write(tmp_path / "clips" / "rock" / "loud.wav", loud, RATE, subtype="FLOAT")
-    decoded = decode_clips(load_clips(str(tmp_path / "clips")), RATE, cache_dir=tmp_path / "cache")
-    np.testing.assert_allclose(read_samples(decoded[0]), np.clip(loud, -1, 1 - 1 / 32768), atol=2e-5)
+def test_remarks_are_listed_by_path_and_the_samples_are_those_of_every_other_reader(genre_folder, tmp_path, caplog):
+    waveforms._warn_once.cache_clear()
+    files = list_files(genre_folder)
+    for number, factor in ((1, 16384), (5, 8)):
+        samples, rate = soundfile.read(files[number], dtype="float32")
+        soundfile.write(files[number], factor / np.abs(samples).max() / 4 * samples, rate, subtype="FLOAT")
+    decoded = decode_clips(load_clips(str(genre_folder)), RATE, cache_dir=tmp_path / "cache", num_proc=2)
+    good = drop_problems(decoded, "error")
+    assert len(good) == 12 and sum(map(bool, good["remarks"])) == 2
+    [message] = caplog.messages
+    assert "Of 12 audio files, 2 are used with a remark" in message
+    assert f"  {files[1]}: 16-bit numbers" in message and f"  {files[5]}: above full scale" in message
+    for clip, path in zip(good, files, strict=True):
+        assert clip["file"] == str(path)
+        np.testing.assert_array_equal(read_samples(clip), audio.load(path, RATE))
+
+
+def test_remarks_of_one_kind_are_not_all_listed():
+    names = [f"{n}.mp3" for n in range(40)]
+    remarks = (
+        [f"above full scale, lowered as a whole: by {n} dB" for n in range(30)] + ["silence: 3 of 9 s"] + [None] * 9
+    )
+    text = waveforms.describe_remarks(names, remarks)
+    assert "Of 40 audio files, 31 are used" in text and text.count("above full scale") == 11 and "20 more" in text
+    assert "  30.mp3: silence: 3 of 9 s" in text
+    assert waveforms.describe_remarks(names, [None] * 40) == ""
+
+
+def test_level_of_a_clip_that_its_writer_lowered_is_restored(genre_folder, tmp_path):
+    clips = load_clips(str(genre_folder))
+    gains = [1.0, 0.5, 0.25, None, *[1.0] * 8]
+    lowered = clips.add_column("gain", gains).add_column("clipped_share", [0.0] * 12)
+    plain = decode_clips(clips, RATE, cache_dir=tmp_path / "cache")
+    for before, after, gain in zip(
+        plain, decode_clips(lowered, RATE, cache_dir=tmp_path / "cache"), gains, strict=True
+    ):
+        np.testing.assert_array_equal(read_samples(after, 5, 100), read_samples(before, 5, 100) / (gain or 1.0))
+    other = clips.add_column("gain", gains)  # of somebody else, who may mean something else
+    assert decode_clips(other, RATE, cache_dir=tmp_path / "cache")["pcm_gain"][:] == [1.0] * 12
 
 
 def test_interrupted_build_leaves_nothing_and_is_not_read(genre_folder, tmp_path, monkeypatch):
     clips, cache = load_clips(str(genre_folder)), tmp_path / "cache"
-    decode, seen = audio.decode, []
+    decode, seen = audio.decode_with_remarks, []
 
     def interrupt(*source):
         seen.append(source)
@@ -231,7 +266,7 @@ def test_interrupted_build_leaves_nothing_and_is_not_read(genre_folder, tmp_path
         return decode(*source)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(audio, "decode", interrupt)
+        patch.setattr(audio, "decode_with_remarks", interrupt)
         decode_clips(clips, RATE, cache_dir=cache)
     assert list(cache.iterdir()) == []
     assert len(drop_problems(decode_clips(clips, RATE, cache_dir=cache), "error")) == 12
@@ -339,7 +374,7 @@ def test_memory_does_not_grow_with_what_was_read(tmp_path):
     num_samples = 100_000_000
     with path.open("wb") as file:
         file.truncate(2 * num_samples)
-    clip = {"pcm_path": str(path), "pcm_offset": 0, "num_samples": num_samples}
+    clip = {"pcm_path": str(path), "pcm_offset": 0, "pcm_gain": 1.0, "num_samples": num_samples}
     read_samples(clip, 0, 100_000)
     before = psutil.Process().memory_info().rss
     for start in range(0, num_samples, 100_000):

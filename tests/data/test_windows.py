@@ -25,6 +25,7 @@ def clips(tmp_path):
             "num_samples": lengths,
             "pcm_path": [str(path)] * 5,
             "pcm_offset": [int(o) for o in np.cumsum([0] + lengths[:-1]) * 2],
+            "pcm_gain": [1.0] * 5,
         }
     )
 
