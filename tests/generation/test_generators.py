@@ -88,11 +88,11 @@ def test_a_continuation_depends_on_what_it_continues_and_leaves_it_out(kind, req
 def test_more_than_thirty_seconds_are_refused_with_the_reason(mono_folder):
     checkpoint = identify_checkpoint(mono_folder, None)
     assert plan_sampling(checkpoint, clip_seconds=30.0).tokens == 1503
-    with pytest.raises(UserError, match="clip_seconds is 31.*at most 30 s.*trained on 30 s"):
+    with pytest.raises(UserError, match="clip_seconds is 31.* 30 s"):
         plan_sampling(checkpoint, clip_seconds=31.0)
-    with pytest.raises(UserError, match="28 and prompt_seconds 5"):
+    with pytest.raises(UserError, match="clip_seconds is 28.*prompt_seconds 5"):
         plan_sampling(checkpoint, clip_seconds=28.0, prompt_seconds=5.0)
-    with pytest.raises(UserError, match="inference_steps is for diffusion"):
+    with pytest.raises(UserError, match="inference_steps.*diffusion"):
         plan_sampling(checkpoint, clip_seconds=1.0, inference_steps=5)
 
 
@@ -139,9 +139,9 @@ def test_out_of_memory_names_a_batch_size_to_try(mono_folder, error, monkeypatch
         raise error
 
     monkeypatch.setattr(generator._model, "generate", fail)
-    with pytest.raises(UserError, match="batch of 8 clips of 1 s.*--batch_size 4 and a new --output_dir"):
+    with pytest.raises(UserError, match="batch of 8.*--batch_size 4.*--output_dir"):
         generate_batch(generator, PROMPTS * 4, 0)
-    with pytest.raises(UserError, match="--dtype bf16, shorter clips"):
+    with pytest.raises(UserError, match="batch of 1 .*--dtype bf16"):
         generate_batch(generator, PROMPTS[:1], 0)
 
 
@@ -181,10 +181,10 @@ def test_other_checkpoints_are_refused_with_the_reason(tmp_path):
     image.mkdir()
     (image / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
     for folder, message in (
-        (tmp_path / "t5", "is a t5, expected a MusicGen"),
-        (melody, "Melody, which wants a melody"),
-        (tmp_path / "none", "does not exist here"),
-        (image, "no text-to-audio pipeline"),
+        (tmp_path / "t5", "t5.*expected a MusicGen"),
+        (melody, "melody.*musicgen-small"),
+        (tmp_path / "none", "none.*does not exist"),
+        (image, "StableDiffusionPipeline.*text-to-audio"),
     ):
         with pytest.raises(UserError, match=message):
             identify_checkpoint(str(folder), None)
@@ -206,22 +206,22 @@ def test_diffusion_defaults_are_the_pipelines_and_foreign_options_are_refused(di
     sampling = plan_sampling(checkpoint, clip_seconds=1.0)
     assert (sampling.guidance_scale, sampling.inference_steps, sampling.top_k) == (7.0, 100, None)
     for option, message in (
-        ({"top_k": 5}, "top_k is for MusicGen"),
-        ({"prompt_seconds": 5.0}, "continue_from is for"),
+        ({"top_k": 5}, "top_k.*MusicGen"),
+        ({"prompt_seconds": 5.0}, "continue_from.*MusicGen"),
     ):
         with pytest.raises(UserError, match=message):
             plan_sampling(checkpoint, clip_seconds=1.0, **option)
 
 
 def test_a_clip_longer_than_the_pipeline_can_is_refused(diffusion_folder):
-    with pytest.raises(UserError, match="StableAudioPipeline refuses.*longer than the model maximum"):
+    with pytest.raises(UserError, match="StableAudioPipeline.*maximum"):
         generate_batch(load(diffusion_folder, clip_seconds=3.0, inference_steps=2), PROMPTS, 0)
 
 
 def test_diffusers_is_only_needed_for_its_checkpoints(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "AudioLDM2Pipeline"}))
-    with pytest.raises(UserError, match="AudioLDM2Pipeline needs diffusers.*pip install diffusers"):
+    with pytest.raises(UserError, match="AudioLDM2Pipeline.*pip install diffusers"):
         identify_checkpoint(str(tmp_path), None)
 
 

@@ -84,7 +84,7 @@ def test_classifier_scores_are_mean_probabilities_over_windows(run_folder):
 
 
 def test_a_classifier_of_other_genres_or_origin_is_refused(run_folder, tmp_path):
-    with pytest.raises(UserError, match="knows no metal"):
+    with pytest.raises(UserError, match="score_with.*metal"):
         ClassifierScorer(str(run_folder), ["jazz", "metal"], CPU)
-    with pytest.raises(UserError, match="expected the folder of a finished run"):
+    with pytest.raises(UserError, match="score_with.*run_classification.py"):
         ClassifierScorer(str(tmp_path), GENRES, CPU)

@@ -148,7 +148,7 @@ def test_scoring_that_was_killed_goes_on_and_half_of_it_cannot_be_loaded(copied,
     assert columns_of(copied) == [set(SCORE_COLUMNS), set(), set()] and list(copied.rglob(".aside-*"))
     with pytest.raises(UserError, match="unfinished"):
         load_clips(str(copied))
-    with pytest.raises(UserError, match="only some clips have their scores .clap_model clap@.*classifier_model run@"):
+    with pytest.raises(UserError, match="some clips.*clap_model clap@.*classifier_model run@"):
         generate(copied)
     monkeypatch.setattr(dataset_run, "load_generator", lambda *_: pytest.fail("the clips are all there"))
     assert generate(copied, "--clap_model", "--score_with", options=["--num_shards", "2", "--shard_index", "1"]) == 0
@@ -164,7 +164,7 @@ def test_scores_of_another_model_are_refused_and_replaced_when_asked_for(
     before = read_files(copied)
     name = load_clips(str(copied))[0]["classifier_model"]
     monkeypatch.setitem(models, "--score_with", str(other))
-    with pytest.raises(UserError, match=f"\n  classifier_model: {name} in the folder, run@.* now\n.*overwrite_scores"):
+    with pytest.raises(UserError, match=f"classifier_model: {name}.*run@.*\n.*--overwrite_scores"):
         generate(copied, "--clap_model", "--score_with")
     assert read_files(copied) == before
     assert generate(copied, "--score_with", options=["--overwrite_scores"]) == 0
@@ -186,7 +186,7 @@ def test_a_run_is_the_same_classifier_without_its_checkpoints(models, tmp_path):
 
 def test_one_genre_is_scored_by_a_classifier_and_clap_has_nothing_to_tell_apart(generate, tmp_path):
     options = ["--genres", "jazz", "--clips_per_genre", "2"]
-    with pytest.raises(UserError, match="against the other genres of its dataset, and jazz is the only one"):
+    with pytest.raises(UserError, match="clap_model.*jazz.*score_with"):
         generate(tmp_path / "d", "--clap_model", "--score_with", options=options)
     assert not list(tmp_path.glob("d/data/*"))
     assert generate(tmp_path / "d", "--score_with", options=options) == 0
@@ -201,18 +201,18 @@ def test_finished_clips_are_scored_on_another_machine_and_with_other_versions(co
     path.write_text(json.dumps(config))
     assert generate(copied, "--score_with") == 0
     assert columns_of(copied) == [{"classifier_model"}] * 3 and json.loads(path.read_text()) == config
-    with pytest.raises(UserError, match="seed: 42 in the folder, 7 now"):
+    with pytest.raises(UserError, match="seed: 42.*7"):
         generate(copied, "--score_with", options=["--seed", "7"])
     next(copied.glob("data/*")).unlink()
-    with pytest.raises(UserError, match='device: "cuda" in the folder, "cpu" now\n  versions.torch: "1.0"'):
+    with pytest.raises(UserError, match='device: "cuda".*"cpu".*\n.*versions.torch: "1.0"'):
         generate(copied, "--score_with")
 
 
 def test_mistakes_about_scores_stop_before_anything_is_generated(generate, models, tmp_path, monkeypatch):
     monkeypatch.setattr(dataset_run, "load_generator", lambda *_: pytest.fail("too late"))
-    with pytest.raises(UserError, match="overwrite_scores is given, but neither clap_model nor score_with"):
+    with pytest.raises(UserError, match="overwrite_scores.*clap_model.*score_with"):
         generate(tmp_path / "d", options=["--overwrite_scores"])
     monkeypatch.setitem(models, "--score_with", models["--clap_model"])
-    with pytest.raises(UserError, match="expected the folder of a finished run"):
+    with pytest.raises(UserError, match="score_with.*run_classification.py"):
         generate(tmp_path / "d", "--score_with")
     assert not list(tmp_path.glob("d/data/*"))

@@ -131,9 +131,7 @@ def test_a_rejected_clip_is_made_again_with_the_next_seed_and_no_other_changes(r
 def test_a_clip_that_fails_every_attempt_stops_its_batch_with_the_reasons(tmp_path):
     recipe = make_recipe()
     maker = make_maker(recipe, spoiler("silent", rows=[-1], calls=range(99)))
-    with pytest.raises(
-        BatchError, match=r"Batch 0: no sound clip in 3 attempts:\n  tiny-model-1-000004 \(silent, silent"
-    ):
+    with pytest.raises(BatchError, match=r"Batch 0.*3 attempts.*\n.*tiny-model-1-000004.*silent, silent"):
         maker.make(0)
     # Only the first batch that is made: the others are written all the same.
     maker = make_maker(recipe, spoiler("silent", rows=[0], calls=range(3)))

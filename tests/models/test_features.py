@@ -93,7 +93,7 @@ def test_masks_are_refused_where_there_is_no_spectrogram_or_nothing_would_be_lef
     with pytest.raises(UserError, match="mask_time_prob"):
         make_spec_augment(model.config, extractor, 16000, time_seconds=0.1, frequency_bins=0)
     model, extractor = loaded["ast"]
-    with pytest.raises(UserError, match="spec_augment_freq_bins would mask 32 of 32"):
+    with pytest.raises(UserError, match="--spec_augment_freq_bins.*32 of 32"):
         make_spec_augment(model.config, extractor, 16240, time_seconds=0, frequency_bins=32)
     assert make_spec_augment(model.config, extractor, 16240, time_seconds=0, frequency_bins=0) is None
 

@@ -93,13 +93,13 @@ def test_none_freezes_nothing(tmp_path_factory):
 def test_impossible_choices_are_explained(tmp_path_factory):
     model = load_model("hubert", tmp_path_factory)
     for count in (0, 4):
-        with pytest.raises(UserError, match=f"unfrozen_layers is {count}, but HubertModel has 3 blocks"):
+        with pytest.raises(UserError, match=f"unfrozen_layers is {count}.*3 blocks"):
             freeze(model, "all_but_last", count)
-    with pytest.raises(UserError, match="expected one of none, feature_encoder"):
+    with pytest.raises(UserError, match="freeze is 'everything'.*feature_encoder"):
         freeze(model, "everything")
     backbone_config = transformers.PoolFormerConfig(hidden_sizes=[8, 8, 8, 8], depths=[1, 1, 1, 1])
     pool_former = SpectrogramCNNForAudioClassification(SpectrogramCNNConfig(backbone_config, hidden_size=8))
-    with pytest.raises(UserError, match="no convolutions below its blocks"):
+    with pytest.raises(UserError, match="PoolFormerModel.*--freeze"):
         freeze(pool_former, "feature_encoder")
     assert trained_names(pool_former) == {n for n, _ in pool_former.named_parameters()}
 

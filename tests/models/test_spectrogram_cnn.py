@@ -202,11 +202,11 @@ def test_head_options(tmp_path, tmp_path_factory):
     again, _ = load(tmp_path / "mlp")
     assert again.classifier[1].out_features == 7 and again.classifier[0].p == 0.4
     assert load(tmp_path / "mlp", head_dropout=0.2)[0].classifier[0].p == 0.2
-    with pytest.raises(UserError, match="head_hidden_size is 9, but the checkpoint's 7"):
+    with pytest.raises(UserError, match="head_hidden_size is 9.*7"):
         load(tmp_path / "mlp", head="mlp", head_hidden_size=9)
     linear.save_pretrained(tmp_path / "linear")
     extractor.save_pretrained(tmp_path / "linear")
-    with pytest.raises(UserError, match="whose head is linear"):
+    with pytest.raises(UserError, match="--head mlp.*linear"):
         load(tmp_path / "linear", head="mlp")
 
 

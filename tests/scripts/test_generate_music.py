@@ -141,9 +141,9 @@ def test_machines_share_the_work_in_any_order(finished, checkpoint, tmp_path, ca
 def test_a_finished_folder_is_left_alone_and_another_configuration_is_refused(finished, checkpoint):
     before = read_files(finished)
     assert generate(finished, checkpoint) == 0
-    with pytest.raises(UserError, match=r"another configuration.*\n  batch_size: 2 in the folder, 4 now\n"):
+    with pytest.raises(UserError, match=r"another configuration.*\n.*batch_size: 2.*4"):
         generate(finished, checkpoint, "--batch_size", "4")
-    with pytest.raises(UserError, match="seed: 42 in the folder, 7 now"):
+    with pytest.raises(UserError, match="seed: 42.*7"):
         generate(finished, checkpoint, "--seed", "7")
     assert read_files(finished) == before
 
@@ -199,9 +199,9 @@ def test_a_continuation_names_its_parent_in_the_training_split(checkpoint, genre
 def test_clips_outside_the_training_split_are_refused(genre_folder, tmp_path):
     clips = decode_clips(load_clips(str(genre_folder)), 16000, cache_dir=tmp_path)
     clips = assign_splits(clips, "stratified", seed=0)
-    with pytest.raises(UserError, match="no real clips of the training split"):
+    with pytest.raises(UserError, match="continue_from.*training split"):
         make_parents(clips, ["blues", "rock"], 0.5, 16000, 0)
-    with pytest.raises(UserError, match="no training clip of 1.95 s or more for blues, rock"):
+    with pytest.raises(UserError, match="continue_from.*1.95 s.*blues, rock"):
         make_parents(clips.filter(lambda row: row["split"] == "train"), ["blues", "rock"], 1.95, 16000, 0)
 
 
@@ -228,7 +228,7 @@ def test_failed_batches_are_named_and_the_others_kept(checkpoint, tmp_path, monk
 def test_processes_that_do_not_know_of_each_other_are_stopped(checkpoint, tmp_path, monkeypatch):
     PartialState(cpu=True)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="each sees itself alone"):
+    with pytest.raises(UserError, match="2 processes.*accelerate launch"):
         generate(tmp_path / "d", checkpoint)
     assert not (tmp_path / "d").exists()
 
@@ -236,14 +236,14 @@ def test_processes_that_do_not_know_of_each_other_are_stopped(checkpoint, tmp_pa
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--clip_seconds", "31"], "at most 30 s"),
-        (["--dtype", "fp16"], "fp16 needs a GPU"),
-        (["--split_protocol", "filtered"], "neither continue_from nor report"),
-        (["--prompt_seconds", "5"], "continue_from, which would use it"),
-        (["--num_shards", "2", "--shard_index", "2"], "less than num_shards"),
-        (["--top_k", "0"], "expected at least 1"),
+        (["--clip_seconds", "31"], "clip_seconds is 31.*30 s"),
+        (["--dtype", "fp16"], "dtype fp16.*GPU"),
+        (["--split_protocol", "filtered"], "split_protocol.*continue_from.*report"),
+        (["--prompt_seconds", "5"], "prompt_seconds.*continue_from"),
+        (["--num_shards", "2", "--shard_index", "2"], "shard_index is 2.*num_shards"),
+        (["--top_k", "0"], "top_k.*at least 1"),
         (["--genres", "jazz", "jazz"], "genres is .'jazz', 'jazz'., expected 1 or more"),
-        (["--continue_from", "a", "--dataset_name", "b"], "leave dataset_name out"),
+        (["--continue_from", "a", "--dataset_name", "b"], "dataset_name is b.*continue_from is a"),
     ],
 )
 def test_contradictions_stop_before_anything_is_loaded(options, message, checkpoint, tmp_path):
