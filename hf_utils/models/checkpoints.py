@@ -1,11 +1,14 @@
 """Checkpoints of the Hub or of folders, read safely: configuration, weights, feature extractor."""
 
+import contextlib
 import dataclasses
 import logging
 import pickle
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import (
     CONFIG_MAPPING,
     FEATURE_EXTRACTOR_MAPPING,
@@ -15,9 +18,10 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.utils import CONFIG_NAME, cached_file
 
 from hf_utils.errors import UserError
-from hf_utils.models.weights import check_loading
+from hf_utils.models.weights import check_files, check_loading
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +30,18 @@ OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 FEATURE_EXTRACTOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 # What transformers raises for files that are absent, unreachable, malformed, unsafe, or not to be trusted.
-LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, ImportError)
+LOADING_ERRORS = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    ImportError,
+    EOFError,
+    SafetensorError,
+    StrictDataclassError,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +80,15 @@ class Checkpoint:
         folder = Path(self.name)
         return not folder.is_dir() or any((folder / name).is_file() for name in FEATURE_EXTRACTOR_FILES)
 
+    def check_files(self) -> None:
+        """Raise UserError if a file that is here, in the folder or downloaded, is not whole; loads nothing."""
+        if Path(self.name).is_dir():
+            check_files(self.name)
+            return
+        with contextlib.suppress(OSError):  # nothing was downloaded yet, or there is no such checkpoint
+            config = cached_file(self.name, CONFIG_NAME, local_files_only=True, **self._source)
+            check_files(Path(config).parent, all_here=False)
+
     def load_config(self) -> PreTrainedConfig:
         """Return its configuration. Raises UserError if there is none, or if it needs code that is not trusted."""
         try:
@@ -75,6 +99,7 @@ class Checkpoint:
         except UserError:
             raise
         except LOADING_ERRORS as error:
+            self.check_files()
             raise UserError(
                 f"cannot read a model configuration from {self.name!r}: expected a folder with a config.json, or the "
                 f"name of a model of the Hub that this machine can reach. {_first_line(error)}"
@@ -93,6 +118,7 @@ class Checkpoint:
         Raises:
             UserError: no safe weights, or the backbone is not filled exactly.
         """
+        self.check_files()
         if not self.has_weights:
             logger.warning("%s holds a configuration and no weights: the model starts from random ones.", self.name)
             model = auto_class.from_config(config, dtype=torch.float32, trust_remote_code=self.trust_remote_code)
@@ -115,6 +141,7 @@ class Checkpoint:
             # torch's own message explains how to run what the file holds.
             raise UserError(f"the .bin file of {self.name!r} holds more than tensors, so it is not loaded") from error
         except LOADING_ERRORS as error:
+            self.check_files()  # those that were downloaded meanwhile
             raise UserError(
                 f"cannot load the weights of {self.name!r}. Only safetensors are loaded; where you trust a checkpoint "
                 "that has none, --allow_pickle loads the tensors of its .bin file, or save it again by "
@@ -139,6 +166,7 @@ class Checkpoint:
                 self.name, trust_remote_code=self.trust_remote_code, **self._source
             )
         except LOADING_ERRORS as error:
+            self.check_files()
             raise UserError(f"cannot read the feature extractor of {self.name!r}. {_first_line(error)}") from error
 
 
