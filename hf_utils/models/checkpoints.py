@@ -2,11 +2,15 @@
 
 import contextlib
 import dataclasses
+import difflib
 import logging
 import pickle
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
+import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
@@ -17,6 +21,7 @@ from transformers import (
     AutoModel,
     PreTrainedConfig,
     PreTrainedModel,
+    TimmWrapperConfig,
 )
 from transformers.utils import CONFIG_NAME, cached_file
 
@@ -95,14 +100,29 @@ class Checkpoint:
             raw, _ = PreTrainedConfig.get_config_dict(self.name, **self._source)
             if not self.trust_remote_code and raw.get("model_type") not in CONFIG_MAPPING:
                 _refuse_code(self.name, raw.get("auto_map"))
+            if raw.get("model_type") == "timm_wrapper" or ("model_type" not in raw and "architecture" in raw):
+                return _make_timm_config(self.name, raw)
+            if "auto_map" not in raw:
+                _expect_known_type(self.name, raw)
             return AutoConfig.from_pretrained(self.name, trust_remote_code=self.trust_remote_code, **self._source)
         except UserError:
             raise
+        except (AttributeError, TypeError) as error:
+            raise UserError(f"the config.json of {self.name!r} describes no model: expected a JSON object") from error
         except LOADING_ERRORS as error:
             self.check_files()
             raise UserError(
                 f"cannot read a model configuration from {self.name!r}: expected a folder with a config.json, or the "
-                f"name of a model of the Hub that this machine can reach. {_first_line(error)}"
+                f"name of a model of the Hub that this machine can reach. {_describe(error)}"
+            ) from error
+
+    def make_model(self, auto_class: type, config: PreTrainedConfig) -> PreTrainedModel:
+        """Return a model with random weights, in float32. Raises UserError if its configuration makes no sense."""
+        try:
+            return auto_class.from_config(config, dtype=torch.float32, trust_remote_code=self.trust_remote_code)
+        except (*LOADING_ERRORS, AssertionError, ArithmeticError, IndexError) as error:
+            raise UserError(
+                f"the model that the config.json of {self.name!r} describes cannot be built. {_describe(error)}"
             ) from error
 
     def load_model(
@@ -121,8 +141,7 @@ class Checkpoint:
         self.check_files()
         if not self.has_weights:
             logger.warning("%s holds a configuration and no weights: the model starts from random ones.", self.name)
-            model = auto_class.from_config(config, dtype=torch.float32, trust_remote_code=self.trust_remote_code)
-            return model.eval(), False
+            return self.make_model(auto_class, config).eval(), False
         try:
             model, info = auto_class.from_pretrained(
                 self.name,
@@ -140,13 +159,16 @@ class Checkpoint:
         except pickle.UnpicklingError as error:
             # torch's own message explains how to run what the file holds.
             raise UserError(f"the .bin file of {self.name!r} holds more than tensors, so it is not loaded") from error
-        except LOADING_ERRORS as error:
+        except OSError as error:
             self.check_files()  # those that were downloaded meanwhile
             raise UserError(
                 f"cannot load the weights of {self.name!r}. Only safetensors are loaded; where you trust a checkpoint "
                 "that has none, --allow_pickle loads the tensors of its .bin file, or save it again by "
-                f"save_pretrained. {_first_line(error)}"
+                f"save_pretrained. {_describe(error)}"
             ) from error
+        except LOADING_ERRORS as error:
+            self.check_files()
+            raise UserError(f"cannot load the weights of {self.name!r}. {_describe(error)}") from error
         return model, check_loading(self.name, model, info, auto_class is AutoModel, unused)
 
     def load_feature_extractor(self, config: PreTrainedConfig):
@@ -167,7 +189,7 @@ class Checkpoint:
             )
         except LOADING_ERRORS as error:
             self.check_files()
-            raise UserError(f"cannot read the feature extractor of {self.name!r}. {_first_line(error)}") from error
+            raise UserError(f"cannot read the feature extractor of {self.name!r}. {_describe(error)}") from error
 
 
 def _refuse_code(name: str, auto_map: dict | None) -> None:
@@ -180,5 +202,45 @@ def _refuse_code(name: str, auto_map: dict | None) -> None:
         )
 
 
-def _first_line(error: Exception) -> str:
-    return f"({type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'})"
+def _make_timm_config(name: str, raw: dict) -> TimmWrapperConfig:
+    """Return the configuration of a model of timm, of which its architecture is enough.
+
+    transformers knows such a file only by its `pretrained_cfg`, and makes no model without a number of classes.
+    """
+    import timm  # here, since it takes a second, and few models are its
+
+    architecture = raw.get("architecture")
+    if not isinstance(architecture, str) or not timm.is_model(architecture):
+        raise UserError(
+            f"the config.json of {name!r} describes no model: its architecture is {architecture!r}, expected one of "
+            f"timm {timm.__version__}{_name_similar(architecture, timm.list_models())}"
+        )
+    if not isinstance(raw.get("model_args") or {}, dict):
+        raise UserError(f"the config.json of {name!r}: model_args is {raw['model_args']!r}, expected a mapping")
+    settings = {key: value for key, value in raw.items() if value is not None}
+    return TimmWrapperConfig.from_dict({"num_classes": 2, **settings})
+
+
+def _expect_known_type(name: str, raw: dict) -> None:
+    """Raise UserError for a configuration of which transformers would not know whose it is."""
+    if "model_type" not in raw:
+        raise UserError(
+            f"the config.json of {name!r} describes no model: it has no model_type (such as hubert or convnext), and "
+            "no architecture of timm"
+        )
+    if raw["model_type"] not in CONFIG_MAPPING:
+        raise UserError(
+            f"the config.json of {name!r} describes no model: its model_type is {raw['model_type']!r}, expected one "
+            f"of transformers {transformers.__version__}{_name_similar(raw['model_type'], CONFIG_MAPPING)}"
+        )
+
+
+def _name_similar(name: Any, known: Iterable[str]) -> str:
+    similar = difflib.get_close_matches(str(name).lower(), known, n=3)
+    return f". Similar: {', '.join(similar)}" if similar else ""
+
+
+def _describe(error: Exception) -> str:
+    """Return the kind of an error and the beginning of its message, in one line."""
+    text = " ".join(str(error).split())
+    return f"({type(error).__name__}: {text[:200]}{'...' if len(text) > 200 else ''})"

@@ -53,8 +53,8 @@ def make_spectrogram_cnn(
         UserError: the weights do not fill the backbone, or it does not take the spectrograms.
     """
     with torch.device("meta"):
-        full = AutoModelForImageClassification.from_config(image_config, dtype=torch.float32)
-        base = AutoModel.from_config(image_config, dtype=torch.float32)
+        full = checkpoint.make_model(AutoModelForImageClassification, image_config)
+        base = checkpoint.make_model(AutoModel, image_config)
     # Before anything is loaded or computed. This sees wrong sizes of images, though not empty outputs.
     hidden_size = measure_width(base.eval(), feature_extractor, window_samples)
     prefix = f"{full.base_model_prefix}."
