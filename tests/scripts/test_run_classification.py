@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import tiny_models
+import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
@@ -21,9 +23,11 @@ TINY = ["--window_seconds", "0.5", "--dataloader_num_workers", "0", "--num_proc"
 SAVERS = {"ast": tiny_models.save_ast, "hubert": tiny_models.save_hubert, "convnext": tiny_models.save_convnext}
 
 
-def run_script(*arguments, launcher=(sys.executable,), cwd=ROOT) -> subprocess.CompletedProcess:
+def run_script(
+    *arguments, launcher=(sys.executable,), script=ROOT / "run_classification.py", cwd=ROOT
+) -> subprocess.CompletedProcess:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [*launcher, str(ROOT / "run_classification.py"), *map(str, arguments)]
+    command = [*map(str, launcher), str(script), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=300)
 
 
@@ -107,23 +111,67 @@ def test_a_checkpoint_is_evaluated_on_the_split_it_was_trained_with(run, music, 
         )
 
 
-def test_two_processes_give_the_numbers_of_one_and_count_every_track_once(run, tmp_path):
-    """The test split has 3 tracks, and an odd number of windows over both sets."""
-    evaluations = []
-    launchers = {
-        "one": (sys.executable,),
-        "two": (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
-    }
-    for name, launcher in launchers.items():
-        arguments = ["--model_name_or_path", run, "--do_eval", "--output_dir", tmp_path / name, *TINY]
-        done = run_script(*arguments, "--per_device_eval_batch_size", 2, launcher=launcher)
+# Notes every training window that a process draws: epoch, track and first sample.
+NOTE_WINDOWS = """
+import os
+import sys
+
+import run_classification
+from hf_utils.data.windows import TrainingWindows
+from hf_utils.launch import run_script
+
+notes, draw = open(sys.argv.pop(1) + "-" + os.environ.get("RANK", "0"), "w"), TrainingWindows.draw
+
+
+def draw_and_note(self, index):
+    seed, start = draw(self, index)
+    print(self._epoch, self._clips[index]["track_id"], start, file=notes, flush=True)
+    return seed, start
+
+
+TrainingWindows.draw = draw_and_note
+run_script(run_classification.main)
+"""
+
+
+def test_two_processes_train_and_evaluate_as_one(checkpoints, music, tmp_path):
+    """The same windows, weights and scores; every track counted once, 3 of them, with an odd number of windows.
+
+    Without dropout, which every process draws for itself, and with as many tracks as fill the batches.
+    """
+    script = tmp_path / "note_windows.py"
+    script.write_text(NOTE_WINDOWS)
+    launcher = (sys.executable, "-m", "accelerate.commands.launch", "--config_file")
+    arguments = ["--model_name_or_path", checkpoints["convnext"], "--head_dropout", 0, "--dataset_name", music, *TINY]
+    arguments += ["--num_mel_bins", 32, "--n_fft", 512, "--hop_length", 256, "--per_device_eval_batch_size", 2]
+    arguments += ["--num_train_epochs", 2, "--learning_rate", 1e-2, "--precision", "fp32"]
+    for name, batch_size, start in (
+        ("one", 4, (sys.executable,)),
+        ("two", 2, (*launcher, ROOT / "configs" / "accelerate" / "cpu_2.yaml")),
+    ):
+        flags = ["--output_dir", tmp_path / name, "--per_device_train_batch_size", batch_size]
+        done = run_script(tmp_path / f"{name}-windows", *arguments, *flags, launcher=start, script=script)
         assert done.returncode == 0, done.stderr
-        evaluations.append(read_results(tmp_path / name)["evaluations"])
-        rows = [read_rows(tmp_path / name / f"predictions_{split}.csv") for split in ("validation", "test")]
-        assert [len({row["track_id"] for row in part}) for part in rows] == [len(part) for part in rows] == [3, 3]
+    seen = [
+        sorted("".join(p.read_text() for p in tmp_path.glob(f"{n}-windows-*")).split("\n")) for n in ("one", "two")
+    ]
+    assert seen[0] == seen[1] and len(seen[0]) == 1 + 2 * 24
+    assert len(list(tmp_path.glob("two-windows-*"))) == 2, "only one process drew windows"
+    weights = [safetensors.torch.load_file(tmp_path / name / "model.safetensors") for name in ("one", "two")]
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, rtol=0, atol=1e-5)
+    before = safetensors.torch.load_file(checkpoints["convnext"] / "model.safetensors")["convnext.layernorm.weight"]
+    assert (weights[0]["backbone.layernorm.weight"] - before).abs().max() > 0.01, "nothing was trained"
+    # Of the two processes' own model: what they found, and what one process finds.
+    run_classification.main(
+        ["--model_name_or_path", str(tmp_path / "two"), "--do_eval", "--output_dir", str(tmp_path / "again"), *TINY]
+    )
     for split in ("validation", "test"):
-        for key, value in evaluations[0][split]["track"].items():
-            assert evaluations[1][split]["track"][key] == pytest.approx(value, abs=1e-6), key
+        rows = read_rows(tmp_path / "two" / f"predictions_{split}.csv")
+        assert len({row["track_id"] for row in rows}) == len(rows) == 3
+        two, one = (read_results(tmp_path / name)["evaluations"][split] for name in ("two", "again"))
+        assert two["num_windows"] == one["num_windows"]
+        assert two["track"] == pytest.approx(one["track"], abs=1e-6)
 
 
 @pytest.mark.parametrize("family", ["ast", "hubert"])
@@ -178,6 +226,23 @@ def test_a_users_mistake_is_one_message(arguments, words, checkpoints, tmp_path)
         model = ["--model_name_or_path", str(checkpoints["ast"]), "--output_dir", str(tmp_path / "run")]
         run_classification.main([*model, *arguments])
     assert all(word in str(error.value) for word in words)
+
+
+def test_help_imports_no_more_than_the_options():
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import run_classification, sys\ntry: run_classification.main(['--help'])\n"
+            "finally: print(*sorted(sys.modules), file=sys.stderr)",
+        ],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert "--model_name_or_path" in done.stdout
+    slow = {"datasets", "optuna", "matplotlib", "sklearn", "torchaudio", "tensorboard", "hf_utils.training.run"}
+    assert slow & set(done.stderr.split()) == set()
 
 
 def test_a_mistake_prints_no_traceback():
