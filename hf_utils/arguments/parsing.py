@@ -39,7 +39,7 @@ REPLACED_OPTIONS = {
     "tokenizer": "leave it out: the feature extractor is loaded with model_name_or_path",
     "overwrite_output_dir": "use overwrite",
     "logging_dir": "leave it out: TensorBoard events go to the folder tensorboard in output_dir",
-    "group_by_length": "use train_sampling_strategy: group_by_length (every window here has the same length)",
+    "group_by_length": "leave it out: every window has the same length",
     "save_safetensors": "leave it out: weights are always saved as safetensors",
     "half_precision_backend": "use precision: auto, fp32, bf16 or fp16",
     "fp16_backend": "use precision: auto, fp32, bf16 or fp16",

@@ -5,6 +5,7 @@ The options of a search for hyper-parameters are here too.
 """
 
 import dataclasses
+import json
 import os
 from collections.abc import Mapping
 from functools import partial
@@ -13,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 from accelerate.utils import parse_flag_from_env
-from transformers import TrainingArguments
+from transformers import TrainingArguments, get_scheduler
 from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy, SchedulerType
 
 from hf_utils.arguments.options import option
@@ -59,6 +60,25 @@ _selection = partial(option, group="evaluation and choice of the checkpoint")
 _hub = partial(option, group="Hub")
 _output = partial(option, group="output")
 _CPU_BF16_UNITS = ("avx512_bf16", "amx_bf16")
+# What every evaluation while training reports, per track; with the loss and the accuracy of single windows, what may
+# choose the checkpoint. Those that fall as a model gets better are named.
+TRACKED_SCORES = ("accuracy", "f1", "roc_auc", "log_loss", "ece")
+_SELECTING_SCORES = (*TRACKED_SCORES, "loss", "window_accuracy")
+_FALLING_SCORES = ("loss", "log_loss", "ece")
+_PLATEAU_SCHEDULERS = ("reduce_lr_on_plateau", "greedy")
+# Stock options that cannot work here, with the value that does, and why.
+_FIXED_OPTIONS = {
+    "dataloader_drop_last": (False, "it would leave out evaluated windows, too"),
+    "dataloader_persistent_workers": (
+        False,
+        "workers that outlive an epoch never hear of the next one, and every epoch would see the same windows",
+    ),
+    "remove_unused_columns": (False, "the collator picks the columns, and needs those a model does not"),
+    "prediction_loss_only": (False, "the choice of the checkpoint needs more than the loss"),
+    "batch_eval_metrics": (False, "scores are of whole tracks, whose windows are in several batches"),
+    "eval_do_concat_batches": (True, "scores are of whole tracks, whose windows are in several batches"),
+    "label_names": (None, "the labels are found by the collator"),
+}
 
 
 def _run_folder(options: Mapping[str, Any]) -> str:
@@ -90,18 +110,18 @@ class ClassificationTrainingArguments(TrainingArguments):
     predict_path: str | None = _job(None, "Audio file, or folder with files at any depth, to tag.", metavar="PATH")
     per_window: bool = _job(False, "Also write the genre of every window of a tagged file: a timeline.")
 
-    num_train_epochs: float = _training(10.0, "Number of visits to every training track.", metavar="EPOCHS")
+    num_train_epochs: float = _training(10.0, "Number of visits to every training track.", metavar="EPOCHS", above=0)
     max_steps: int = _training(
-        -1, "Number of optimiser steps, instead of epochs; -1 to count epochs.", metavar="STEPS"
+        -1, "Number of optimiser steps, instead of epochs; -1 to count epochs.", metavar="STEPS", at_least=-1
     )
-    learning_rate: float = _training(5e-5, "Highest learning rate.")
+    learning_rate: float = _training(5e-5, "Highest learning rate.", above=0)
     lr_scheduler_type: SchedulerType | str = _training(
         "linear", "Course of the learning rate: linear, cosine, constant_with_warmup, reduce_lr_on_plateau ..."
     )
     warmup_steps: float = _training(
-        0.1, "Steps of rising learning rate; below 1 it is a share of all steps.", metavar="STEPS"
+        0.1, "Steps of rising learning rate; below 1 it is a share of all steps.", metavar="STEPS", at_least=0
     )
-    weight_decay: float = _training(0.0, "Weight decay of AdamW, on all but biases and norms.")
+    weight_decay: float = _training(0.0, "Weight decay of AdamW, on all but biases and norms.", at_least=0)
     stages: list[dict] | None = option(
         None,
         "In a YAML file: a list of options that differ from stage to stage; each stage starts from the model of the "
@@ -109,9 +129,11 @@ class ClassificationTrainingArguments(TrainingArguments):
         group="training",
         yaml_only=True,
     )
-    per_device_train_batch_size: int = _training(8, "Windows per step and device.", metavar="WINDOWS")
-    gradient_accumulation_steps: int = _training(1, "Batches per optimiser step.", metavar="BATCHES")
-    label_smoothing_factor: float = _training(0.0, "Share of the label that is spread over all genres, 0 to 1.")
+    per_device_train_batch_size: int = _training(8, "Windows per step and device.", metavar="WINDOWS", at_least=1)
+    gradient_accumulation_steps: int = _training(1, "Batches per optimiser step.", metavar="BATCHES", at_least=1)
+    label_smoothing_factor: float = _training(
+        0.0, "Share of the label that is spread over all genres, 0 to 1.", at_least=0, below=1
+    )
     class_weights: Literal["none", "balanced"] = _training("none", "Weigh the loss by the rarity of each genre.")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = _training(
         "auto", "Numbers in matrix products. (default: auto = bf16 where the GPU or CPU has it in hardware, else fp32)"
@@ -119,20 +141,24 @@ class ClassificationTrainingArguments(TrainingArguments):
     use_cpu: bool = _training(False, "Leave GPUs alone. (default: off where there is a GPU)")
     seed: int = _training(42, "Seed of the new head, the order of tracks and the windows.")
     dataloader_num_workers: int | None = _training(
-        None, "Processes that make features. (default: the machine's cores, at most 4; 0 on one core)"
+        None, "Processes that make features. (default: the machine's cores, at most 4; 0 on one core)", at_least=0
     )
     resume_from_checkpoint: str | None = _training(
         None, "Continue from a checkpoint-N folder, or the newest here (auto) or on the Hub (hub).", metavar="FOLDER"
     )
 
     eval_strategy: IntervalStrategy | str = _selection("epoch", "When to evaluate the validation set while training.")
-    per_device_eval_batch_size: int = _selection(16, "Evaluated windows per batch and device.", metavar="WINDOWS")
+    per_device_eval_batch_size: int = _selection(
+        16, "Evaluated windows per batch and device.", metavar="WINDOWS", at_least=1
+    )
     load_best_model_at_end: bool = _selection(True, "Keep the checkpoint that is best on validation, not the last.")
     metric_for_best_model: str = _selection(
-        "accuracy", "Score on validation that decides: accuracy, f1, roc_auc, log_loss, ece (per track), loss ..."
+        "accuracy",
+        "Score on validation that decides: accuracy, f1, roc_auc, log_loss or ece, of tracks; loss or window_accuracy, "
+        "of windows. Equal scores are told apart by log_loss.",
     )
     early_stopping_patience: int = _selection(
-        0, "Stop after so many evaluations without improvement; 0 for never.", metavar="EVALUATIONS"
+        0, "Stop after so many evaluations without a better one; 0 for never.", metavar="EVALUATIONS", at_least=0
     )
 
     push_to_hub: bool = _hub(False, "Push the model, its card and its results to the Hub.")
@@ -151,7 +177,7 @@ class ClassificationTrainingArguments(TrainingArguments):
     )
     overwrite: bool = _output(False, "Replace the results of a finished run in --output_dir.")
     save_strategy: SaveStrategy | str = _output("epoch", "When to save a checkpoint.")
-    save_total_limit: int | None = _output(2, "Number of checkpoints kept, the best among them.")
+    save_total_limit: int | None = _output(2, "Number of checkpoints kept, the best among them.", at_least=1)
     logging_steps: float = _output(
         10, "Steps between logged losses; below 1 it is a share of all steps.", metavar="STEPS"
     )
@@ -164,7 +190,9 @@ class ClassificationTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         self._check_job()
+        self._check_stock_options()
         self._check_selection()
+        self._check_scheduler()
         # Without `use_cpu`, a machine without a GPU refuses bf16, and every process of torchrun believes it is alone.
         launched_on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
         self.use_cpu = self.use_cpu or launched_on_cpu or not torch.accelerator.is_available()
@@ -172,8 +200,6 @@ class ClassificationTrainingArguments(TrainingArguments):
         if self.dataloader_num_workers is None:
             cores = os.cpu_count() or 1
             self.dataloader_num_workers = min(4, cores) if cores > 1 else 0
-        if self.greater_is_better is None:
-            self.greater_is_better = not self.metric_for_best_model.endswith(("loss", "ece"))
         job = self.do_train, self.do_eval, self.do_predict
         super().__post_init__()
         # The stock class switches do_eval on whenever training evaluates.
@@ -205,12 +231,32 @@ class ClassificationTrainingArguments(TrainingArguments):
                 f"output_dir {self.output_dir} holds the results of a run: choose another, or add overwrite"
             )
 
-    def _check_selection(self) -> None:
-        if self.dataloader_persistent_workers:
+    def _check_stock_options(self) -> None:
+        for name, (value, reason) in _FIXED_OPTIONS.items():
+            if getattr(self, name) != value:
+                raise UserError(f"{name} is {getattr(self, name)}, which cannot work here: {reason}. Leave it out")
+        if self.train_sampling_strategy not in ("random", "sequential"):
             raise UserError(
-                "dataloader_persistent_workers keeps workers that never hear of a new epoch, and every epoch would "
-                "see the same windows: leave it out"
+                f"train_sampling_strategy is {self.train_sampling_strategy}, expected random or sequential: all "
+                "windows have one length"
             )
+        if self.max_steps == 0:
+            raise UserError("max_steps is 0, which trains nothing: give more, or -1 to count epochs")
+
+    def _check_selection(self) -> None:
+        metric = self.metric_for_best_model.removeprefix("eval_")
+        if metric not in _SELECTING_SCORES:
+            raise UserError(
+                f"metric_for_best_model is {self.metric_for_best_model}, expected one of "
+                f"{', '.join(_SELECTING_SCORES)}"
+            )
+        rises = metric not in _FALLING_SCORES
+        if self.greater_is_better not in (None, rises):
+            raise UserError(
+                f"greater_is_better is {self.greater_is_better}, but {metric} is better the "
+                f"{'higher' if rises else 'lower'} it is: leave it out"
+            )
+        self.greater_is_better = rises
         evaluates, saves = _value(self.eval_strategy), _value(self.save_strategy)
         if self.load_best_model_at_end and saves != "best" and evaluates != saves:
             raise UserError(
@@ -221,6 +267,31 @@ class ClassificationTrainingArguments(TrainingArguments):
             raise UserError(
                 "early_stopping_patience needs eval_strategy: epoch or steps, and load_best_model_at_end: true"
             )
+
+    def _check_scheduler(self) -> None:
+        """Try the scheduler, and tell one that watches the score which way it goes: else it takes any for a loss."""
+        scheduler, options = _value(self.lr_scheduler_type), self.lr_scheduler_kwargs or {}
+        if isinstance(options, str):
+            options = json.loads(options)
+        if scheduler in _PLATEAU_SCHEDULERS:
+            mode = "max" if self.greater_is_better else "min"
+            if options.get("mode", mode) != mode:
+                raise UserError(
+                    f"lr_scheduler_kwargs has mode: {options['mode']}, but {self.metric_for_best_model}, which "
+                    f"decides, goes the other way: leave the mode out"
+                )
+            options = {**options, "mode": mode}
+            self.lr_scheduler_kwargs = options
+        # Made once for a parameter that learns nothing: some want options of their own.
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=self.learning_rate)
+        steps = {"num_warmup_steps": 1, "num_training_steps": 10}
+        try:
+            get_scheduler(scheduler, optimizer, **steps, scheduler_specific_kwargs=dict(options))
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"lr_scheduler_type is {scheduler}, which does not go with lr_scheduler_kwargs: {options or 'none'}. "
+                f"It says: {error}"
+            ) from error
 
     def _choose_precision(self) -> None:
         """Set bf16 and fp16 from `precision`, unless they or `accelerate launch --mixed_precision` already say it."""

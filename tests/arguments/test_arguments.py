@@ -12,7 +12,7 @@ from transformers.integrations import TensorBoardCallback
 from hf_utils.arguments.data import SourceArguments
 from hf_utils.arguments.options import collect_options, default_of
 from hf_utils.arguments.run_arguments import RUN_CLASSES, RunArguments
-from hf_utils.arguments.training import ClassificationTrainingArguments, has_bf16_hardware
+from hf_utils.arguments.training import has_bf16_hardware
 from hf_utils.config_files import write_config
 from hf_utils.errors import UserError
 
@@ -219,6 +219,49 @@ def test_every_documented_option_has_help_and_the_shared_ones_are_the_same_every
     assert all(default_of(field) == default_of(options[name]) for name, field in shared.items())
 
 
-def test_workers_that_outlive_an_epoch_are_refused():
-    with pytest.raises(UserError, match="dataloader_persistent_workers"):
-        ClassificationTrainingArguments(output_dir="x", use_cpu=True, dataloader_persistent_workers=True)
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--metric_for_best_model recall", ["metric_for_best_model", "recall", "accuracy", "log_loss"]),
+        ("--metric_for_best_model eval_test_f1", ["metric_for_best_model", "f1"]),
+        ("--greater_is_better false", ["greater_is_better", "accuracy", "higher"]),
+        ("--metric_for_best_model log_loss --greater_is_better true", ["greater_is_better", "log_loss", "lower"]),
+        ("--dataloader_drop_last true", ["dataloader_drop_last", "evaluated windows"]),
+        ("--dataloader_persistent_workers true", ["dataloader_persistent_workers", "same windows"]),
+        ("--remove_unused_columns true", ["remove_unused_columns", "collator"]),
+        ("--prediction_loss_only true", ["prediction_loss_only"]),
+        ("--batch_eval_metrics true", ["batch_eval_metrics", "whole tracks"]),
+        ("--eval_do_concat_batches false", ["eval_do_concat_batches", "whole tracks"]),
+        ("--train_sampling_strategy group_by_length", ["train_sampling_strategy", "random or sequential"]),
+        ("--train_sampling_strategy batch_rebalance", ["train_sampling_strategy", "random or sequential"]),
+        ("--max_steps 0", ["max_steps", "0"]),
+        ("--num_train_epochs 0", ["num_train_epochs", "more than 0"]),
+        ("--per_device_train_batch_size 0", ["per_device_train_batch_size", "at least 1"]),
+        ("--lr_scheduler_type cosine_with_min_lr", ["lr_scheduler_type", "min_lr"]),
+        ("--lr_scheduler_type warmup_stable_decay", ["lr_scheduler_type", "num_decay_steps"]),
+    ],
+)
+def test_options_that_cannot_work_are_refused_at_once(flags, words):
+    with pytest.raises(UserError) as error:
+        parse(flags)
+    assert [word for word in words if word not in str(error.value)] == []
+
+
+@pytest.mark.parametrize("scheduler", ["reduce_lr_on_plateau", "greedy"])
+@pytest.mark.parametrize(
+    ("metric", "mode"),
+    [("accuracy", "max"), ("eval_roc_auc", "max"), ("loss", "min"), ("eval_log_loss", "min"), ("ece", "min")],
+)
+def test_a_scheduler_that_watches_the_score_knows_which_way_it_goes(scheduler, metric, mode):
+    flags = f"--lr_scheduler_type {scheduler} --metric_for_best_model {metric}"
+    arguments = parse(flags)
+    assert arguments.training.lr_scheduler_kwargs == {"mode": mode}
+    assert arguments.training.greater_is_better == (mode == "max")
+    assert "lr_scheduler_kwargs" not in arguments.config()
+    other = {"min": "max", "max": "min"}[mode]
+    with pytest.raises(UserError, match="lr_scheduler_kwargs"):
+        parse(flags + f' --lr_scheduler_kwargs {{"mode":"{other}"}}')
+    kept = parse(flags + f' --lr_scheduler_kwargs {{"mode":"{mode}","patience":3}}')
+    assert kept.training.lr_scheduler_kwargs == {"mode": mode, "patience": 3}
+    with pytest.raises(UserError, match="requires an eval strategy"):
+        parse(flags + " --eval_strategy no --save_strategy no --load_best_model_at_end false")
