@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from hf_utils.results.run_results import RunRecord, score_windows, write_results
+from hf_utils.results.run_results import RunRecord, score_windows, write_confusions, write_results
 
 
 def make_windows(labels, windows_per_track):
@@ -22,7 +22,7 @@ def evaluate(genres, labels, name="test", strength=2.0, seed=0):
     return score_windows(logits.astype(np.float32), windows, genres, name)
 
 
-def write(folder, evaluations, genres, *, robustness=None, **changes):
+def write(folder, evaluations, genres, *, robustness=None, pictures=False, **changes):
     facts = {
         "protocol": {"name": "stratified", "seed": 0, "num_folds": None, "fold": None},
         "data": {"train": {"blues": np.int64(3)}},
@@ -32,4 +32,7 @@ def write(folder, evaluations, genres, *, robustness=None, **changes):
         "seconds": {"train": 1.5},
         "demo": False,
     }
-    return write_results(folder, RunRecord(genres=genres, **(facts | changes)), evaluations, robustness=robustness)
+    record = RunRecord(genres=genres, **(facts | changes))
+    if pictures:
+        write_confusions(folder, record, evaluations)
+    return write_results(folder, record, evaluations, robustness=robustness)

@@ -154,8 +154,8 @@ class ClassificationTrainingArguments(TrainingArguments):
     load_best_model_at_end: bool = _selection(True, "Keep the checkpoint that is best on validation, not the last.")
     metric_for_best_model: str = _selection(
         "accuracy",
-        "Score on validation that decides: accuracy, f1, roc_auc, log_loss or ece, of tracks; loss or window_accuracy, "
-        "of windows. Equal scores are told apart by log_loss.",
+        "Score on validation that decides: accuracy, f1, roc_auc, log_loss, ece, and, of single windows, loss and "
+        "window_accuracy. Equal scores are told apart by log_loss.",
     )
     early_stopping_patience: int = _selection(
         0, "Stop after so many evaluations without a better one; 0 for never.", metavar="EVALUATIONS", at_least=0
@@ -226,7 +226,7 @@ class ClassificationTrainingArguments(TrainingArguments):
             raise UserError("per_window is given, but not do_predict, which would use it")
         writes_results = self.do_train or self.do_eval or not self.do_predict
         results = Path(os.path.expanduser(self.output_dir or ""), "results.json")
-        if writes_results and results.is_file() and not (self.overwrite or self.resume_from_checkpoint):
+        if writes_results and _is_complete(results) and not (self.overwrite or self.resume_from_checkpoint):
             raise UserError(
                 f"output_dir {self.output_dir} holds the results of a run: choose another, or add overwrite"
             )
@@ -307,6 +307,16 @@ class ClassificationTrainingArguments(TrainingArguments):
         self.bf16, self.fp16 = ("bf16" in (self.precision, *asked)), ("fp16" in (self.precision, *asked))
         if self.fp16 and self.use_cpu:
             raise UserError("precision fp16 needs a GPU: use bf16 or fp32 on the processor")
+
+
+def _is_complete(results: Path) -> bool:
+    """Whether a file has all results of a run; before its pictures and its card are there, it says that it has not."""
+    if not results.is_file():
+        return False
+    try:
+        return json.loads(results.read_text(encoding="utf-8")).get("complete", True)
+    except (ValueError, AttributeError):  # nobody knows whose it is
+        return True
 
 
 def _value(strategy: Any) -> str:

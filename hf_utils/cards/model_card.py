@@ -190,6 +190,7 @@ def _card_body(output_dir, results, base_model, datasets, command):
         sets=list(evaluations),
         main_set=main_set,
         selected="validation" in evaluations and config.get("load_best_model_at_end", True),
+        training=(results.get("training") or {}).get("summary", ""),
         scores=score_table(evaluations),
         pictures=[picture(f"Confusion matrix of {name}", entry["confusion"]) for name, entry in evaluations.items()],
         genre_scores=genre_table(evaluations[main_set], results["genres"]) if main_set else "",

@@ -79,21 +79,20 @@ def score_windows(logits: np.ndarray, windows, genres: Sequence[str], name: str)
     return EvaluatedSet(name, list(windows.track_ids), labels, soft, scores, len(track_index))
 
 
-def warn_near_chance(evaluated: EvaluatedSet) -> bool:
-    """Log a warning and return True if track accuracy is not two standard errors above always choosing one genre."""
+def is_near_chance(evaluated: EvaluatedSet) -> bool:
+    """Return whether track accuracy is not two standard errors above always choosing the commonest genre."""
     num_tracks = len(evaluated.labels)
     chance = np.bincount(evaluated.labels).max() / num_tracks
     if chance == 1:  # one genre alone: choosing it always is no baseline
         chance = 1 / evaluated.probabilities.shape[1]
     accuracy = evaluated.scores["track"]["accuracy"]
-    near = accuracy < 1 and accuracy <= chance + 2 * math.sqrt(chance * (1 - chance) / num_tracks)
-    if near:
-        logger.warning(
-            "'%s': accuracy %.3f over %d tracks cannot be told from chance (%.3f for always choosing its commonest "
-            "genre). A wrong set-up looks like this too: check normalisation, label names, learning rate.",
-            *(evaluated.name, accuracy, num_tracks, chance),
-        )
-    return near
+    return accuracy < 1 and accuracy <= chance + 2 * math.sqrt(chance * (1 - chance) / num_tracks)
+
+
+def warn_near_chance(evaluations: Sequence[EvaluatedSet]) -> None:
+    """Log one warning of all sets whose accuracy chance explains: a wrong set-up looks just like a weak model."""
+    if names := [evaluated.name for evaluated in evaluations if is_near_chance(evaluated)]:
+        logger.warning("Accuracy no better than chance can explain: %s. Is the set-up right?", ", ".join(names))
 
 
 def format_scores(evaluations: Sequence[EvaluatedSet]) -> str:
@@ -130,6 +129,8 @@ class RunRecord:
         model: its name, class, size and window lengths.
         config: the merged configuration of the run.
         seconds: by what they were spent on.
+        training: what ended it and which checkpoint was kept, from `trainer.describe_training`; None where nothing was
+            trained.
     """
 
     protocol: Mapping
@@ -140,6 +141,7 @@ class RunRecord:
     config: Mapping
     seed: int
     seconds: Mapping
+    training: Mapping | None = None
 
 
 class Robustness(Protocol):
@@ -155,19 +157,21 @@ def write_results(
     evaluations: Sequence[EvaluatedSet],
     *,
     robustness: Robustness | None = None,
+    complete: bool = True,
 ) -> dict:
-    """Write predictions, confusion pictures and, last, `results.json`; return what that file holds.
+    """Write predictions and, last, `results.json`; return what that file holds.
 
     Undefined scores are null. Values whose name says that they are secret are left out of the configuration.
+    `complete` is false until everything else of the run is written, too.
     """
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     results = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
     results |= {
-        "complete": True,
+        "complete": complete,
         "config": {name: value for name, value in record.config.items() if not is_secret(name)},
         "versions": versions(),
-        "evaluations": {e.name: _write_set(output_dir, e, record.genres, record.demo) for e in evaluations},
+        "evaluations": {e.name: _write_set(output_dir, e, record.genres) for e in evaluations},
     }
     if robustness is not None:
         results |= {"robustness": robustness.rows, "robustness_means": robustness.means}
@@ -184,12 +188,21 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **found}
 
 
-def _write_set(output_dir, evaluated, genres, demo):
-    warn_near_chance(evaluated)
+def write_confusions(output_dir: str | os.PathLike, record: RunRecord, evaluations: Sequence[EvaluatedSet]) -> None:
+    """Write the confusion matrix of every set as a picture, under the name that results.json has for it."""
+    for evaluated in evaluations:
+        figure = confusion_figure(evaluated, record.genres, note="demo data, not a result" if record.demo else "")
+        write_atomically(Path(output_dir, _file_names(evaluated)["confusion"]), encode_png(figure))
+
+
+def _file_names(evaluated: EvaluatedSet) -> dict[str, str]:
     stem = file_stem(evaluated.name)
-    files = {"predictions": f"predictions_{stem}.csv", "confusion": f"confusion_{stem}.png"}
+    return {"predictions": f"predictions_{stem}.csv", "confusion": f"confusion_{stem}.png"}
+
+
+def _write_set(output_dir: Path, evaluated: EvaluatedSet, genres: Sequence[str]) -> dict:
+    """Write the predictions of a set; return its part of results.json."""
+    files = _file_names(evaluated)
     table = (evaluated.track_ids, evaluated.labels, evaluated.probabilities, genres)
     write_predictions(output_dir / files["predictions"], *table)
-    figure = confusion_figure(evaluated, genres, note="demo data, not a result" if demo else "")
-    write_atomically(output_dir / files["confusion"], encode_png(figure))
     return {"num_tracks": len(evaluated.labels), "num_windows": evaluated.num_windows, **files, **evaluated.scores}

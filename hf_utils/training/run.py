@@ -37,13 +37,21 @@ from hf_utils.hub.repository import Repository, push_folder
 from hf_utils.launch import launch_command
 from hf_utils.models.features import WindowCollator, fit_feature_stats, make_spec_augment, wants_training_stats
 from hf_utils.models.freezing import freeze
-from hf_utils.results.run_results import EvaluatedSet, RunRecord, format_scores, write_results
+from hf_utils.results.run_results import (
+    EvaluatedSet,
+    RunRecord,
+    format_scores,
+    warn_near_chance,
+    write_confusions,
+    write_results,
+)
 from hf_utils.training.classifier import Classifier, load_model
 from hf_utils.training.linear_probe import choose_trainer
 from hf_utils.training.past_runs import adopt_data_options, expand_stages
 from hf_utils.training.prediction import predict
 from hf_utils.training.resume import check_checkpoints, find_checkpoint
 from hf_utils.training.robustness import CorruptedSet, RobustnessReport, check_transforms, evaluate_corruptions
+from hf_utils.training.selection import describe_training
 from hf_utils.training.trainer import GenreTrainer, balanced_class_weights, write_tensorboard_summary
 
 logger = logging.getLogger(__name__)
@@ -100,21 +108,27 @@ def run_stage(arguments: RunArguments, plan: RunPlan) -> None:
     experiment = prepare_experiment(arguments)
     trainer, seconds = experiment.trainer, {"data": experiment.seconds}
     # 5.
-    started = time.time()
+    started, training = time.time(), None
     if training_args.do_train:
         train(experiment, arguments, plan.repository)
+        training = describe_training(training_args, trainer.state)
+        logger.info("%s", training["summary"])
     seconds["training"] = time.time() - started
-    # 6.
+    # 6. What was found is on disk before anything that may yet fail.
     started, evaluations, corrupted = time.time(), [], []
     if training_args.do_eval:
         evaluations = [trainer.evaluate_set(windows, name) for name, windows in experiment.windows.items()]
-        # 7.
+    seconds["evaluation"] = time.time() - started
+    record = experiment.describe(arguments, plan.config, seconds, training)
+    if trainer.is_world_process_zero():
+        write_results(training_args.output_dir, record, evaluations, complete=False)
+    # 7.
+    if training_args.do_eval:
         clips = experiment.test_clips()
         corrupted = evaluate_corruptions(trainer, clips, experiment.lengths, plan.corruptions, arguments.data)
-    seconds["evaluation"] = time.time() - started
+        seconds["evaluation"] = time.time() - started
     if trainer.is_world_process_zero():
         # 8.
-        record = experiment.describe(arguments, plan.config, seconds)
         write_run(arguments, record, evaluations, corrupted)
         # 9.
         if plan.repository is not None:
@@ -148,7 +162,9 @@ class Experiment:
         rows = enumerate(zip(self.clips["split"], self.clips["track_id"], strict=True))
         return self.clips.select([row for row, (split, name) in rows if split == "test" and name in heard])
 
-    def describe(self, arguments: RunArguments, config: dict[str, Any], seconds: dict[str, float]) -> RunRecord:
+    def describe(
+        self, arguments: RunArguments, config: dict[str, Any], seconds: dict[str, float], training: dict | None
+    ) -> RunRecord:
         """Return what results.json says beside scores."""
         data = self.corpus.facts
         if self.augmentation is not None:
@@ -169,6 +185,7 @@ class Experiment:
             config=config,
             seed=arguments.training.seed,
             seconds=seconds,
+            training=training,
         )
 
 
@@ -287,15 +304,18 @@ def write_run(
     """Write results.json, predictions, pictures, TensorBoard summary, configuration and card; print the scores."""
     output_dir, do_train = Path(arguments.training.output_dir), arguments.training.do_train
     robustness = RobustnessReport(evaluations, corrupted, record.genres) if corrupted else None
-    results = write_results(output_dir, record, evaluations, robustness=robustness)
+    results = write_results(output_dir, record, evaluations, robustness=robustness, complete=False)
+    print(format_scores(evaluations))
+    warn_near_chance(evaluations)
     write_config(output_dir / "config.yaml", record.config)
+    write_confusions(output_dir, record, evaluations)
     write_tensorboard_summary(output_dir, evaluations, record.genres, record.config)
     if do_train:
         shown = results if robustness is None else {**results, "robustness": robustness.describe()}
         base_model = arguments.model.model_name_or_path
         write_model_card(output_dir, shown, base_model=base_model, command=launch_command())
-    print(format_scores(evaluations))
     if robustness is not None:
         robustness.write(output_dir, results, page=not do_train, command=launch_command())
         print(f"\n{robustness.format_table()}")
+    write_results(output_dir, record, evaluations, robustness=robustness)
     print(f"\nEverything is in {output_dir}: results.json, predictions, confusion matrices, TensorBoard events.")

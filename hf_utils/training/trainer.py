@@ -15,7 +15,6 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch.utils.tensorboard import SummaryWriter
 from tqdm.auto import tqdm
 from transformers import (
-    EarlyStoppingCallback,
     EvalPrediction,
     PrinterCallback,
     ProgressCallback,
@@ -23,12 +22,16 @@ from transformers import (
     TrainerCallback,
 )
 from transformers.integrations import TensorBoardCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy
 
 from hf_utils.arguments.run_options import select_hyperparameters
+from hf_utils.arguments.training import TRACKED_SCORES
+from hf_utils.errors import UserError
 from hf_utils.models.freezing import keep_frozen_in_eval
 from hf_utils.models.weights import reload_weights
 from hf_utils.results.plots import confusion_figure, figure_to_array
 from hf_utils.results.run_results import EvaluatedSet, score_windows
+from hf_utils.training.selection import StopAgain, is_patience_spent, keep_if_best
 
 logger = logging.getLogger(__name__)
 
@@ -87,8 +90,7 @@ class GenreTrainer(Trainer):
             self.add_callback(ProgressBars())
         self.add_callback(EpochLine())
         self.add_callback(TellEpoch())
-        if args.early_stopping_patience:
-            self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
+        self.add_callback(StopAgain())
         tensorboard = self.pop_callback(TensorBoardCallback)
         if tensorboard is not None:
             # The stock folder is named after the machine.
@@ -100,10 +102,18 @@ class GenreTrainer(Trainer):
         self.predict(windows, metric_key_prefix=name)
         return dataclasses.replace(self._evaluated, name=name)
 
-    def evaluation_loop(self, dataloader, *args, **kwargs):
-        """As the stock loop; remembers whose windows it scores, since `compute_metrics` is not told."""
+    def evaluation_loop(self, dataloader, *args, metric_key_prefix: str = "eval", **kwargs):
+        """As the stock loop; remembers whose windows it scores, since `compute_metrics` is not told.
+
+        Its loss is a mean over batches, of which the last is filled up by repetition: it would depend on the number of
+        processes. Ours is the mean over windows.
+        """
         self._windows = dataloader.dataset
-        return super().evaluation_loop(dataloader, *args, **kwargs)
+        output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        logits, labels = map(torch.as_tensor, (output.predictions, output.label_ids))
+        loss = CrossEntropy(self.class_weights, self.args.label_smoothing_factor)({"logits": logits}, labels)
+        output.metrics[f"{metric_key_prefix}_loss"] = loss.item()
+        return output
 
     def _score(self, prediction: EvalPrediction) -> dict[str, float]:
         self._evaluated = score_windows(prediction.predictions, self._windows, self.genres, "evaluation")
@@ -115,6 +125,46 @@ class GenreTrainer(Trainer):
         if model.training:
             keep_frozen_in_eval(self.accelerator.unwrap_model(model))
         return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial) -> bool:
+        """As `selection.keep_if_best`; also end the training where `--early_stopping_patience` is spent."""
+        is_best = keep_if_best(metrics, self.args, self.state)
+        if is_patience_spent(self.args, self.state):
+            self.control.should_training_stop = True
+        return is_best
+
+    def _evaluate(self, *args, **kwargs) -> dict[str, float]:
+        """As the stock evaluation while training, with a line where it lowers the learning rate."""
+        before = self._get_learning_rate()
+        metrics = super()._evaluate(*args, **kwargs)
+        if (rate := self._get_learning_rate()) < before:
+            logger.info("The learning rate falls from %.2g to %.2g: no better for a while", before, rate)
+        return metrics
+
+    def _run_epoch(self, *args, **kwargs) -> None:
+        """As the stock epoch, but for that after the end, which would still train a step."""
+        if not self.control.should_training_stop:
+            super()._run_epoch(*args, **kwargs)
+
+    def _init_training_state(self, max_steps, steps_per_epoch, num_epochs, resume_from_checkpoint, trial):
+        """As the stock one; find the best checkpoint of a run whose folder was moved.
+
+        Raises:
+            UserError: the best checkpoint so far is gone, so the run cannot end as it would have.
+        """
+        trained = super()._init_training_state(max_steps, steps_per_epoch, num_epochs, resume_from_checkpoint, trial)
+        state = self.state
+        if resume_from_checkpoint and self.args.load_best_model_at_end and state.best_global_step:
+            if state.best_model_checkpoint is None:
+                best = Path(resume_from_checkpoint).parent / f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}"
+                if not best.is_dir():
+                    raise UserError(
+                        f"--resume_from_checkpoint {resume_from_checkpoint}: the best checkpoint of its run, "
+                        f"{best.name}, is gone, and later ones may be worse. Copy it back to {best.parent}, or start "
+                        "from the beginning with --overwrite."
+                    )
+                state.best_model_checkpoint = str(best)
+        return trained
 
     def _load_best_model(self) -> None:
         """Reload through `from_pretrained`: checkpoints of AST hold old parameter names, which the stock way skips."""
@@ -141,9 +191,6 @@ class TellEpoch(TrainerCallback):
         train_dataloader.dataset.set_epoch(int(state.epoch + 1e-6))
 
 
-TRACKED_SCORES = ("accuracy", "f1", "roc_auc", "log_loss", "ece")
-
-
 class ProgressBars(ProgressCallback):
     """The stock bars, without a printed dictionary per log: `EpochLine` says it. For terminals alone."""
 
@@ -152,26 +199,47 @@ class ProgressBars(ProgressCallback):
 
 
 class EpochLine(TrainerCallback):
-    """One line per evaluation while training."""
+    """One line per evaluation while training; where nothing is evaluated, one per epoch."""
 
     def __init__(self):
-        self._loss = float("nan")
+        self._loss: float | None = None  # before the first: a model may be evaluated as it is
+        self._loss_step, self._is_due = -1, False
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if control.should_evaluate:
+            control.should_log = True  # so that the loss beside its scores is that of the steps before
 
     def on_epoch_end(self, args, state, control, **kwargs):
         control.should_log = True  # so that every epoch has its loss, however few its steps
+        if args.eval_strategy == IntervalStrategy.NO:
+            if self._loss_step == state.global_step:
+                self._write(args, state)
+            else:
+                self._is_due = True
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        self._loss = (logs or {}).get("loss", self._loss)
+        if "loss" in (logs or {}):
+            self._loss, self._loss_step = logs["loss"], state.global_step
+            if self._is_due:
+                self._write(args, state)
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
-        if state.is_world_process_zero and "eval_accuracy" in (metrics or {}):
+        if "eval_accuracy" in (metrics or {}):
+            self._write(
+                args,
+                state,
+                f"validation: loss {metrics['eval_loss']:.3f}  accuracy {metrics['eval_accuracy']:.1%}  "
+                f"F1 {metrics['eval_f1']:.3f}  ROC-AUC {metrics['eval_roc_auc']:.3f}",
+            )
+
+    def _write(self, args, state, scores: str = "") -> None:
+        self._is_due = False
+        if state.is_world_process_zero:
             steps = f"step {state.global_step:5d}/{state.max_steps}"
             epochs = f"epoch {state.epoch:5.1f}/{state.num_train_epochs}"
-            tqdm.write(
-                f"{steps if args.max_steps > 0 else epochs}  train loss {self._loss:.3f}  |  validation: "
-                f"loss {metrics['eval_loss']:.3f}  accuracy {metrics['eval_accuracy']:.1%}  "
-                f"F1 {metrics['eval_f1']:.3f}  ROC-AUC {metrics['eval_roc_auc']:.3f}"
-            )
+            loss = "" if self._loss is None else f"train loss {self._loss:.3f}"
+            parts = [part for part in (loss, scores) if part]
+            tqdm.write(f"{steps if args.max_steps > 0 else epochs}  {'  |  '.join(parts)}")
 
 
 def write_tensorboard_summary(

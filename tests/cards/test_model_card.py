@@ -33,13 +33,6 @@ GENRES = ["blues", "jazz", "rock"]
 COMMAND = "accelerate launch run_classification.py configs/ast.yaml --seed 1"
 
 
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    """A card links its pictures; tests/results/test_plots.py draws some."""
-    monkeypatch.setattr("hf_utils.results.run_results.confusion_figure", lambda *args, **kwargs: None)
-    monkeypatch.setattr("hf_utils.results.run_results.encode_png", lambda figure: b"")
-
-
 def write_card(folder, *, genres=GENRES, evaluations=None, command=COMMAND, robustness=(), **facts):
     config = {
         "model_name_or_path": "MIT/ast-finetuned-audioset-10-10-0.4593",

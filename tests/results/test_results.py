@@ -43,15 +43,16 @@ def test_diverged_model_is_the_users_to_mend():
         score_windows(np.full((2, 2), np.nan), make_windows([0, 1], 1), ["a", "b"], "test")
 
 
-def test_near_chance_is_warned_of(caplog):
-    genres = list("abcdefghij")
-    labels = np.arange(100) % 10
+def test_one_warning_names_the_sets_that_chance_explains(caplog):
+    genres, labels = list("abcdefghij"), np.arange(100) % 10
+    good, one_genre = evaluate(genres, labels, "good"), evaluate(genres, np.zeros(5, int), "one", strength=99)
+    caplog.clear()
     with caplog.at_level(logging.WARNING):
-        assert warn_near_chance(evaluate(genres, labels, strength=0))
-        [message] = caplog.messages
-        assert message.startswith("'test': accuracy 0.") and "100 tracks" in message and "0.100" in message
-        assert not warn_near_chance(evaluate(genres, labels, strength=2))
-        assert not warn_near_chance(evaluate(genres, np.zeros(5, int), strength=99))
+        warn_near_chance([good, one_genre])
+        assert caplog.messages == []
+        warn_near_chance([evaluate(genres, labels, "bad", strength=0), good, evaluate(genres, labels, "worse", 0)])
+    (message,) = caplog.messages
+    assert "bad, worse" in message and "good" not in message and len(message) < 120
 
 
 def test_predictions_come_back_exactly_whatever_the_names(tmp_path):
@@ -77,7 +78,7 @@ def test_results_file_holds_the_contract(tmp_path):
     genres = ["blues", "jazz", "rock"]
     evaluations = [evaluate(genres, [0, 1, 2, 0]), evaluate(genres, [0, 0, 1, 0], name="my set/2")]
     robustness = SimpleNamespace(rows=[{"accuracy": np.nan}], means={"hum": {"accuracy": 0.5}})
-    returned = write(tmp_path, evaluations, genres, robustness=robustness)
+    returned = write(tmp_path, evaluations, genres, robustness=robustness, pictures=True)
     text = (tmp_path / "results.json").read_text()
     results = json.loads(text, parse_constant=pytest.fail)
     assert results == returned and results["complete"] is True
@@ -98,7 +99,9 @@ def test_results_file_holds_the_contract(tmp_path):
 
 
 def test_hostile_genres_and_sets_are_written(tmp_path):
-    results = write(tmp_path, [evaluate(HOSTILE, np.arange(12) % 6, name="../$x^{")], HOSTILE, demo=True)
+    results = write(
+        tmp_path, [evaluate(HOSTILE, np.arange(12) % 6, name="../$x^{")], HOSTILE, demo=True, pictures=True
+    )
     entry = results["evaluations"]["../$x^{"]
     assert (tmp_path / entry["confusion"]).is_file() and not list(tmp_path.parent.glob("*.csv"))
 
