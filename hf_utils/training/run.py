@@ -23,6 +23,7 @@ from typing import Any
 import datasets
 from transformers import set_seed
 
+from hf_utils.arguments.model import ModelArguments
 from hf_utils.arguments.run_arguments import RunArguments
 from hf_utils.augmentation.corruptions import Corruption
 from hf_utils.augmentation.pipeline import Augmentation, read_augmentation
@@ -65,6 +66,11 @@ def run(arguments: RunArguments) -> int:
     if training_args.do_train or training_args.do_eval:
         train_and_evaluate(arguments)
     if training_args.do_predict and training_args.process_index == 0:
+        if training_args.do_train:
+            # The model that was trained, which brings its head and its features.
+            trust = arguments.model.trust_remote_code
+            trained = ModelArguments(model_name_or_path=training_args.output_dir, trust_remote_code=trust)
+            arguments = dataclasses.replace(arguments, model=trained)
         return predict(arguments)
     return 0
 

@@ -322,6 +322,61 @@ def test_stages_start_from_the_model_before_and_continue_where_they_were(music, 
     assert (output_dir / "stage-1" / "results.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize("family", ["ast", "convnext"])
+@pytest.mark.parametrize("stages", ["", "stages: [{learning_rate: 1.0e-3}, {learning_rate: 1.0e-4}]\n"])
+def test_files_are_tagged_by_the_model_that_was_trained(family, stages, music, checkpoints, tmp_path):
+    (tmp_path / "options.yaml").write_text(f"max_steps: 2\nsave_strategy: 'no'\neval_strategy: 'no'\n{stages}")
+    arguments = [str(tmp_path / "options.yaml"), "--model_name_or_path", str(checkpoints[family]), *TINY]
+    arguments += ["--dataset_name", str(music), "--load_best_model_at_end", "false", "--head_dropout", "0.1"]
+    arguments += ["--num_mel_bins", "32", "--n_fft", "512", "--hop_length", "256"] if family == "convnext" else []
+    tagging = ["--do_predict", "--predict_path", str(music / "rock")]
+    run_classification.main([*arguments, "--do_train", *tagging, "--output_dir", str(tmp_path / "run")])
+    together = read_rows(tmp_path / "run" / "predictions.csv")
+    again = [
+        "--model_name_or_path",
+        str(tmp_path / "run"),
+        *tagging,
+        "--output_dir",
+        str(tmp_path / "tags"),
+        "--use_cpu",
+    ]
+    run_classification.main(again)
+    assert together == read_rows(tmp_path / "tags" / "predictions.csv") and len(together) == 10
+    assert list(together[0]) == ["file", "prediction", "blues", "hiphop", "rock"]
+
+
+def test_results_are_there_whatever_fails_after_the_evaluation(music, checkpoints, tmp_path, monkeypatch):
+    (tmp_path / "hum.yaml").write_text(
+        "kinds: {gain: {quiet: [{Gain: {min_gain_db: -6, max_gain_db: -6, p: 1.0}}]}}\n"
+    )
+    arguments = ["--model_name_or_path", str(checkpoints["ast"]), "--dataset_name", str(music), *TINY]
+    arguments += [
+        "--max_steps",
+        "1",
+        "--output_dir",
+        str(tmp_path / "run"),
+        "--corruptions",
+        str(tmp_path / "hum.yaml"),
+    ]
+    arguments += ["--waveform_cache_dir", str(tmp_path / "cache")]
+
+    def fail(*arguments, **options):
+        raise RuntimeError("the disk is full")
+
+    for place in ("evaluate_corruptions", "write_model_card"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"hf_utils.training.run.{place}", fail)
+            with pytest.raises(RuntimeError, match="disk is full"):
+                run_classification.main([*arguments, "--resume_from_checkpoint", "auto"])
+        results = read_results(tmp_path / "run")
+        assert results["evaluations"]["test"]["num_tracks"] == 3 and results["complete"] is False
+        assert len(read_rows(tmp_path / "run" / "predictions_test.csv")) == 3
+    run_classification.main([*arguments, "--resume_from_checkpoint", "auto"])
+    whole = read_results(tmp_path / "run")
+    assert whole["complete"] is True and whole["evaluations"] == results["evaluations"]
+    assert whole["training"]["steps"] == 1 and "Kept: step 1" in (tmp_path / "run" / "README.md").read_text()
+
+
 def test_a_stage_may_not_change_the_run(checkpoints, tmp_path):
     config = tmp_path / "stages.yaml"
     config.write_text("stages: [{seed: 3}]\n")
