@@ -19,10 +19,10 @@ import datasets
 import pyarrow.parquet
 
 from hf_utils.audio import AUDIO_SUFFIXES, READABLE_SUFFIXES
-from hf_utils.data.columns import LABEL_NAMES, find_by_name, join_facts, read_texts
+from hf_utils.data.columns import AUDIO_NAMES, LABEL_NAMES, find_by_name, is_flat, join_facts, read_texts
 from hf_utils.data.genre_spellings import spelling_key
 from hf_utils.data.split_names import is_fold, read_split, warn_of_folds
-from hf_utils.data.text_tables import read_csv, read_json_lines, resolve_path, table_of_texts
+from hf_utils.data.text_tables import read_csv, read_json_lines, resolve_paths, table_of_texts
 from hf_utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -202,12 +202,15 @@ def _find_inner_splits(path: Path, folders: Sequence[_Folders], level: int) -> l
     return None
 
 
-def is_metadata(file: Path) -> bool:
-    """Return whether a Parquet file describes audio files, as the `audiofolder` of `datasets` does, and holds none."""
-    if file.name.lower() != _METADATA_PARQUET:
-        return False
-    columns = pyarrow.parquet.read_schema(file).names
-    return _FILE_NAME in columns and "audio" not in columns
+def holds_audio(file: Path) -> bool:
+    """Return whether a Parquet file has columns for audio files, and does not merely describe those beside it."""
+    try:
+        features = datasets.Features.from_arrow_schema(pyarrow.parquet.read_schema(file))
+    except (OSError, ValueError):
+        return True  # for its reader to say
+    if file.name.lower() == _METADATA_PARQUET and _FILE_NAME in features:
+        return "audio" in features
+    return bool(find_by_name(features, AUDIO_NAMES)) or not all(is_flat(feature) for feature in features.values())
 
 
 def _find_metadata(path: Path) -> list[Path]:
@@ -238,7 +241,7 @@ def _read_metadata(file: Path) -> datasets.Dataset | None:
     names = read_texts(table, _FILE_NAME, str(file))
     if None in names:
         raise UserError(f"{file}: row {names.index(None) + 1} below the header has no {_FILE_NAME}.")
-    paths = [os.path.normpath(resolve_path(name, file.parent)) for name in names]
+    paths = [os.path.normpath(name) for name in resolve_paths(names, file.parent)]
     table = table.remove_columns(_FILE_NAME)
     return table.add_column("audio", paths, feature=datasets.Value("string"))
 
@@ -276,7 +279,7 @@ def _check_folders(path: Path, files: list[Path], genres: list[str | None], labe
 def _name_tables(path: Path) -> str:
     """Return a hint at CSV files that may hold the labels."""
     tables, _ = list_files(path, {".csv", ".tsv"})
-    return f" If {tables[0]} lists them, give that file." if tables else ""
+    return f" If one of these lists them, give that file: {_list([str(table) for table in tables])}." if tables else ""
 
 
 def _list(names: Sequence[str]) -> str:

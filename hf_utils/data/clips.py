@@ -33,7 +33,7 @@ from hf_utils.data.columns import (
 from hf_utils.data.genre_spellings import choose_spellings, number_labels, spelling_key
 from hf_utils.data.sources import Source, read_source
 from hf_utils.data.split_names import name_splits
-from hf_utils.data.text_tables import resolve_path
+from hf_utils.data.text_tables import resolve_paths
 from hf_utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -125,10 +125,7 @@ def _read_files(rows: Source, audio_column: str) -> tuple[datasets.Dataset, list
     paths = pyarrow.compute.struct_field(files, "path").to_pylist()
     embedded = pyarrow.compute.is_valid(pyarrow.compute.struct_field(files, "bytes")).to_pylist()
     if not any(embedded):
-        given, paths = paths, [path and resolve_path(path, rows.folder or Path()) for path in paths]
-        turned = [name for name, path in zip(given, paths, strict=True) if name and "\\" in name and "\\" not in path]
-        if turned:
-            logger.warning("%d paths, such as %s, are read with / for their backslashes.", len(turned), turned[0])
+        paths = resolve_paths(paths, rows.folder or Path())
         # Paths first, then the type: giving the Audio type up front makes `datasets` load FFmpeg.
         clips = datasets.Dataset.from_dict({"audio": paths}).cast_column("audio", datasets.Audio(decode=False))
     missing = [

@@ -18,7 +18,7 @@ from datasets.exceptions import DatasetsError
 from datasets.packaged_modules.parquet.parquet import Parquet
 from huggingface_hub.errors import HfHubHTTPError
 
-from hf_utils.data.audio_folders import is_metadata, list_files, read_audio_folder
+from hf_utils.data.audio_folders import holds_audio, list_files, read_audio_folder
 from hf_utils.data.columns import join_facts, read_texts
 from hf_utils.data.split_names import find_split_in_path
 from hf_utils.data.text_tables import read_csv
@@ -159,7 +159,9 @@ def _find_parquet(path: Path, config_name: str | None) -> list[Path]:
             "there. Run the command that makes it again; it goes on where it stopped."
         )
     files = list_files(path / (config_name or ""), {".parquet"})[0]
-    return [] if all(is_metadata(file) for file in files) else files
+    if files and list_files(path)[0] and not any(holds_audio(file) for file in files):
+        return []  # tables of features beside audio files, or their metadata
+    return files
 
 
 def _read_parquet(path: Path, files: list[Path]) -> _Parts:

@@ -12,6 +12,7 @@ import logging
 import os
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
@@ -78,13 +79,20 @@ def table_of_texts(columns: dict[str, list[str | None]]) -> datasets.Dataset:
     return datasets.Dataset.from_dict(values, features)
 
 
-def resolve_path(name: str, folder: Path) -> str:
-    """Return a path that a table gives, as an absolute one; backslashes are read as `/` where only that exists."""
-    path = os.path.join(folder, os.path.expanduser(name))
-    if "\\" in name and not os.path.exists(path):
-        other = os.path.join(folder, name.replace("\\", "/"))
-        return other if os.path.exists(other) else path
-    return path
+def resolve_paths(names: Sequence[str | None], folder: Path) -> list[str | None]:
+    """Return paths that a table gives as absolute ones; backslashes are read as `/` where only that file exists."""
+    paths, turned = [], []
+    for name in names:
+        path = name and os.path.join(folder, os.path.expanduser(name))
+        if name and "\\" in name and not os.path.exists(path):
+            other = os.path.join(folder, name.replace("\\", "/"))
+            if os.path.exists(other):
+                path = other
+                turned.append(name)
+        paths.append(path)
+    if turned:
+        logger.warning("%d paths, such as %s, are read with / for their backslashes.", len(turned), turned[0])
+    return paths
 
 
 def _decode(path: Path) -> str:
@@ -110,7 +118,7 @@ def _decode(path: Path) -> str:
 
 def _find_separator(path: Path, text: str) -> tuple[str, str]:
     """Return the separator of the fields, and the text from the header on."""
-    header, *rest = re.split(r"\r\n|\r|\n", text, maxsplit=1)
+    header, *rest = re.split(r"\r\n|\r|\n", text.lstrip("\r\n"), maxsplit=1)
     if excel := re.fullmatch(r'"?sep=(.)"?,*', header.strip(), re.IGNORECASE):  # Excel's own first line
         separator, text = excel[1], "".join(rest)
     else:

@@ -106,9 +106,10 @@ def test_kaggle_copy_of_gtzan(tmp_path, caplog):
     """Genre folders one level down, beside pictures and tables of features."""
     write_files(tmp_path, *spread("Data/genres_original/{genre}", genre=GENRES), "Data/images_original/jazz/jazz1.png")
     (tmp_path / "Data" / "features_30_sec.csv").write_text("filename,length,label\njazz.00000.wav,3,jazz\n")
+    datasets.Dataset.from_dict({"track": ["jazz.00000"], "mfcc": [0.5]}).to_parquet(tmp_path / "Data" / "mfcc.parquet")
     for folder in (tmp_path, tmp_path / "Data", tmp_path / "Data" / "genres_original"):
         assert {genre for genre, _ in describe(folder).values()} == set(GENRES)
-    assert "genres_original" in caplog.text and ".csv (1), .png (1)" in caplog.text
+    assert "genres_original" in caplog.text and ".csv (1), .parquet (1), .png (1)" in caplog.text
 
 
 def test_leftovers_of_archives_are_no_music(tmp_path):
@@ -148,6 +149,12 @@ def test_unclear_folders_are_refused_with_what_to_do(tmp_path, names, words):
     with pytest.raises(UserError) as refused:
         load_clips(str(tmp_path))
     assert all(word in str(refused.value) for word in words), refused.value
+
+
+def test_tables_that_may_hold_the_labels_are_named(tmp_path):
+    write_files(tmp_path, "audio/1.wav", "train.csv", "test.csv")
+    with pytest.raises(UserError, match="give that file: .*test.csv, .*train.csv"):
+        load_clips(str(tmp_path))
 
 
 def test_one_genre_is_read(tmp_path):
@@ -205,6 +212,19 @@ def test_metadata_in_folders_of_splits(tmp_path, name):
         write_metadata(tmp_path / split / name, rows)
     assert describe(tmp_path) == CLIPS
     assert set(load_clips(str(tmp_path))["artist"]) == {"Bo"}
+
+
+def test_damaged_metadata_are_named(tmp_path):
+    write_files(tmp_path, "train/1.wav", "train/metadata.parquet")
+    with pytest.raises(UserError, match="metadata.parquet|Parquet files in"):
+        load_clips(str(tmp_path))
+
+
+def test_metadata_with_backslashes(tmp_path, caplog):
+    write_files(tmp_path, *CLIPS)
+    rows = [{"file_name": clip.replace("/", "\\"), "genre": genre} for clip, (genre, _) in CLIPS.items()]
+    write_metadata(tmp_path / "metadata.csv", rows)
+    assert describe(tmp_path) == CLIPS and "12 paths" in caplog.text and "backslashes" in caplog.text
 
 
 def test_metadata_without_splits_or_with_their_own(tmp_path):

@@ -33,6 +33,7 @@ def read(tmp_path, content):
         ("\n".join(join("\t")), "tabs"),
         ("\n".join(join("|")), "vertical bars"),
         ("\n".join(["sep=;", *join(";")]), "semicolons"),
+        ("\r\n".join(["", "", *join(";")]), "semicolons"),
         ("\n".join(["sep=,", *join(",")]), ""),
         ("\n".join([*join(","), ",,", ",,", ",,"]), "3 rows without any value"),
         ("\n".join([*join(";"), ";;", " ; ;"]), "2 rows without any value"),
