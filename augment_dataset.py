@@ -26,9 +26,11 @@ from hf_utils.augmentation.copies import Copy, CopyPlan, write_shards
 from hf_utils.augmentation.corruptions import Corruption, build_corruptions
 from hf_utils.augmentation.pipeline import PIPELINE_VERSION, TRANSFORM_PACKAGES, build_augmentation
 from hf_utils.augmentation.preview import format_previews, write_preview
+from hf_utils.data.bad_audio import drop_problems
 from hf_utils.data.corpus import load_split_clips
 from hf_utils.data.shards import Shards, open_shards
 from hf_utils.data.splits import describe_splits, read_protocol, select_split
+from hf_utils.data.waveforms import check_clips, hash_files, read_sampling_rates, select_files
 from hf_utils.disclosure import show_source
 from hf_utils.hub.repository import Repository, open_dataset_repository, push_folder
 from hf_utils.launch import run_script, setup_logging
@@ -57,6 +59,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     config = describe_config(args, plan)
     shards = open_shards(args.output_dir, config, plan.shards_per_split)
+    if shards.missing():
+        check_clips_and_transforms(args, plan)
     repository = open_dataset_repository(args)
     name = repository.name if repository else show_source(str(shards.folder))
     if shards.finished or make_dataset(args, plan, shards, config, name):
@@ -83,11 +87,26 @@ def plan_copies(args: AugmentationArguments, clips: datasets.Dataset, copies: li
     return CopyPlan(clips, args.splits, copies, shard_size=args.shard_size, sampling_rate=args.sampling_rate)
 
 
+def check_clips_and_transforms(args: AugmentationArguments, plan: CopyPlan) -> None:
+    """List everything that is remarkable about the clips, and try the transforms at their sampling rates.
+
+    Raises:
+        UserError: clips cannot be used, or a transform cannot work, so that nothing long is started for it.
+    """
+    clips = plan.list_clips()
+    drop_problems(check_clips(clips, num_proc=args.num_proc), "error")
+    rates = {args.sampling_rate} if args.sampling_rate else read_sampling_rates(clips)
+    for copy in plan.copies:
+        if copy.transform is not None:
+            for rate in sorted(rates):
+                copy.transform.try_out(rate)
+
+
 def describe_config(args: AugmentationArguments, plan: CopyPlan) -> dict[str, Any]:
     """Return everything that the clips depend on, and nothing that they do not, for config.json and the card."""
-    rows = sorted({row for shard in plan.shards for row, _ in shard})
-    chosen = plan.clips.select_columns(["track_id", "label", "split"]).select(rows)
-    tracks = sorted(zip(chosen["track_id"], chosen["label"], chosen["split"], strict=True))
+    chosen = plan.list_clips()
+    tracks = zip(chosen["track_id"], chosen["label"], chosen["split"], hash_files(select_files(chosen)), strict=True)
+    tracks = sorted(tracks)
     seeds = {copy.seed for copy in plan.copies} - {None}
     return {
         "dataset": show_source(args.dataset_name),
@@ -95,7 +114,7 @@ def describe_config(args: AugmentationArguments, plan: CopyPlan) -> dict[str, An
         "dataset_revision": args.dataset_revision,
         "protocol": read_protocol(plan.clips),
         "splits": args.splits,
-        "clips": len(rows),
+        "clips": len(chosen),
         "tracks_sha256": hashlib.sha256(json.dumps(tracks).encode()).hexdigest(),
         "augmentation": Path(args.augmentation).stem,
         "copies": args.copies,
@@ -127,7 +146,7 @@ def make_dataset(
     if there := total - len(shards.missing()):
         logger.info("%d of %d shards are there already.", there, total)
     mine = shards.missing(args.shard_index, args.num_shards)
-    write_shards(plan, shards, mine, num_proc=args.num_proc, skip_bad_audio=args.on_bad_audio == "skip")
+    write_shards(plan, shards, mine, num_proc=args.num_proc)
     if missing := shards.missing():
         print(
             f"{len(missing)} of {total} shards are not there yet: other machines make them, and the last one finishes "

@@ -16,7 +16,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from hf_utils.sound_check import AudioError, Repair, SoundCheck
+from hf_utils.sound_check import OF_MUSIC, AudioError, Demands, Repair, SoundCheck
 from hf_utils.sound_files import DecoderError, Source, compare_length, find_length, open_sound, read_block
 
 logger = logging.getLogger(__name__)
@@ -74,13 +74,13 @@ class Recording:
                 yield from_pcm16(to_pcm16(resampled))
 
 
-def inspect(source: Source) -> Recording:
+def inspect(source: Source, demands: Demands = OF_MUSIC) -> Recording:
     """Read a file to its end and return what it holds. `Recording.blocks` then reads it again.
 
     Raises:
         AudioError: as `decode`.
     """
-    return _read_recording(source, None)
+    return _read_recording(source, None, demands)
 
 
 def decode(source: Source, name: str | None = None) -> tuple[np.ndarray, int]:
@@ -116,22 +116,22 @@ def load(source: Source, sample_rate: int) -> np.ndarray:
     return from_pcm16(to_pcm16(resample(*decode(source), sample_rate)))
 
 
-def _read_recording(source: Source, blocks: list[np.ndarray] | None) -> Recording:
+def _read_recording(source: Source, blocks: list[np.ndarray] | None, demands: Demands = OF_MUSIC) -> Recording:
     """Read and judge a file; its samples before the repair, (T,) each, are added to `blocks`."""
     try:
-        return _judge(source, blocks, in_small_steps=False)
+        return _judge(source, blocks, demands, in_small_steps=False)
     except DecoderError:
         # It gave up within a block: once more, in steps so small that hardly anything is lost.
         if blocks is not None:
             blocks.clear()
-        return _judge(source, blocks, in_small_steps=True)
+        return _judge(source, blocks, demands, in_small_steps=True)
 
 
-def _judge(source: Source, blocks: list[np.ndarray] | None, *, in_small_steps: bool) -> Recording:
+def _judge(source: Source, blocks: list[np.ndarray] | None, demands: Demands, *, in_small_steps: bool) -> Recording:
     error, lines = None, []
     with open_sound(source, lines) as sound:
         sample_rate = sound.decoder.samplerate
-        check = SoundCheck(sample_rate)
+        check = SoundCheck(sample_rate, demands)
         try:
             while len(block := read_block(sound.decoder, lines, in_small_steps=in_small_steps)):
                 mono = _mix_down(block)
@@ -161,6 +161,15 @@ def _compare_name(found: str, source: Source) -> list[str]:
 def _mix_down(block: np.ndarray) -> np.ndarray:
     """Return the mean of the channels of float32 samples (T, C) as (T,)."""
     return block.mean(axis=1)
+
+
+def read_sampling_rate(source: Source) -> int:
+    """Return the sampling rate in Hz that a file's header states; 0 where it cannot be read."""
+    try:
+        with open_sound(source, []) as sound:
+            return sound.decoder.samplerate
+    except AudioError:
+        return 0
 
 
 def read_duration(source: Source) -> float:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+import xxhash
 
 from hf_utils.errors import UserError
 
@@ -31,6 +32,7 @@ RESULTS_FILE = "results.json"
 
 # A file that is being written, or that a killed process left; `datasets` passes over names that begin with a dot.
 UNFINISHED_PREFIX = ".aside-"
+_READ_BYTES = 1 << 20
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_RIGHT = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
 
@@ -97,6 +99,20 @@ def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
         content = content.encode("utf-8", errors="backslashreplace")
     with atomic_writer(path) as file:
         file.write(content)
+
+
+def hash_content(source: bytes | str | os.PathLike) -> str:
+    """Return a digest of bytes, or of a file's; of a file that cannot be read, why."""
+    if isinstance(source, bytes):
+        return xxhash.xxh3_128_hexdigest(source)
+    digest = xxhash.xxh3_128()
+    try:
+        with open(source, "rb", buffering=0) as file:
+            while block := file.read(_READ_BYTES):
+                digest.update(block)
+    except OSError as error:
+        return f"unreadable {error.errno}"
+    return digest.hexdigest()
 
 
 def file_stem(name: str) -> str:

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 MIN_SECONDS = 0.5
+# A file is unusable if more than this share of it is silent, cancels itself or cannot be read.
+MAX_LOST = 0.5
 
 # One 16-bit step, -90.3 dBFS: dither only stays at or below it, so such a file holds no music.
 SILENCE_PEAK = 1 / 32768
@@ -17,8 +19,6 @@ SILENCE_PEAK = 1 / 32768
 _PIECE_SECONDS = 0.1
 # What is 60 dB below the loudest piece, or below a constant offset, counts as silence.
 _SILENT_RATIO = 1e-3
-# A file is unusable if more than this share of it is silent, cancels itself or cannot be read.
-MAX_LOST = 0.5
 _REMARKABLE_SILENCE = 0.1
 # Of what unrelated channels would give together: -7 dB, which music reaches only with a channel turned over.
 _CANCELLED = 0.2
@@ -27,6 +27,16 @@ _FAR_ABOVE = 4.0
 _INT16_PEAKS = (128.0, 40_000.0)
 _INT16_SCALE = 32768.0
 _QUIET_PEAK_DB = -50.0
+
+
+class Demands(NamedTuple):
+    """What a recording must hold to be of use: so many seconds, and no more than this share of silence."""
+
+    min_seconds: float = MIN_SECONDS
+    max_silent: float = MAX_LOST
+
+
+OF_MUSIC = Demands()
 
 
 class AudioError(ValueError):
@@ -49,9 +59,9 @@ class Repair(NamedTuple):
 class SoundCheck:
     """Measures a recording block by block, and then judges it: a long file need not be in memory."""
 
-    def __init__(self, sample_rate: int):
+    def __init__(self, sample_rate: int, demands: Demands = OF_MUSIC):
         self.num_samples = 0
-        self._sample_rate = sample_rate
+        self._sample_rate, self._demands = sample_rate, demands
         self._piece = max(1, round(_PIECE_SECONDS * sample_rate))
         # Per piece: length, lowest and highest sample, sum, energy, and the energy that unrelated channels would give.
         self._pieces: list[np.ndarray] = [np.zeros((0, 6))]
@@ -107,8 +117,8 @@ class SoundCheck:
         seconds = self.num_samples / self._sample_rate
         if not self.num_samples:
             raise AudioError("empty")
-        if self.num_samples < MIN_SECONDS * self._sample_rate:
-            raise AudioError(f"shorter than {MIN_SECONDS:g} s ({seconds:.3g} s)")
+        if seconds < self._demands.min_seconds:
+            raise AudioError(f"shorter than {self._demands.min_seconds:g} s ({seconds:.3g} s)")
         lengths, lows, highs, sums, energy, unrelated = np.concatenate(self._pieces).T
         cancelled = unrelated[energy < _CANCELLED * unrelated].sum() > MAX_LOST * unrelated.sum()
         if cancelled and unrelated.sum() > self.num_samples * SILENCE_PEAK**2:
@@ -119,7 +129,7 @@ class SoundCheck:
         if swings.max() <= max(2 * SILENCE_PEAK, _SILENT_RATIO * abs(mean)):
             raise AudioError(f"constant (a level of {mean:.3g}, and no sound)")
         silent = lengths[swings <= max(2 * SILENCE_PEAK, _SILENT_RATIO * swings.max())].sum() / self._sample_rate
-        if silent > MAX_LOST * seconds:
+        if silent > self._demands.max_silent * seconds:
             raise AudioError(f"mostly silent ({silent:.1f} of {seconds:.1f} s)")
         return silent
 

@@ -43,7 +43,7 @@ _UNKNOWN_BYTES, _UNKNOWN_FRAMES = 0x7FFFF000, 1 << 48
 # What decoders leave away at the ends, and what nobody misses.
 _NEGLIGIBLE_SECONDS, _NEGLIGIBLE_SHARE = 0.1, 0.02
 _FLAC_READS_AHEAD = 1 << 15
-_NO_LENGTH = "its header gives no length: read to the end"
+NO_LENGTH = "its header gives no length: read to the end"
 
 # The MP3 decoder's, such as "Note: Trying to resync..." and "[src/libmpg123/id3.c:...] error: ...".
 _DECODER_LINE = re.compile(r"(Note|Warning): |\[.*libmpg123")
@@ -128,7 +128,7 @@ def _check_wav_header(file: BinaryIO) -> tuple[list[str], BinaryIO | mmap.mmap]:
     start, stated, bytes_per_second = found
     there = length - start
     if stated >= _UNKNOWN_BYTES:
-        return [_NO_LENGTH], file
+        return [NO_LENGTH], file
     if there - stated < MIN_SECONDS * bytes_per_second or _are_chunks(file, start + stated, length):
         file.seek(0)
         return [], file
@@ -141,10 +141,10 @@ def _check_wav_header(file: BinaryIO) -> tuple[list[str], BinaryIO | mmap.mmap]:
     if isinstance(file, io.BytesIO):
         file.getbuffer()[start - 4 : start] = size
         file.seek(0)
-        return [_NO_LENGTH], file
+        return [NO_LENGTH], file
     patched = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # in memory only
     patched[start - 4 : start] = size
-    return [_NO_LENGTH], patched
+    return [NO_LENGTH], patched
 
 
 def _find_wav_data(file: BinaryIO) -> tuple[int, int, int] | None:
@@ -197,7 +197,7 @@ def compare_length(sound: OpenSound, num_samples: int, error: DecoderError | Non
         raise AudioError(f"its header contradicts its content: it states {seconds:.1f} s of sound, and more is there")
     if stated_seconds is None:
         if error is None or "END_OF_STREAM" in log:
-            return [_NO_LENGTH]
+            return [NO_LENGTH]
         return [f"incomplete: only its first {seconds:.1f} s can be read"]
     share = min(1.0, seconds / stated_seconds) if stated_seconds else 1.0
     if found := _STATED.search(log):

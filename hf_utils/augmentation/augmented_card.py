@@ -127,7 +127,7 @@ def _measured_facts(plan: CopyPlan, rows: pa.Table) -> dict[str, str]:
     lowered = np.count_nonzero(copies["gain"].to_numpy() < 1)
     facts = {
         "copies lowered to keep their peaks": str(lowered),
-        "clips left out, since they cannot be used": str(sum(map(len, plan.shards)) - len(rows)),
+        "copies that the transforms leave as they are": str(count_unchanged(copies)),
     }
     snr_db = copies["measured_snr_db"].drop_null().to_numpy()
     if snr_db.size:
@@ -135,6 +135,11 @@ def _measured_facts(plan: CopyPlan, rows: pa.Table) -> dict[str, str]:
             f"{value:.2f}" for value in (snr_db.min(), snr_db.mean(), snr_db.max())
         )
     return facts
+
+
+def count_unchanged(copies: pa.Table) -> int:
+    """Return the number of copies to which nothing was applied, by their column `transforms`."""
+    return sum(text == "[]" for text in copies["transforms"].to_pylist())
 
 
 def _count_genres(genres: list[str], tables: Mapping[str, pa.Table]) -> list[dict]:

@@ -5,7 +5,6 @@ A pool of processes makes them. Which process makes which, and when, changes no 
 
 import dataclasses
 import json
-import logging
 import multiprocessing
 import os
 import threading
@@ -19,15 +18,13 @@ import datasets
 import numpy as np
 from tqdm.auto import tqdm
 
-from hf_utils.audio import AudioError, decode, encode_flac, resample
+from hf_utils.audio import AudioError, decode_with_remarks, encode_flac, resample
 from hf_utils.augmentation.corruptions import Corruption
 from hf_utils.augmentation.pipeline import Augmentation, AugmentedClip, bring_to_full_scale
 from hf_utils.data.shards import Shards
 from hf_utils.errors import UserError
 from hf_utils.files import file_stem
 from hf_utils.seeding import derive_seed
-
-logger = logging.getLogger(__name__)
 
 PROVENANCE = datasets.Features(
     {
@@ -119,15 +116,15 @@ class CopyPlan:
             carried["split"] = datasets.Value("string")
         self.features = datasets.Features({"audio": datasets.Audio(), **carried, **PROVENANCE})
 
-    def make_rows(self, index: int, problems: list[str]) -> Iterator[dict]:
-        """Yield the rows of a shard; a clip that cannot be used is left out, and `problems` tells which and why."""
+    def list_clips(self) -> datasets.Dataset:
+        """Return the rows of `clips` that are copied, each once, in their order."""
+        return self.clips.select(sorted({row for shard in self.shards for row, _ in shard}))
+
+    def make_rows(self, index: int) -> Iterator[dict]:
+        """Yield the rows of a shard. Raises UserError for a clip that cannot be used."""
         for row, entries in groupby(self.shards[index], key=lambda entry: entry[0]):
             clip = self.clips[row]
-            try:
-                samples, sample_rate = self.read_clip(clip)
-            except AudioError as error:
-                problems.append(f"{clip['track_id']}: {error}")
-                continue
+            samples, sample_rate = self.read_clip(clip)
             for _, copy_index in entries:
                 yield self._make_row(clip, self.copies[copy_index], samples, sample_rate)
 
@@ -135,11 +132,14 @@ class CopyPlan:
         """Return the samples of a row of `clips`, float32 (T,), and their rate in Hz, which its copies have, too.
 
         Raises:
-            AudioError: the clip cannot be used.
+            UserError: the clip cannot be used.
         """
-        samples, sample_rate = decode(clip["audio"]["bytes"] or clip["audio"]["path"], clip["track_id"])
-        wanted = self._sampling_rate or sample_rate
-        return resample(samples, sample_rate, wanted), wanted
+        try:
+            samples, recording = decode_with_remarks(clip["audio"]["bytes"] or clip["audio"]["path"])
+        except AudioError as error:
+            raise UserError(f"{clip['audio']['path'] or clip['track_id']} cannot be used: {error}") from error
+        wanted = self._sampling_rate or recording.sample_rate
+        return resample(samples, recording.sample_rate, wanted), wanted
 
     def _make_row(self, clip: Mapping, copy: Copy, samples: np.ndarray, sample_rate: int) -> dict:
         made, seed = copy.apply(samples, sample_rate, clip["track_id"])
@@ -164,52 +164,28 @@ class CopyPlan:
 
 
 # What a worker process works on; set once, when it starts.
-_work: tuple[CopyPlan, Shards, bool] | None = None
+_work: tuple[CopyPlan, Shards] | None = None
 
 
-class _BadClips(Exception):
-    """Clips of a shard that cannot be used; the shard is not written."""
-
-
-def write_shards(
-    plan: CopyPlan, shards: Shards, indices: Sequence[int], *, num_proc: int, skip_bad_audio: bool
-) -> None:
+def write_shards(plan: CopyPlan, shards: Shards, indices: Sequence[int], *, num_proc: int) -> None:
     """Make the shards `indices`, with a progress bar in clips. Finished ones stay, whatever happens to the others.
 
     Raises:
-        UserError: no space or right to write; a process died; or, after all other shards are made, clips that cannot
-            be used, every one with its reason, unless `skip_bad_audio` leaves them out.
+        UserError: no space or right to write, a process died, or a copy cannot be made.
     """
-    problems: list[str] = []
-    failed = 0
     total = sum(len(plan.shards[i]) for i in indices)
     with tqdm(total=total, desc="Copying", unit="clip", mininterval=1, disable=None) as bar:
-        for index, found, is_written in _run(plan, shards, indices, num_proc, skip_bad_audio):
-            problems += found
-            failed += not is_written
+        for index in _run(plan, shards, indices, num_proc):
             bar.update(len(plan.shards[index]))
-    if not problems:
-        return
-    listing = "\n".join(f"  {problem}" for problem in sorted(set(problems)))
-    if not failed:
-        logger.warning("Left out, since they cannot be used:\n%s", listing)
-        return
-    raise UserError(
-        f"{len(set(problems))} clips cannot be used:\n{listing}\nThe {failed} shards that they belong to are not "
-        "written; all others are. Mend the files, or give --on_bad_audio skip, and run the same command again."
-    )
 
 
-def _run(
-    plan: CopyPlan, shards: Shards, indices: Sequence[int], num_proc: int, skip_bad_audio: bool
-) -> Iterator[tuple[int, list[str], bool]]:
-    """Yield (shard, its bad clips, whether it was written) as they are done."""
-    work = (plan, shards, skip_bad_audio)
+def _run(plan: CopyPlan, shards: Shards, indices: Sequence[int], num_proc: int) -> Iterator[int]:
+    """Yield the shards as they are written."""
     num_proc = min(num_proc, len(indices))
     if num_proc <= 1:
-        yield from (_write_shard(*work, index) for index in indices)
+        yield from (_write_shard(plan, shards, index) for index in indices)
         return
-    pool = ProcessPoolExecutor(num_proc, initializer=_start_worker, initargs=work)
+    pool = ProcessPoolExecutor(num_proc, initializer=_start_worker, initargs=(plan, shards))
     try:
         for future in as_completed([pool.submit(_write_shard_of_worker, index) for index in indices]):
             yield future.result()
@@ -230,20 +206,10 @@ def _start_worker(*work) -> None:
     threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
 
 
-def _write_shard_of_worker(index: int) -> tuple[int, list[str], bool]:
+def _write_shard_of_worker(index: int) -> int:
     return _write_shard(*_work, index)
 
 
-def _write_shard(plan: CopyPlan, shards: Shards, skip_bad_audio: bool, index: int) -> tuple[int, list[str], bool]:
-    problems: list[str] = []
-
-    def rows() -> Iterator[dict]:
-        yield from plan.make_rows(index, problems)
-        if problems and not skip_bad_audio:
-            raise _BadClips
-
-    try:
-        shards.write(index, rows(), plan.features)
-    except _BadClips:
-        return index, problems, False
-    return index, problems, True
+def _write_shard(plan: CopyPlan, shards: Shards, index: int) -> int:
+    shards.write(index, plan.make_rows(index), plan.features)
+    return index

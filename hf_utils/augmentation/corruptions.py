@@ -67,19 +67,23 @@ class Corruption:
         """Return the seed of a track's corruption."""
         return derive_seed("corruption", self.kind, self.severity, track_id)
 
+    def try_out(self, sample_rate: int) -> None:
+        """Raise UserError if a transform cannot work at this rate, in Hz."""
+        self.augmentation.try_out(sample_rate)
+
     def __call__(self, samples: np.ndarray, sample_rate: int, track_id: str) -> AugmentedClip:
         """Corrupt a whole track, float32 (T,), at its native rate in Hz: then every model hears the same noise.
 
         Raises:
             UserError: it came out silent, or without the noise. A track that the transforms leave as it is, such as
-                one at 8 kHz by a low-pass at 8 kHz, has `fault` UNCHANGED.
+                one at 8 kHz by a low-pass at 8 kHz, has `fault` UNCHANGED, and no transforms.
         """
         clip = self.augmentation(samples, sample_rate, self.seed_of(track_id), must_change=True)
         if clip.fault not in (None, UNCHANGED):
             raise UserError(
                 f"{self.name}: {track_id} comes out {clip.fault}: change the transforms or the recordings."
             )
-        return clip
+        return clip if clip.fault is None else dataclasses.replace(clip, transforms=[])
 
 
 def read_corruptions(path: str | Path, noise_folder: str | None = None) -> list[Corruption]:

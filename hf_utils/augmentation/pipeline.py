@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from hf_utils.audio import cut_window, resample, rms_db
-from hf_utils.augmentation.transform_spec import build_transforms, digest_recordings
+from hf_utils.augmentation.recordings import digest_recordings
+from hf_utils.augmentation.transform_spec import build_transforms
 from hf_utils.config_files import read_config
 from hf_utils.disclosure import show_source
 from hf_utils.errors import UserError

@@ -6,10 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hf_utils.audio import AudioError, encode_flac
+from hf_utils.audio import encode_flac
 from hf_utils.augmentation.copies import CopyPlan
 from hf_utils.augmentation.pipeline import AugmentedClip, bring_to_full_scale
-from hf_utils.errors import UserError
 from hf_utils.files import file_stem, write_atomically
 from hf_utils.results.plots import encode_png
 
@@ -37,10 +36,7 @@ def write_preview(plan: CopyPlan, folder: Path, num_clips: int) -> list[Preview]
     previews = []
     for row, copy_index in (entries[i] for i in chosen):
         clip, copy = plan.clips[row], plan.copies[copy_index]
-        try:
-            samples, sample_rate = plan.read_clip(clip)
-        except AudioError as error:
-            raise UserError(f"{clip['track_id']} cannot be used: {error}") from error
+        samples, sample_rate = plan.read_clip(clip)
         before = bring_to_full_scale(samples, []).samples
         after, _ = copy.apply(before, sample_rate, clip["track_id"])
         stem = file_stem(f"{clip['track_id']}+{copy.name}-{copy.number}")

@@ -9,22 +9,17 @@
             - PitchShift: {min_semitones: -1, max_semitones: 1, p: 1.0}
 
 Names of transforms and parameters are those of audiomentations. `p`, the probability, has to be given: its default
-there is 0.5, and a dataset of which half is silently unchanged is nobody's intention. Folders of the user's own
-recordings (noise, impulse responses) are listed file by file.
+there is 0.5, and a dataset of which half is silently unchanged is nobody's intention.
 """
 
 import difflib
-import hashlib
 import importlib.util
 import inspect
-import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from hf_utils.audio import READABLE_SUFFIXES
-from hf_utils.data.audio_folders import list_files
+from hf_utils.augmentation.recordings import list_recordings
 from hf_utils.errors import UserError
 
 COMPOSITIONS = ("Compose", "OneOf", "SomeOf")
@@ -205,33 +200,4 @@ def _complete(name: str, given: dict, where: str, noise_folder: str | None) -> N
         if folder is None:
             remedy = "give --noise_folder FOLDER, or sounds_path" if key == "sounds_path" else "give ir_path"
             raise UserError(f"{where}: {name} needs a folder of recordings: {remedy}")
-        given[key] = list_recordings(folder, f"{where}: {key}")
-
-
-def list_recordings(folder: str, where: str) -> list[str]:
-    """Return the audio files below a folder, in an order that does not depend on the file system.
-
-    Raises:
-        UserError: there is no such folder, no audio in it, or a file that the transforms would leave out without a
-            word; the message begins with `where`.
-    """
-    from audiomentations.core.utils import SUPPORTED_EXTENSIONS
-
-    path = Path(str(folder)).expanduser()
-    if not path.is_dir():
-        raise UserError(f"{where} is {folder}, which is no folder: give one with recordings")
-    files, _ = list_files(path)
-    if not files:
-        raise UserError(f"{where} is {folder}, which holds no audio files ({' '.join(sorted(READABLE_SUFFIXES))})")
-    if refused := [file for file in files if file.suffix.lower() not in SUPPORTED_EXTENSIONS]:
-        raise UserError(
-            f"{where} is {folder}: audiomentations takes no {refused[0].suffix} files, such as {refused[0]}; convert "
-            "them to WAV or FLAC"
-        )
-    return [str(file) for file in files]
-
-
-def digest_recordings(files: Sequence[str]) -> str:
-    """Return a digest of the names and sizes of files, by which a changed folder shows."""
-    facts = [[Path(file).name, Path(file).stat().st_size] for file in files]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+        given[key] = list_recordings(folder, name, f"{where}: {key}")

@@ -7,12 +7,13 @@ from collections import Counter
 import datasets
 
 from hf_utils.arguments.data import DataArguments
+from hf_utils.data.bad_audio import drop_problems, leave_out_bad
 from hf_utils.data.clips import genre_names, load_clips
 from hf_utils.data.demo_data import is_demo
 from hf_utils.data.leaks import check_leaks
 from hf_utils.data.mixing import REAL, filter_clips, mix_training, parse_mix
 from hf_utils.data.splits import assign_splits, keep_genres, select_split
-from hf_utils.data.waveforms import decode_clips, drop_problems
+from hf_utils.data.waveforms import decode_clips
 from hf_utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,10 @@ class Corpus:
 
 
 def load_split_clips(args: DataArguments, token: str | None = None) -> datasets.Dataset:
-    """Return the clip table of `--dataset_name` with every clip's split; reads no audio."""
+    """Return the clip table of `--dataset_name` with every clip's split.
+
+    Audio is read only under `--on_bad_audio skip`, which leaves bad files out before the split is drawn.
+    """
     clips = load_clips(
         args.dataset_name,
         config_name=args.dataset_config_name,
@@ -47,6 +51,8 @@ def load_split_clips(args: DataArguments, token: str | None = None) -> datasets.
     )
     if args.genres:
         clips = keep_genres(clips, args.genres)
+    if args.on_bad_audio == "skip":
+        clips = leave_out_bad(clips, cache_dir=args.waveform_cache_dir, num_proc=args.num_proc)
     return assign_splits(
         clips,
         args.split_protocol,

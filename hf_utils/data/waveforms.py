@@ -20,7 +20,7 @@ import pickle
 import shutil
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -28,16 +28,15 @@ import datasets
 import huggingface_hub.constants
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute
 import pyarrow.parquet
 import soundfile
 import soxr
-import xxhash
 from tqdm import tqdm
 
 from hf_utils import audio
 from hf_utils.audio import from_pcm16
 from hf_utils.errors import UserError
+from hf_utils.files import hash_content
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +62,6 @@ _PLACE_FEATURES = datasets.Features(
 # By these columns a data set says by what its writer lowered whole clips; as augment_dataset.py does.
 _LEVEL_COLUMNS = ("gain", "clipped_share")
 _READ_BYTES = 1 << 20
-# Files that are listed with one kind of remark.
-_MAX_REMARKS = 10
 _BLOCK_ROWS = 32
 
 # A build writes all the time; one that has not written for this long was killed.
@@ -117,17 +114,8 @@ def decode_clips(
     Raises:
         UserError: there are no clips, or the cache folder cannot be written, or its disk is too small.
     """
-    if not len(clips):
-        raise UserError("There are no clips to decode.")
     files = select_files(clips)
-    cache_dir = find_cache(cache_dir)
-    folder = cache_dir / make_key(files, sample_rate, corruption)
-    try:
-        index = read_index(folder) or build_index(files, sample_rate, folder, num_proc, corruption)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise _explain_full_disk(files, sample_rate, cache_dir, num_proc) from error
-        raise UserError(f"Cannot use {cache_dir} for decoded audio: {error}. Choose another folder.") from error
+    folder, index = _find_index(files, sample_rate, cache_dir, num_proc, corruption)
     num_samples = np.array(index["num_samples"], dtype=np.int64)
     columns = {
         **index,
@@ -141,6 +129,44 @@ def decode_clips(
     return datasets.Dataset.from_dict({**others.with_format(None)[:], **columns}, features)
 
 
+def check_clips(
+    clips: datasets.Dataset, *, cache_dir: str | os.PathLike | None = None, num_proc: int = 1
+) -> datasets.Dataset:
+    """Return the clip table with the columns `problem`, `remarks` and `file` of `decode_clips`, without decoding.
+
+    Every file is read to its end, and what was found is kept in the cache, but no samples are.
+
+    Raises:
+        UserError: there are no clips, or the cache folder cannot be written.
+    """
+    files = select_files(clips)
+    _, index = _find_index(files, None, cache_dir, num_proc)
+    found = {"problem": index["problem"], "remarks": index["remarks"], "file": _list_paths(files)}
+    features = datasets.Features({name: datasets.Value("string") for name in found})
+    others = clips.remove_columns([name for name in found if name in clips.column_names])
+    return datasets.concatenate_datasets([others, datasets.Dataset.from_dict(found, features)], axis=1)
+
+
+def _find_index(
+    files: datasets.Dataset,
+    sample_rate: int | None,
+    cache_dir: str | os.PathLike | None,
+    num_proc: int,
+    corruption: TrackCorruption | None = None,
+) -> tuple[Path, dict[str, list]]:
+    """Return the cache folder of `files`, built if it is not there, and its index. Raises UserError as its callers."""
+    if not len(files):
+        raise UserError("There are no clips to decode.")
+    cache_dir = find_cache(cache_dir)
+    folder = cache_dir / make_key(files, sample_rate, corruption)
+    try:
+        return folder, read_index(folder) or build_index(files, sample_rate, folder, num_proc, corruption)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise _explain_full_disk(files, sample_rate, cache_dir, num_proc) from error
+        raise UserError(f"Cannot use {cache_dir} for decoded audio: {error}. Choose another folder.") from error
+
+
 def _read_gains(clips: datasets.Dataset) -> list[float]:
     """Return by what the clips' writer has lowered them, 1.0 where nothing says so."""
     if not set(_LEVEL_COLUMNS) <= set(clips.column_names):
@@ -149,10 +175,11 @@ def _read_gains(clips: datasets.Dataset) -> list[float]:
 
 
 def _list_paths(files: datasets.Dataset) -> list[str | None]:
-    return pyarrow.compute.struct_field(files.with_format("arrow")[:]["audio"], "path").to_pylist()
+    # Not by way of the whole column, which may hold the bytes of all files.
+    return files.flatten().select_columns("audio.path")["audio.path"][:]
 
 
-def _explain_full_disk(files: datasets.Dataset, sample_rate: int, cache_dir: Path, num_proc: int) -> UserError:
+def _explain_full_disk(files: datasets.Dataset, sample_rate: int | None, cache_dir: Path, num_proc: int) -> UserError:
     needed, free = estimate_bytes(files, sample_rate, num_proc), shutil.disk_usage(cache_dir).free
     return UserError(
         f"The disk of {cache_dir} is too small for the decoded audio: about {needed / 1e9:.2f} GB are needed, "
@@ -191,60 +218,6 @@ def read_samples(clip: Mapping, start: int = 0, length: int | None = None) -> np
     return samples if clip["pcm_gain"] == 1 else samples / np.float32(clip["pcm_gain"])
 
 
-def drop_problems(decoded: datasets.Dataset, on_bad_audio: str) -> datasets.Dataset:
-    """Return the clips without a problem, all others listed by path with the reason; remarks on the rest are logged.
-
-    Args:
-        decoded: from `decode_clips`.
-        on_bad_audio: `error` stops at any, `skip` logs the list and goes on.
-
-    Raises:
-        UserError: under `error`, if there is a bad clip; under `skip`, if no good one is left.
-    """
-    problems = list(decoded["problem"])
-    names = [path or track_id for path, track_id in zip(decoded["file"], decoded["track_id"], strict=True)]
-    if remarks := describe_remarks(names, list(decoded["remarks"])):
-        _warn_once(remarks)
-    bad = [row for row, problem in enumerate(problems) if problem]
-    if not bad:
-        return decoded
-    genres, labels = decoded.features["label"], decoded["label"]
-    listing = "\n".join(f"  {names[row]}: {problems[row]} ({genres.int2str(labels[row])})" for row in bad)
-    message = f"{len(bad)} of {len(decoded)} audio files cannot be used:\n{listing}"
-    if on_bad_audio == "error":
-        raise UserError(f"{message}\nRepair or remove them, or go on without them by --on_bad_audio skip.")
-    if len(bad) == len(decoded):
-        raise UserError(f"{message}\nNo clip is left.")
-    _warn_once(f"{message}\nThey are left out.")
-    return decoded.select([row for row, problem in enumerate(problems) if not problem])
-
-
-def describe_remarks(names: Sequence[str], remarks: Sequence[str | None]) -> str:
-    """Return a line per file and remark, of each kind the first few; nothing where there are no remarks.
-
-    Args:
-        names: of the files.
-        remarks: as in `decode_clips`.
-    """
-    by_kind: dict[str, list[str]] = {}
-    for name, text in zip(names, remarks, strict=True):
-        for remark in filter(None, (text or "").split("; ")):
-            by_kind.setdefault(remark.partition(":")[0], []).append(f"  {name}: {remark}")
-    lines = []
-    for kind, found in by_kind.items():
-        lines += found[:_MAX_REMARKS]
-        if more := len(found) - _MAX_REMARKS:
-            lines += [f"  and {more} more files: {kind}"] if more > 0 else []
-    num_files = sum(map(bool, remarks))
-    return f"Of {len(names)} audio files, {num_files} are used with a remark:\n" + "\n".join(lines) if lines else ""
-
-
-@functools.cache
-def _warn_once(message: str) -> None:
-    """Every stage of a run, and every trial of a search, decodes the same clips."""
-    logger.warning("%s", message)
-
-
 def find_cache(cache_dir: str | os.PathLike | None = None) -> Path:
     """Return the folder of decoded audio: `cache_dir`, or `genre_waveforms` in the Hugging Face cache."""
     return Path(cache_dir or Path(huggingface_hub.constants.HF_HOME, "genre_waveforms")).expanduser().absolute()
@@ -255,30 +228,25 @@ def select_files(clips: datasets.Dataset) -> datasets.Dataset:
     return clips.select_columns(["audio", "track_id"]).cast_column("audio", datasets.Audio(decode=False))
 
 
-def make_key(files: datasets.Dataset, sample_rate: int, corruption: TrackCorruption | None = None) -> str:
+def make_key(files: datasets.Dataset, sample_rate: int | None, corruption: TrackCorruption | None = None) -> str:
     """Return the name of what these files decode to: a hash of their bytes, order, rate, decoders and corruption."""
     versions = f"{FORMAT_VERSION} {soxr.__version__} {soundfile.__libsndfile_version__}"
     key = hashlib.sha256(f"{versions} {sample_rate}".encode())
     if corruption is not None:
         key.update(json.dumps([corruption.fingerprint, files["track_id"][:]]).encode())
-    pickled = pickle.dumps(files)
-    for row in tqdm(range(len(files)), desc="Checking audio files", unit=" files", leave=False, disable=None):
-        key.update(f"\n{_digest(_read_source(pickled, row))}".encode())
-    _open_block.cache_clear()
+    for digest in hash_files(files):
+        key.update(f"\n{digest}".encode())
     return key.hexdigest()
 
 
-def _digest(source: bytes | str) -> str:
-    if isinstance(source, bytes):
-        return xxhash.xxh3_128_hexdigest(source)
-    digest = xxhash.xxh3_128()
+def hash_files(files: datasets.Dataset) -> list[str]:
+    """Return a digest of the bytes of each of the files of `select_files`."""
+    pickled = pickle.dumps(files)
+    rows = tqdm(range(len(files)), desc="Comparing audio files", unit=" files", leave=False, disable=None)
     try:
-        with open(source, "rb", buffering=0) as file:
-            while block := file.read(_READ_BYTES):
-                digest.update(block)
-    except OSError as error:
-        return f"unreadable {error.errno}"
-    return digest.hexdigest()
+        return [hash_content(_read_source(pickled, row)) for row in rows]
+    finally:
+        _open_block.cache_clear()
 
 
 def _read_source(pickled: bytes, row: int) -> bytes | str:
@@ -296,6 +264,15 @@ def _open_block(pickled: bytes, block: int) -> datasets.Dataset:
     return pickle.loads(pickled)
 
 
+def read_sampling_rates(clips: datasets.Dataset) -> set[int]:
+    """Return the sampling rates in Hz that the headers of the clips' files state; bad files are passed over."""
+    files = select_files(clips)
+    pickled = pickle.dumps(files)
+    rates = {audio.read_sampling_rate(_read_source(pickled, row)) for row in range(len(files))}
+    _open_block.cache_clear()
+    return rates - {0}
+
+
 def read_index(folder: Path) -> dict[str, list] | None:
     """Return the columns of `INDEX_FEATURES`, or None where the folder is missing or was damaged."""
     try:
@@ -306,8 +283,10 @@ def read_index(folder: Path) -> dict[str, list] | None:
         return None
 
 
-def estimate_bytes(files: datasets.Dataset, sample_rate: int, num_proc: int) -> int:
+def estimate_bytes(files: datasets.Dataset, sample_rate: int | None, num_proc: int) -> int:
     """Return the disk space that building takes at its peak, from the files' headers."""
+    if sample_rate is None:
+        return 0
     pickled = pickle.dumps(files)
     seconds = sum(audio.read_duration(_read_source(pickled, row)) for row in range(len(files)))
     _open_block.cache_clear()
@@ -317,9 +296,16 @@ def estimate_bytes(files: datasets.Dataset, sample_rate: int, num_proc: int) -> 
 
 
 def build_index(
-    files: datasets.Dataset, sample_rate: int, folder: Path, num_proc: int, corruption: TrackCorruption | None = None
+    files: datasets.Dataset,
+    sample_rate: int | None,
+    folder: Path,
+    num_proc: int,
+    corruption: TrackCorruption | None = None,
 ) -> dict[str, list]:
-    """Decode `files` into `folder` and return its index. Of several processes that do this the first one wins."""
+    """Decode `files` into `folder` and return its index. Of several processes that do this the first one wins.
+
+    No `sample_rate` only checks them: no samples are kept.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(folder.parent)
     if estimate_bytes(files, sample_rate, num_proc) > shutil.disk_usage(folder.parent).free:
@@ -342,7 +328,7 @@ def build_index(
             keep_in_memory=True,  # only these small columns: the samples go to files
             load_from_cache_file=False,
             new_fingerprint=folder.name[:32],
-            desc=f"Decoding audio at {sample_rate} Hz",
+            desc="Checking audio files" if sample_rate is None else f"Decoding audio at {sample_rate} Hz",
         )
         index = pa.table(decoded.with_format("arrow")[:]).replace_schema_metadata(None)
         _join_parts(building)
@@ -356,14 +342,23 @@ def build_index(
 
 
 def _decode_row(
-    row: int, rank: int | None, *, pickled: bytes, sample_rate: int, folder: str, corruption: TrackCorruption | None
+    row: int,
+    rank: int | None,
+    *,
+    pickled: bytes,
+    sample_rate: int | None,
+    folder: str,
+    corruption: TrackCorruption | None,
 ) -> dict:
     """Append a file's samples to its process's part, and return its row of the index."""
     source, name = _read_source(pickled, row), _open_block(pickled, row // _BLOCK_ROWS)[row]["track_id"]
+    none = {"sha256": None, "num_samples": 0, "problem": None, "remarks": None, "pcm_gain": 1.0}
     try:
+        if sample_rate is None:
+            return {**none, "remarks": "; ".join(audio.inspect(source).remarks) or None}
         samples, recording = audio.decode_with_remarks(source)
     except audio.AudioError as error:
-        return {"sha256": None, "num_samples": 0, "problem": str(error), "remarks": None, "pcm_gain": 1.0}
+        return {**none, "problem": str(error)}
     native_rate, remarks, gain = recording.sample_rate, recording.remarks, 1.0
     if corruption is not None:
         made = corruption(samples, native_rate, name)

@@ -7,11 +7,12 @@ import datasets
 import numpy as np
 
 from hf_utils.arguments.data import SourceArguments
+from hf_utils.data.bad_audio import drop_problems
 from hf_utils.data.clips import genre_names
 from hf_utils.data.corpus import load_split_clips
 from hf_utils.data.genre_spellings import fold_genre
 from hf_utils.data.splits import select_split
-from hf_utils.data.waveforms import decode_clips, drop_problems, read_samples
+from hf_utils.data.waveforms import decode_clips, read_samples
 from hf_utils.errors import UserError
 from hf_utils.seeding import derive_seed
 

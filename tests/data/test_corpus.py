@@ -1,6 +1,9 @@
 """What a run's data options mean, before anything is decoded."""
 
+import numpy as np
 import pytest
+import soundfile
+from tones import write_tone
 
 from hf_utils.arguments.data import DataArguments
 from hf_utils.data.corpus import check_sources, decode_corpus, load_split_clips, parse_eval_datasets
@@ -51,3 +54,23 @@ def test_training_and_evaluation_see_the_splits_and_the_named_sets(genre_folder,
     whole = sum(split == "train" for split in load_split_clips(args)["split"])
     assert len(corpus.train) == whole // 2 == corpus.facts["splits"]["train"]["tracks"]
     assert decode_corpus(load_split_clips(args), args, 16000, train=False, seed=0).train is None
+
+
+def test_bad_files_are_left_out_before_the_split_is_drawn(tmp_path):
+    """So every genre has its test track, and the split is that of a folder without the bad files."""
+    for genre, hz in (("blues", 220), ("rock", 440)):
+        for number in range(12):
+            write_tone(tmp_path / "genres" / genre / f"{genre}.{number:05d}.wav", hz + number, 1, seed=number)
+    args = make_arguments(tmp_path / "genres", on_bad_audio="skip", waveform_cache_dir=str(tmp_path / "cache"))
+    whole = load_split_clips(args)
+    tests = [clip["track_id"] for clip in whole if clip["split"] == "test"]
+    files = [tmp_path / "genres" / name.split(".")[0] / f"{name}.wav" for name in tests]
+    for file in files:
+        soundfile.write(file, np.zeros(16000), 16000)
+    without = load_split_clips(args)
+    assert len(without) == len(whole) - len(tests) and not set(tests) & set(without["track_id"])
+    assert {c["label"] for c in without if c["split"] == "test"} == {0, 1}
+    for file in files:
+        file.unlink()
+    assert without["track_id"] == load_split_clips(args)["track_id"]
+    assert without["split"] == load_split_clips(args)["split"]

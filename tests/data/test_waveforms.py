@@ -16,9 +16,10 @@ import pytest
 import soundfile
 
 from hf_utils import audio
-from hf_utils.data import waveforms
+from hf_utils.data import bad_audio, waveforms
+from hf_utils.data.bad_audio import drop_problems
 from hf_utils.data.clips import load_clips
-from hf_utils.data.waveforms import decode_clips, drop_problems, read_samples
+from hf_utils.data.waveforms import decode_clips, read_samples
 from hf_utils.errors import UserError
 
 RATE = 8000
@@ -170,7 +171,7 @@ REASONS = {
 
 @pytest.mark.parametrize("num_proc", [1, 2])
 def test_every_bad_file_is_listed_with_its_reason(bad_folder, tmp_path, caplog, num_proc):
-    waveforms._warn_once.cache_clear()  # an earlier test may have said the same
+    bad_audio._warn_once.cache_clear()  # an earlier test may have said the same
     decoded = decode_clips(load_clips(str(bad_folder)), RATE, cache_dir=tmp_path / "cache", num_proc=num_proc)
     problems = {clip["track_id"]: clip["problem"] for clip in decoded if clip["problem"]}
     assert problems == REASONS
@@ -215,7 +216,7 @@ def test_file_that_vanished_is_a_problem_and_is_read_when_it_is_back(genre_folde
 
 
 def test_remarks_are_listed_by_path_and_the_samples_are_those_of_every_other_reader(genre_folder, tmp_path, caplog):
-    waveforms._warn_once.cache_clear()
+    bad_audio._warn_once.cache_clear()
     files = list_files(genre_folder)
     for number, factor in ((1, 16384), (5, 8)):
         samples, rate = soundfile.read(files[number], dtype="float32")
@@ -236,10 +237,10 @@ def test_remarks_of_one_kind_are_not_all_listed():
     remarks = (
         [f"above full scale, lowered as a whole: by {n} dB" for n in range(30)] + ["silence: 3 of 9 s"] + [None] * 9
     )
-    text = waveforms.describe_remarks(names, remarks)
+    text = bad_audio.describe_remarks(names, remarks)
     assert "Of 40 audio files, 31 are used" in text and text.count("above full scale") == 11 and "20 more" in text
     assert "  30.mp3: silence: 3 of 9 s" in text
-    assert waveforms.describe_remarks(names, [None] * 40) == ""
+    assert bad_audio.describe_remarks(names, [None] * 40) == ""
 
 
 def test_level_of_a_clip_that_its_writer_lowered_is_restored(genre_folder, tmp_path):
@@ -389,13 +390,13 @@ def test_memory_does_not_grow_with_embedded_files(tmp_path, monkeypatch):
     datasets.Dataset.from_dict({"audio": files, "label": ["rock"] * 96}).save_to_disk(tmp_path / "saved")
     files.clear()
     rows = load_clips(str(tmp_path / "saved")).select_columns("audio")
-    digest, used_bytes = waveforms._digest, []
+    digest, used_bytes = waveforms.hash_content, []
 
     def watch(source):
         used_bytes.append(psutil.Process().memory_info().rss)
         return digest(source)
 
-    monkeypatch.setattr(waveforms, "_digest", watch)
+    monkeypatch.setattr(waveforms, "hash_content", watch)
     waveforms.make_key(rows, RATE)
     assert len(used_bytes) == 96
     assert max(used_bytes) - used_bytes[0] < 60_000_000

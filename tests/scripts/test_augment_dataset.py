@@ -18,6 +18,7 @@ import augment_dataset
 from hf_utils.audio import decode, from_pcm16, to_pcm16
 from hf_utils.augmentation.copies import CopyPlan
 from hf_utils.augmentation.corruptions import read_corruptions
+from hf_utils.data import bad_audio
 from hf_utils.data.clips import load_clips
 from hf_utils.data.leaks import check_leaks
 from hf_utils.errors import UserError
@@ -195,21 +196,117 @@ def test_other_options_are_refused_with_the_difference(run):
     assert contents(run("noisy", AWGN, "--num_proc", 2)) == before
 
 
-@pytest.mark.parametrize("num_proc", [1, 2])
-def test_unusable_clips_are_all_named_and_the_other_shards_stay(run, genre_folder, caplog, num_proc):
+def path_of(genre_folder, track_id):
+    return genre_folder / track_id.split(".")[0] / f"{track_id}.wav"
+
+
+def test_unusable_clips_are_all_named_before_anything_is_made(run, genre_folder):
     kept = sorted({row["parent_id"] for row in read_rows(run("good", AWGN))})
-    bad = [kept[0], kept[3]]
-    (genre_folder / bad[0].split(".")[0] / f"{bad[0]}.wav").write_bytes(b"no audio")
-    soundfile.write(genre_folder / bad[1].split(".")[0] / f"{bad[1]}.wav", np.zeros(16000), 16000)
+    text, silent, mostly = (path_of(genre_folder, name) for name in (kept[0], kept[3], kept[5]))
+    text.write_bytes(b"no audio")
+    soundfile.write(silent, np.zeros(16000), 16000)
+    soundfile.write(mostly, np.concatenate([np.zeros(16000), soundfile.read(mostly)[0][:8000]]), 16000)
     with pytest.raises(UserError) as caught:
-        run("bad", AWGN, "--num_proc", num_proc)
-    assert "2 clips cannot be used" in str(caught.value) and "The 2 shards" in str(caught.value)
-    assert f"{bad[0]}: undecodable" in str(caught.value) and f"{bad[1]}: silent" in str(caught.value)
-    folder = genre_folder.parent / "bad"
-    assert [path.name for path in (folder / "data").iterdir()] == ["train-00002-of-00003.parquet"]
-    run("bad", AWGN, "--num_proc", num_proc, "--on_bad_audio", "skip")
-    assert {row["parent_id"] for row in read_rows(folder)} == set(kept) - set(bad)
-    assert "Left out" in caplog.text and "cannot be used | 2 |" in (folder / "README.md").read_text()
+        run("bad", AWGN, "--num_proc", 2)
+    message = str(caught.value)
+    assert "3 of 6 audio files cannot be used" in message and "--on_bad_audio skip" in message
+    for path, reason in ((text, "undecodable"), (silent, "silent"), (mostly, "mostly silent (1.0 of 1.5 s)")):
+        assert f"{path}: {reason}" in message
+    assert not (genre_folder.parent / "bad" / "data").exists()
+
+
+def test_split_is_drawn_after_bad_clips_are_left_out(run, genre_folder, caplog):
+    kept = sorted({row["parent_id"] for row in read_rows(run("good", AWGN))})
+    for name in kept[:2]:
+        path_of(genre_folder, name).write_bytes(b"no audio")
+    skipped = read_rows(run("skipped", AWGN, "--on_bad_audio", "skip"))
+    assert "2 of 12 audio files cannot be used" in caplog.text and "They are left out" in caplog.text
+    for name in kept[:2]:
+        path_of(genre_folder, name).unlink()
+    assert skipped == read_rows(run("deleted", AWGN))
+
+
+def test_remarkable_clips_are_listed_and_read_as_everywhere(run, genre_folder, caplog):
+    rows = read_rows(run("good", AWGN))
+    path = path_of(genre_folder, rows[0]["parent_id"])
+    samples, rate = soundfile.read(path, dtype="int16")
+    soundfile.write(path, samples.astype(np.float32), rate, subtype="FLOAT")  # 16-bit numbers, not divided
+    bad_audio._warn_once.cache_clear()
+    again = read_rows(run("floats", AWGN))
+    assert f"{path}: 16-bit numbers" in caplog.text and "1 are used with a remark" in caplog.text
+    assert again == rows
+
+
+@pytest.mark.parametrize("options", [[], ["--copies", 2, "--num_proc", 2]])
+def test_a_finished_folder_is_not_that_of_other_music_under_the_same_names(run, genre_folder, options):
+    before = contents(run("noisy", AWGN, *options))
+    first, second = sorted(genre_folder.rglob("*.wav"))[:2]
+    for path in sorted(genre_folder.rglob("*.wav")):
+        state, (samples, rate) = path.stat(), soundfile.read(path, dtype="int16")
+        soundfile.write(path, samples[::-1].copy(), rate, subtype="PCM_16")
+        os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+        assert path.stat().st_size == state.st_size
+    with pytest.raises(UserError, match="tracks_sha256"):
+        run("noisy", AWGN, *options)
+    assert contents(genre_folder.parent / "noisy") == before
+
+
+BACKGROUND = "transforms:\n  - AddBackgroundNoise: {min_snr_db: 0, max_snr_db: 0, p: 1.0}\n"
+
+
+def test_a_finished_folder_is_not_that_of_other_noise_under_the_same_name(run, tmp_path):
+    noise = np.random.default_rng(0).normal(0, 0.1, 32000)
+    (tmp_path / "noise").mkdir()
+    soundfile.write(tmp_path / "noise" / "street.wav", noise, 16000)
+    run("noisy", BACKGROUND, "--noise_folder", tmp_path / "noise")
+    soundfile.write(tmp_path / "noise" / "street.wav", noise[::-1], 16000)
+    with pytest.raises(UserError, match="recordings"):
+        run("noisy", BACKGROUND, "--noise_folder", tmp_path / "noise")
+
+
+def test_a_transform_that_cannot_work_is_named_before_anything_is_made(run, genre_folder):
+    seldom = "transforms:\n  - BandPassFilter: {min_center_freq: 9000, max_center_freq: 9000, p: 0.01}\n"
+    with pytest.raises(UserError, match="BandPassFilter cannot work at 8000 Hz"):
+        run("x", seldom, "--sampling_rate", 8000)
+    assert not (genre_folder.parent / "x" / "data").exists()
+
+
+@pytest.mark.parametrize("rate", [96000, 37800])
+def test_music_at_unusual_rates_is_copied_by_every_transform(run, genre_folder, rate):
+    for path in genre_folder.rglob("*.wav"):
+        samples, _ = soundfile.read(path)
+        soundfile.write(path, np.repeat(samples, 6), rate)
+    rows = read_rows(run("fast", MIX.replace("p: 0.5", "p: 1.0")))
+    assert len(rows) == 6 and {decode(row["audio"]["bytes"])[1] for row in rows} == {rate}
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("transforms:\n  - Gain: {min_gain_db: -100, max_gain_db: -100, p: 1.0}\n", "silent"),
+        ("transforms:\n  - TimeMask: {min_band_part: 0.9, max_band_part: 0.9, fade_duration: 0, p: 1.0}\n", "silent"),
+        ("transforms:\n  - PolarityInversion: {p: 0.0}\n", "unchanged"),
+        ("transforms:\n  - AddGaussianSNR: {min_snr_db: 110, max_snr_db: 110, p: 1.0}\n", "unchanged"),
+        ("kinds:\n  quieter:\n    much: [Gain: {min_gain_db: -100, max_gain_db: -100, p: 1.0}]\n", "silent"),
+    ],
+)
+def test_what_is_no_noisy_copy_is_not_written_as_one(run, text, fault):
+    with pytest.raises(UserError, match=f"comes out .*{fault}"):
+        run("x", text)
+
+
+def test_no_copy_equals_its_source_though_transforms_are_seldom(run, genre_folder):
+    rows = read_rows(run("seldom", "transforms:\n  - PolarityInversion: {p: 0.1}\n", "--copies", 3))
+    for row in rows:
+        music, _ = decode(path_of(genre_folder, row["parent_id"]))
+        assert np.array_equal(decode(row["audio"]["bytes"])[0], -music)
+
+
+def test_benchmark_says_where_it_leaves_clips_as_they_are(run):
+    text = "kinds: {a: {b: [Clip: {a_min: -1.0, a_max: 1.0, p: 1.0}]}}\n"
+    folder = run("c", text, "--splits", "test")
+    assert all(row["transforms"] == "[]" for row in read_rows(folder, "test_a_b"))
+    assert "leave as they are | 3 |" in (folder / "README.md").read_text()
 
 
 def test_death_of_a_worker_is_said(run, monkeypatch):
