@@ -99,21 +99,29 @@ def _resize(backbone: nn.Module, num_frames: int) -> None:
         return
     config.max_length = num_frames
     num_rows, num_columns = embeddings.get_shape(config)
-    positions = interpolate_positions(embeddings.position_embeddings, num_rows, num_columns)
+    positions = fit_positions(embeddings.position_embeddings, num_rows, num_columns)
     embeddings.position_embeddings = nn.Parameter(positions)
 
 
-def interpolate_positions(positions: torch.Tensor, num_rows: int, num_columns: int) -> torch.Tensor:
+def fit_positions(positions: torch.Tensor, num_rows: int, num_columns: int) -> torch.Tensor:
     """Return position embeddings (1, 2 + F * T', H), T' = `num_columns`, made from (1, 2 + F * T, H), F = `num_rows`.
 
-    The patches are laid out as their grid of frequency by time and interpolated bilinearly, as by Gong et al. 2021
-    (arXiv 2104.01778, section 2.2); the two tokens stay.
+    The patches are laid out as their grid of frequency by time. Fewer columns are cut from its middle, more are
+    interpolated bilinearly, as by Gong et al. 2021 (arXiv 2104.01778, section 2.2, and github.com/YuanGongND/ast,
+    ast_models.py); the two tokens stay.
     """
     tokens, patches = positions[:, :NUM_TOKENS], positions[:, NUM_TOKENS:]
     hidden_size = positions.shape[-1]
-    grid = patches.reshape(1, num_rows, -1, hidden_size).permute(0, 3, 1, 2)
-    grid = nn.functional.interpolate(grid, size=(num_rows, num_columns), mode="bilinear", align_corners=False)
-    return torch.cat([tokens, grid.permute(0, 2, 3, 1).reshape(1, -1, hidden_size)], dim=1)
+    grid = patches.reshape(1, num_rows, -1, hidden_size)
+    before = grid.shape[2]
+    if num_columns < before:
+        start = before // 2 - num_columns // 2
+        grid = grid[:, :, start : start + num_columns]
+    else:
+        grid = grid.permute(0, 3, 1, 2)
+        grid = nn.functional.interpolate(grid, size=(num_rows, num_columns), mode="bilinear", align_corners=False)
+        grid = grid.permute(0, 2, 3, 1)
+    return torch.cat([tokens, grid.reshape(1, -1, hidden_size)], dim=1)
 
 
 def disable_layer_drop(config: PreTrainedConfig) -> None:

@@ -16,6 +16,7 @@ from hf_utils.errors import UserError
 from hf_utils.models.checkpoints import Checkpoint
 from hf_utils.models.families import (
     family_of,
+    fit_positions,
     needs_feature_stats,
     set_feature_stats,
     unnormalised,
@@ -158,9 +159,9 @@ def test_genres_must_be_two_and_different(tmp_path_factory):
         load(saved("convnext", tmp_path_factory), None)
 
 
-@pytest.mark.parametrize("window_seconds", [0.5, 1.0, 2.3])
+@pytest.mark.parametrize("window_seconds", [0.16, 0.5, 0.97, 1.0, 2.3])
 @pytest.mark.parametrize("head", ["linear", "mlp"])
-def test_ast_window_interpolates_positions(window_seconds, head, tmp_path_factory):
+def test_ast_window_fits_the_positions(window_seconds, head, tmp_path_factory):
     folder = saved("ast", tmp_path_factory)
     old = AutoModel.from_pretrained(folder).embeddings.position_embeddings[0]
     model, feature_extractor = load(folder, window_seconds=window_seconds, head=head)
@@ -172,13 +173,31 @@ def test_ast_window_interpolates_positions(window_seconds, head, tmp_path_factor
     rows, old_columns, columns = 2, (100 - 16) // 10 + 1, (frames - 16) // 10 + 1
     assert old.shape[0] == 2 + rows * old_columns and new.shape[0] == 2 + rows * columns
     assert torch.equal(new[:2], old[:2])
-    if window_seconds == 1.0:
-        assert torch.equal(new, old)
-    for channel in range(3):
-        grid = torch.stack([old[2 + row * old_columns :][:old_columns, channel] for row in range(rows)])
-        expected = torch.nn.functional.interpolate(grid[None, None], size=(rows, columns), mode="bilinear")[0, 0]
-        torch.testing.assert_close(new[2:, channel].reshape(rows, columns), expected)
+    grid = old[2:].reshape(rows, old_columns, -1).tolist()
+    for row in range(rows):
+        for column in range(columns):
+            expected = torch.tensor(grid_value(grid[row], column, columns))
+            torch.testing.assert_close(new[2 + row * columns + column], expected, rtol=0, atol=1e-6)
     assert logits_of(model, make_inputs(model, feature_extractor)).shape == (2, 3)
+
+
+def grid_value(row, column, columns):
+    """What the authors' code puts into a column of a row: a cut from the middle, or the mean of the two nearest."""
+    if columns < len(row):
+        return row[len(row) // 2 - columns // 2 + column]
+    place = min(max((column + 0.5) * len(row) / columns - 0.5, 0), len(row) - 1)
+    low = min(int(place), len(row) - 2)
+    return [(1 - (place - low)) * a + (place - low) * b for a, b in zip(row[low], row[low + 1], strict=True)]
+
+
+def test_five_seconds_of_audioset_positions_are_its_middle_columns():
+    """12 rows of 101 columns for 10.24 s. 500 frames have 49: from column 50 - 24 on, as published."""
+    positions = torch.arange(2 + 12 * 101.0).reshape(1, -1, 1)
+    cut = fit_positions(positions, 12, 49)[0, :, 0]
+    assert cut[:2].tolist() == [0, 1]
+    assert cut[2:51].tolist() == list(range(2 + 26, 2 + 75))
+    assert cut[-49:].tolist() == list(range(2 + 11 * 101 + 26, 2 + 11 * 101 + 75))
+    assert torch.equal(fit_positions(positions, 12, 101), positions)
 
 
 def test_ast_window_is_kept_by_its_checkpoint(tmp_path, tmp_path_factory):
