@@ -30,7 +30,8 @@ def save_ast(folder: Path, **changes) -> Path:
     """An AST with the 527 AudioSet labels, for windows of 1 s: 100 frames of 32 mel bands."""
     sizes = ENCODER_SIZES | {"num_mel_bins": 32, "max_length": 100} | changes
     labels = {i: f"AudioSet {i}" for i in range(527)}
-    config = transformers.ASTConfig(**sizes, id2label=labels, problem_type="multi_label_classification")
+    outputs = {"id2label": labels, "problem_type": "multi_label_classification"}
+    config = transformers.ASTConfig(**outputs | sizes)
     extractor = transformers.ASTFeatureExtractor(num_mel_bins=config.num_mel_bins, max_length=config.max_length)
     return _save_audio(folder, config, extractor)
 

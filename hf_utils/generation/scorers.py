@@ -14,10 +14,9 @@ from hf_utils.audio import cut_window, resample
 from hf_utils.data.genre_spellings import fold_genre
 from hf_utils.errors import UserError
 from hf_utils.models.checkpoints import Checkpoint
-from hf_utils.models.families import window_samples_for
+from hf_utils.models.families import probabilities_of, window_samples_for
 from hf_utils.models.features import clip_windows, run_windows
 from hf_utils.models.loading import load_classifier
-from hf_utils.results.metrics import softmax
 
 # The extractor itself would take one random window of a long clip, with a generator that nobody seeds.
 NUM_WINDOWS = 3
@@ -142,7 +141,8 @@ class ClassifierScorer:
         scores = []
         for samples, label in zip(clips, labels, strict=True):
             windows = clip_windows(self._extractor, samples, sample_rate, self._window_samples)
-            probabilities = softmax(run_windows(self._model, self._extractor, windows).numpy()).mean(axis=0)
+            logits = run_windows(self._model, self._extractor, windows)
+            probabilities = probabilities_of(self._model.config, logits.numpy()).mean(axis=0)
             chosen = self._names[int(probabilities.argmax())]
             scores.append(
                 {

@@ -1,4 +1,4 @@
-"""What differs between kinds of models: the windows they take, and how their features are normalised.
+"""What differs between kinds of models: windows, how features are normalised, and how outputs are read.
 
 AST reads spectrograms (F patches per column, T patches per row, H hidden size), HuBERT, wav2vec2 and WavLM waveforms.
 """
@@ -7,12 +7,15 @@ import contextlib
 import math
 from collections.abc import Iterator
 
+import numpy as np
+import scipy.special
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_utils.errors import UserError
 from hf_utils.models.freezing import find_backbone
+from hf_utils.results.metrics import softmax
 
 DEFAULT_WINDOW_SECONDS = 10.0
 
@@ -26,6 +29,10 @@ NUM_TOKENS = 2
 # Spans that every window gets at least, whatever its length, by default. With spans of a tenth of the window at most,
 # two of them never hide more than a fifth of it; from 2 s on, this leaves the usual spans of ten frames (0.2 s) alone.
 LONGEST_SPAN = 0.1
+
+_MULTI_LABEL = "multi_label_classification"
+# Number and place of two of its labels: AST and others are published with these outputs, but without problem_type.
+_AUDIOSET_LABELS, _AUDIOSET_EXAMPLES = 527, {0: "Speech", 137: "Music"}
 
 
 def family_of(config: PreTrainedConfig) -> str:
@@ -161,6 +168,22 @@ def fit_masks(model: PreTrainedModel, feature_extractor, window_samples: int) ->
         config.mask_time_min_masks = max(1, config.mask_time_min_masks)
     elif hasattr(backbone, "masked_spec_embed"):
         backbone.masked_spec_embed.requires_grad_(False)
+
+
+def is_multi_label(config: PreTrainedConfig) -> bool:
+    """Whether each output is a label by itself (a tagger), not one genre of several that exclude each other.
+
+    As transformers decides, by `problem_type`; of AudioSet's labels it is known without.
+    """
+    if config.problem_type is not None:
+        return config.problem_type == _MULTI_LABEL
+    is_audioset = config.num_labels == _AUDIOSET_LABELS
+    return is_audioset and all(config.id2label[index] == label for index, label in _AUDIOSET_EXAMPLES.items())
+
+
+def probabilities_of(config: PreTrainedConfig, logits: np.ndarray) -> np.ndarray:
+    """Return float64 probabilities (W, K) of logits (W, K): sigmoids of a tagger, else their softmax."""
+    return scipy.special.expit(np.asarray(logits, np.float64)) if is_multi_label(config) else softmax(logits)
 
 
 def has_feature_stats(feature_extractor) -> bool:

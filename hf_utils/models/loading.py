@@ -57,7 +57,8 @@ def load_classifier(
     Args:
         checkpoint: an audio model, taken as it is, or an image model, which becomes a spectrogram CNN. A folder with
             only a config.json gives random weights.
-        genres: in the order of the outputs; None for the checkpoint's own.
+        genres: in the order of the outputs; None for the checkpoint's own, which may be a tagger's: see
+            `families.probabilities_of`.
         window_seconds: length of the windows that it will see; None for the checkpoint's own, or 10 s.
         head: of a checkpoint that has none yet.
         spectrogram: settings of the CNN's feature extractor that the user gave, by their names there.
@@ -71,9 +72,10 @@ def load_classifier(
     else:
         _expect_audio_model(checkpoint.name, config, spectrogram)
         model, feature_extractor, head_loaded = _load_audio(checkpoint, config, window_seconds, head)
-    if genres is None and not head_loaded:
-        raise UserError(f"{checkpoint.name!r} has no trained head: fine-tune it first, or pass a checkpoint that was")
-    set_genres(model, own_genres(model.config) if genres is None else list(genres), head_loaded=head_loaded)
+    if genres is None:
+        _expect_own_genres(checkpoint.name, model.config, head_loaded)
+        return model, feature_extractor
+    set_genres(model, list(genres), head_loaded=head_loaded)
     return model, feature_extractor
 
 
@@ -194,6 +196,15 @@ def _fit_window(model: PreTrainedModel, feature_extractor, window_seconds: float
         model.config.window_seconds = window_samples / feature_extractor.sampling_rate
 
 
+def _expect_own_genres(name: str, config: PreTrainedConfig, head_loaded: bool) -> None:
+    """Raise UserError unless a checkpoint says by itself which genres its outputs are."""
+    if not head_loaded:
+        raise UserError(f"{name!r} has no trained head: fine-tune it first, or pass a checkpoint that was")
+    if config.problem_type == "regression":
+        raise UserError(f"{name!r} was trained for regression (problem_type), not to tell genres apart")
+    _expect_distinct(own_genres(config))
+
+
 def own_genres(config: PreTrainedConfig) -> list[str]:
     """Return the labels of a configuration in the order of its outputs."""
     return [config.id2label[i] for i in range(config.num_labels)]
@@ -210,8 +221,7 @@ def set_genres(model: PreTrainedModel, genres: list[str], *, head_loaded: bool) 
         genres: distinct names, at least two.
         head_loaded: whether the head holds trained weights for its labels.
     """
-    if len(genres) < 2 or len(set(genres)) != len(genres):
-        raise UserError(f"the genres are {genres}, expected at least two different ones")
+    _expect_distinct(genres)
     old = own_genres(model.config)
     name, layer = _find_output_layer(model)
     if head_loaded and set(old) == set(genres):
@@ -225,8 +235,13 @@ def set_genres(model: PreTrainedModel, genres: list[str], *, head_loaded: bool) 
     model.num_labels = len(genres)
     model.config.id2label = dict(enumerate(genres))
     model.config.label2id = {genre: i for i, genre in enumerate(genres)}
-    # AudioSet checkpoints are multi-label: they would be trained and read through sigmoids.
+    # A tagger's, as AudioSet's, would be trained and read through sigmoids.
     model.config.problem_type = "single_label_classification"
+
+
+def _expect_distinct(genres: list[str]) -> None:
+    if len(genres) < 2 or len(set(genres)) != len(genres):
+        raise UserError(f"the genres are {genres}, expected at least two different ones")
 
 
 def _find_output_layer(model: PreTrainedModel) -> tuple[str, nn.Linear]:

@@ -10,19 +10,23 @@ import torch
 import torchaudio
 from safetensors.torch import load_file, save_file
 from tiny_models import SAVERS, load, save_ast, save_hubert, saved
-from transformers import AutoModel, AutoModelForAudioClassification
+from transformers import AutoModel, AutoModelForAudioClassification, pipeline
 
 from hf_utils.errors import UserError
 from hf_utils.models.checkpoints import Checkpoint
 from hf_utils.models.families import (
     family_of,
     fit_positions,
+    is_multi_label,
     needs_feature_stats,
+    probabilities_of,
     set_feature_stats,
     unnormalised,
     window_samples_for,
 )
+from hf_utils.models.features import run_windows
 from hf_utils.models.freezing import find_backbone
+from hf_utils.models.loading import own_genres
 from hf_utils.models.weights import reload_weights
 
 # Checkpoint and head: what a user can train.
@@ -450,3 +454,52 @@ def test_token_is_not_shown():
 
 def test_every_tiny_model_is_tested(tmp_path_factory):
     assert set(SAVERS) - {name for name, _ in KINDS} == {"whisper", "vit", "bert"}
+
+
+AUDIOSET = {i: f"sound {i}" for i in range(527)} | {0: "Speech", 137: "Music"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, True),
+        ({"problem_type": None, "id2label": AUDIOSET}, True),
+        ({"problem_type": "single_label_classification", "id2label": AUDIOSET}, False),
+        ({"problem_type": None}, False),
+        ({"problem_type": None, "id2label": dict(enumerate("abc"))}, False),
+        ({"problem_type": "multi_label_classification", "id2label": dict(enumerate("abc"))}, True),
+    ],
+    ids=["tagger", "AudioSet", "said otherwise", "unknown", "few", "small tagger"],
+)
+def test_a_tagger_is_read_through_sigmoids_as_by_transformers(changes, expected, tmp_path):
+    model, feature_extractor = load(save_ast(tmp_path / "ast", **changes), None)
+    assert is_multi_label(model.config) == expected
+    samples = np.random.default_rng(0).normal(0, 0.1, 16240).astype(np.float32)
+    classify = pipeline("audio-classification", model=model, feature_extractor=feature_extractor, top_k=None)
+    function = "sigmoid" if expected else "softmax"
+    scores = {row["label"]: row["score"] for row in classify(samples, function_to_apply=function)}
+    logits = run_windows(model, feature_extractor, [samples]).numpy()
+    probabilities = probabilities_of(model.config, logits)[0]
+    assert dict(zip(own_genres(model.config), probabilities, strict=True)) == pytest.approx(scores, abs=1e-6)
+    assert (probabilities.sum() == pytest.approx(1)) != expected
+
+
+def test_a_tagger_stays_one_until_it_is_trained_on_genres(tmp_path):
+    folder = save_ast(tmp_path / "ast", id2label=dict(enumerate(("blues", "jazz", "rock"))))
+    assert load(folder, None)[0].config.problem_type == "multi_label_classification"
+    model, feature_extractor = load(folder)
+    assert not is_multi_label(model.config)
+    model.save_pretrained(tmp_path / "trained")
+    feature_extractor.save_pretrained(tmp_path / "trained")
+    assert not is_multi_label(load(tmp_path / "trained", None)[0].config)
+
+
+def test_outputs_that_are_no_genres_are_refused(tmp_path):
+    for changes, word in (
+        ({"problem_type": "regression"}, "regression"),
+        ({"id2label": {0: "a", 1: "a"}}, "different"),
+        ({"id2label": {0: "music"}}, "at least two"),
+    ):
+        folder = save_ast(tmp_path / word, **changes)
+        with pytest.raises(UserError, match=word):
+            load(folder, None)
