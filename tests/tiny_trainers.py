@@ -11,6 +11,7 @@ from hf_utils.data.windows import EvaluationWindows, TrainingWindows
 from hf_utils.models.families import window_samples_for
 from hf_utils.models.features import WindowCollator, fit_feature_stats, wants_training_stats
 from hf_utils.models.freezing import freeze
+from hf_utils.models.kept_features import keep_features, start_step
 from hf_utils.training.trainer import GenreTrainer
 
 
@@ -29,12 +30,16 @@ def make_trainer(checkpoint, folder, output_dir, *, callbacks=None, freeze_mode=
     window_samples = window_samples_for(model.config, extractor, 0.5)
     if wants_training_stats(extractor, "auto", do_train=True):
         fit_feature_stats(extractor, decoded, window_samples)
+    training = TrainingWindows(decoded, window_samples, seed=args.seed, start_step=start_step(extractor))
+    validation = EvaluationWindows(decoded, window_samples, window_samples // 2)
+    for windows in (training, validation):
+        keep_features(windows, extractor, 1 << 30)
     return GenreTrainer(
         model=model,
         args=args,
         genres=genre_names(clips),
-        train_dataset=TrainingWindows(decoded, window_samples, seed=args.seed),
-        eval_dataset=EvaluationWindows(decoded, window_samples, window_samples // 2),
+        train_dataset=training,
+        eval_dataset=validation,
         data_collator=WindowCollator(extractor),
         processing_class=extractor,
         callbacks=callbacks,

@@ -127,6 +127,20 @@ class DataArguments(SourceArguments):
     eval_hop_seconds: float | None = _windows(
         None, "Step between evaluated windows, in seconds. (default: half a window)", metavar="SECONDS", above=0
     )
+    validation_hop_seconds: float | None = _windows(
+        None,
+        "Step between validation windows while training, by which the checkpoint is chosen, in seconds. (default: a "
+        "window: everything is heard, and only once)",
+        metavar="SECONDS",
+        above=0,
+    )
+    feature_memory_gb: float = _windows(
+        4.0,
+        "Memory that each process may use to keep features of training and validation tracks, in GB; features that do "
+        "not fit are computed anew at every visit.",
+        metavar="GB",
+        at_least=0,
+    )
     augmentation: str | None = _windows(
         None,
         "YAML file of transforms, such as configs/augment/mild.yaml, drawn anew for every training window. "
@@ -155,11 +169,10 @@ class DataArguments(SourceArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        window, hop = self.window_seconds, self.eval_hop_seconds
-        if window is not None and hop is not None and hop > window:
-            raise UserError(
-                f"eval_hop_seconds is {hop}, longer than window_seconds, {window}: some audio is never heard"
-            )
+        for name in ("eval_hop_seconds", "validation_hop_seconds"):
+            window, hop = self.window_seconds, getattr(self, name)
+            if window is not None and hop is not None and hop > window:
+                raise UserError(f"{name} is {hop}, longer than window_seconds, {window}: some audio is never heard")
         if self.noise_folder is not None and self.augmentation is None and self.corruptions is None:
             raise UserError("noise_folder is given, but neither augmentation nor corruptions, which would use it")
         if not self.cache_corruptions and self.corruptions is None:

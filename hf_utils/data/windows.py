@@ -6,8 +6,9 @@ every track from start to end and knows which window belongs to which track.
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import datasets
 import numpy as np
@@ -35,14 +36,28 @@ def _rows(clips: datasets.Dataset) -> list[Mapping]:
     return clips.select_columns(_COLUMNS).to_list()
 
 
-def _read_window(clip: Mapping, start: int, window_samples: int) -> np.ndarray:
+def read_window(clip: Mapping, start: int, window_samples: int) -> np.ndarray:
+    """Return a window of a row of decoded clips, float32 (T,); a clip that is shorter is repeated to fill it."""
     if clip["num_samples"] < window_samples:
         return cut_window(read_samples(clip), 0, window_samples)
     return read_samples(clip, start, window_samples)
 
 
+def _join(windows: list[dict], name: str, values: list[np.ndarray]) -> list[dict]:
+    return [{name: value, **window} for window, value in zip(windows, values, strict=True)]
+
+
+class WindowFeatures(Protocol):
+    """What knows the features of windows without being given their samples."""
+
+    def read(self, places: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+        """Return the features of the windows of clips, by their numbers, that start at samples."""
+
+
 class TrainingWindows(torch.utils.data.Dataset):
     """One random window of every clip: `[i]` is `{"samples": float32 (T,), "label": int, "seed": int}`.
+
+    With `features` set, which keeps them, `[i]` has `"features"` instead of samples.
 
     `seed` depends only on the run's seed, the epoch and the track. The start of the window comes from it, and
     so must every later random choice about the window (augmentation, SpecAugment): then the same windows come out
@@ -50,6 +65,7 @@ class TrainingWindows(torch.utils.data.Dataset):
 
     `grid` draws from the back-to-back windows that cover the clip, of which the last ends with it, and not from all.
     `transform(samples, seed) -> samples`, if given, changes the window before its features are computed.
+    `start_step`: random windows start at multiples of it.
     """
 
     def __init__(
@@ -60,44 +76,65 @@ class TrainingWindows(torch.utils.data.Dataset):
         seed: int,
         grid: bool = False,
         transform: Callable[[np.ndarray, int], np.ndarray] | None = None,
+        start_step: int = 1,
     ):
-        self._clips = _rows(clips)
-        self._window_samples = window_samples
+        self.clips = _rows(clips)
+        self.window_samples = window_samples
         self._seed = seed
         self._grid = grid
-        self._transform = transform
-        self._epoch = 0
+        self.transform = transform
+        self._start_step = start_step
+        self.features: WindowFeatures | None = None
+        # Data-loader workers that live longer than an epoch hear of the next one through it.
+        self._shared_epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
 
     @property
     def varying_option(self) -> str | None:
         """The option by which the windows differ from epoch to epoch; None if they are the same in every epoch."""
         if not self._grid:
             return "train_windows: random"
-        return None if self._transform is None else "augmentation of training windows"
+        return None if self.transform is None else "augmentation of training windows"
+
+    def places(self) -> list[tuple[int, int]] | None:
+        """Return the clip and the first sample of all windows that may be drawn; None if any position may be."""
+        if not self._grid:
+            return None
+        length = self.window_samples
+        starts = [window_starts(clip["num_samples"], length, length) for clip in self.clips]
+        return [(clip, start) for clip, of_clip in enumerate(starts) for start in of_clip]
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by the Trainer's data loader before each epoch, in the main process, before workers are started."""
-        self._epoch = int(epoch)
+        """Called by the Trainer's data loader before each epoch, in the main process; workers hear of it, too."""
+        self._shared_epoch[0] = int(epoch)
 
     def __len__(self) -> int:
-        return len(self._clips)
+        return len(self.clips)
 
     def draw(self, index: int) -> tuple[int, int]:
         """Return the seed and the first sample of the window of clip `index` in this epoch."""
-        clip = self._clips[index]
-        seed = derive_seed(self._seed, self._epoch, clip["track_id"])
+        clip = self.clips[index]
+        seed = derive_seed(self._seed, int(self._shared_epoch[0]), clip["track_id"])
         number = derive_seed(seed, "start")
         if self._grid:
-            starts = window_starts(clip["num_samples"], self._window_samples, self._window_samples)
+            starts = window_starts(clip["num_samples"], self.window_samples, self.window_samples)
             return seed, starts[number % len(starts)]
-        return seed, number % (max(clip["num_samples"] - self._window_samples, 0) + 1)
+        last_step = max(clip["num_samples"] - self.window_samples, 0) // self._start_step
+        return seed, self._start_step * (number % (last_step + 1))
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict]:
+        """Return several windows; the data loader asks for a batch."""
+        seeds, starts = zip(*map(self.draw, indices), strict=True)
+        places = list(zip(indices, starts, strict=True))
+        windows = [{"label": self.clips[i]["label"], "seed": seed} for i, seed in zip(indices, seeds, strict=True)]
+        if self.features is not None:
+            return _join(windows, "features", self.features.read(places))
+        samples = [read_window(self.clips[index], start, self.window_samples) for index, start in places]
+        if self.transform is not None:
+            samples = [self.transform(x, seed) for x, seed in zip(samples, seeds, strict=True)]
+        return _join(windows, "samples", samples)
 
     def __getitem__(self, index: int) -> dict:
-        clip, (seed, start) = self._clips[index], self.draw(index)
-        samples = _read_window(clip, start, self._window_samples)
-        if self._transform is not None:
-            samples = self._transform(samples, seed)
-        return {"samples": samples, "label": clip["label"], "seed": seed}
+        return self.__getitems__([index])[0]
 
 
 class EvaluationWindows(torch.utils.data.Dataset):
@@ -113,39 +150,51 @@ class EvaluationWindows(torch.utils.data.Dataset):
     """
 
     def __init__(self, clips: datasets.Dataset, window_samples: int, hop_samples: int):
-        self._clips = _rows(clips)
-        self._window_samples = window_samples
-        self.track_ids = [clip["track_id"] for clip in self._clips]
-        self.labels = np.array([clip["label"] for clip in self._clips], dtype=np.int64)
-        starts = [window_starts(clip["num_samples"], window_samples, hop_samples) for clip in self._clips]
+        self.clips = _rows(clips)
+        self.window_samples = window_samples
+        self.track_ids = [clip["track_id"] for clip in self.clips]
+        self.labels = np.array([clip["label"] for clip in self.clips], dtype=np.int64)
+        starts = [window_starts(clip["num_samples"], window_samples, hop_samples) for clip in self.clips]
         self.track_index = np.repeat(np.arange(len(starts)), [len(s) for s in starts]).astype(np.int64)
         self.start_samples = np.concatenate([np.array(s, dtype=np.int64) for s in starts])
+        self.features: WindowFeatures | None = None
+
+    def places(self) -> list[tuple[int, int]]:
+        """Return the clip and the first sample of every window."""
+        return list(zip(self.track_index.tolist(), self.start_samples.tolist(), strict=True))
 
     def fingerprint(self) -> str:
         """Return a digest of the samples of all windows in their order."""
         # The folder of a file of samples is named by what it holds.
         place = ("pcm_offset", "pcm_gain", "num_samples")
-        clips = [(Path(clip["pcm_path"]).parent.name, *(clip[name] for name in place)) for clip in self._clips]
-        windows = self.track_index.tolist(), self.start_samples.tolist(), self._window_samples
+        clips = [(Path(clip["pcm_path"]).parent.name, *(clip[name] for name in place)) for clip in self.clips]
+        windows = self.track_index.tolist(), self.start_samples.tolist(), self.window_samples
         return hashlib.sha256(repr((clips, windows)).encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self.track_index)
 
+    def __getitems__(self, indices: Sequence[int]) -> list[dict]:
+        """Return several windows; the data loader asks for a batch."""
+        places = [(int(self.track_index[index]), int(self.start_samples[index])) for index in indices]
+        windows = [{"label": self.clips[clip]["label"], "seed": None} for clip, _ in places]
+        if self.features is not None:
+            return _join(windows, "features", self.features.read(places))
+        samples = [read_window(self.clips[clip], start, self.window_samples) for clip, start in places]
+        return _join(windows, "samples", samples)
+
     def __getitem__(self, index: int) -> dict:
-        clip = self._clips[self.track_index[index]]
-        samples = _read_window(clip, int(self.start_samples[index]), self._window_samples)
-        return {"samples": samples, "label": clip["label"], "seed": None}
+        return self.__getitems__([index])[0]
 
 
-def hop_samples_for(window_samples: int, hop_seconds: float | None, sample_rate: int) -> int:
-    """Return the step between evaluated windows: half a window unless given. Raises UserError for gaps."""
+def hop_samples_for(window_samples: int, hop_seconds: float | None, sample_rate: int, *, share: float = 0.5) -> int:
+    """Return the step between windows: unless given, a share of a window. Raises UserError for gaps."""
     if hop_seconds is None:
-        return max(1, window_samples // 2)
+        return max(1, int(share * window_samples))
     hop_samples = round(hop_seconds * sample_rate)
     if not 0 < hop_samples <= window_samples:
         raise UserError(
-            f"eval_hop_seconds is {hop_seconds}, expected more than 0 and at most the window's "
-            f"{window_samples / sample_rate:g} s: beyond that some audio is never heard"
+            f"eval_hop_seconds or validation_hop_seconds is {hop_seconds}, expected more than 0 and at most the "
+            f"window's {window_samples / sample_rate:g} s: beyond that some audio is never heard"
         )
     return hop_samples

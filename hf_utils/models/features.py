@@ -65,13 +65,18 @@ class WindowCollator:
         return None if self._spec_augment is None else "spec_augment_time_seconds and spec_augment_freq_bins"
 
     def __call__(self, windows: Sequence[Mapping]) -> dict[str, torch.Tensor]:
-        extractor = self._feature_extractor
-        batch = extractor([w["samples"] for w in windows], sampling_rate=extractor.sampling_rate, return_tensors="pt")
-        features = batch[self._input_name]
+        features = self._stack_features(windows)
         if self._spec_augment is not None:
             pairs = [(x, window["seed"]) for x, window in zip(features, windows, strict=True)]
             features = torch.stack([x if seed is None else self._spec_augment(x, seed) for x, seed in pairs])
         return {self._input_name: features, "labels": torch.tensor([w["label"] for w in windows])}
+
+    def _stack_features(self, windows: Sequence[Mapping]) -> torch.Tensor:
+        if "features" in windows[0]:
+            return torch.from_numpy(np.stack([w["features"] for w in windows]))
+        extractor = self._feature_extractor
+        batch = extractor([w["samples"] for w in windows], sampling_rate=extractor.sampling_rate, return_tensors="pt")
+        return batch[self._input_name]
 
 
 def make_spec_augment(

@@ -23,6 +23,7 @@ from typing import Any
 import datasets
 from transformers import set_seed
 
+from hf_utils.arguments.data import DataArguments
 from hf_utils.arguments.model import ModelArguments
 from hf_utils.arguments.run_arguments import RunArguments
 from hf_utils.augmentation.corruptions import Corruption
@@ -32,12 +33,13 @@ from hf_utils.config_files import write_config
 from hf_utils.data.clips import genre_names
 from hf_utils.data.corpus import Corpus, check_sources, decode_corpus, load_split_clips
 from hf_utils.data.splits import describe_splits, read_protocol
-from hf_utils.data.windows import EvaluationWindows, TrainingWindows, WindowLengths
+from hf_utils.data.windows import EvaluationWindows, TrainingWindows, WindowLengths, hop_samples_for
 from hf_utils.hub.checkpoint_push import HubCheckpoints, fetch_checkpoint, open_model_repository
 from hf_utils.hub.repository import Repository, push_folder
 from hf_utils.launch import launch_command
 from hf_utils.models.features import WindowCollator, fit_feature_stats, make_spec_augment, wants_training_stats
 from hf_utils.models.freezing import freeze
+from hf_utils.models.kept_features import keep_features, start_step
 from hf_utils.results.run_results import (
     EvaluatedSet,
     RunRecord,
@@ -182,6 +184,8 @@ class Experiment:
             "parameters": {"trainable": self.num_trainable, "total": self.num_parameters},
             **dataclasses.asdict(self.lengths),
         }
+        if arguments.training.do_train:
+            model["validation_hop_samples"] = _validation_hop(arguments.data, self.lengths)
         return RunRecord(
             protocol=read_protocol(self.clips),
             genres=self.corpus.genres,
@@ -241,7 +245,7 @@ def prepare_experiment(arguments: RunArguments) -> Experiment:
     trainable, total = freeze(model, arguments.model.freeze, arguments.model.unfrozen_layers)
     if training_args.do_train:
         logger.info("%s: %s of %s parameters learn", type(model).__name__, f"{trainable:,}", f"{total:,}")
-    trainer = make_trainer(arguments, classifier, corpus, windows["validation"], augmentation)
+    trainer = make_trainer(arguments, classifier, corpus, augmentation)
     return Experiment(clips, corpus, lengths, windows, trainer, augmentation, trainable, total, seconds)
 
 
@@ -249,15 +253,15 @@ def make_trainer(
     arguments: RunArguments,
     classifier: Classifier,
     corpus: Corpus,
-    validation: EvaluationWindows,
     augmentation: Augmentation | None,
 ) -> GenreTrainer:
     """Return the Trainer over the corpus: selection is on validation only, and only training windows are changed."""
     data_args, training_args, feature_extractor = arguments.data, arguments.training, classifier.feature_extractor
+    window_samples = classifier.lengths.window_samples
     spec_augment = make_spec_augment(
         classifier.model.config,
         feature_extractor,
-        classifier.lengths.window_samples,
+        window_samples,
         time_seconds=data_args.spec_augment_time_seconds,
         frequency_bins=data_args.spec_augment_freq_bins,
     )
@@ -265,23 +269,36 @@ def make_trainer(
     if corpus.train is not None:
         training_windows = TrainingWindows(
             corpus.train,
-            classifier.lengths.window_samples,
+            window_samples,
             seed=training_args.seed,
             grid=data_args.train_windows == "grid",
             transform=augmentation and augmentation.for_windows(classifier.lengths.sample_rate),
+            start_step=start_step(feature_extractor),
         )
         if training_args.class_weights == "balanced":
             class_weights = balanced_class_weights(corpus.train["label"], len(corpus.genres))
+    validation_windows = EvaluationWindows(
+        corpus.evaluations["validation"], window_samples, _validation_hop(data_args, classifier.lengths)
+    )
+    if training_windows is not None:
+        free_bytes = int(1e9 * data_args.feature_memory_gb)
+        for windows in (training_windows, validation_windows):
+            free_bytes -= keep_features(windows, feature_extractor, free_bytes)
     return GenreTrainer(
         model=classifier.model,
         args=training_args,
         genres=corpus.genres,
         class_weights=class_weights,
         train_dataset=training_windows,
-        eval_dataset=validation,
+        eval_dataset=validation_windows,
         data_collator=WindowCollator(feature_extractor, spec_augment=spec_augment),
         processing_class=feature_extractor,
     )
+
+
+def _validation_hop(data_args: DataArguments, lengths: WindowLengths) -> int:
+    """Return the step between validation windows while training: a window hears each part once, at half the cost."""
+    return hop_samples_for(lengths.window_samples, data_args.validation_hop_seconds, lengths.sample_rate, share=1.0)
 
 
 def train(experiment: Experiment, arguments: RunArguments, repository: Repository | None) -> None:

@@ -46,7 +46,7 @@ def test_training_windows_alone_change_and_the_same_under_any_number_of_workers(
     genre_folder, transforms, tmp_path, tmp_path_factory
 ):
     model = tiny_models.saved("ast", tmp_path_factory)
-    plain = prepare(model, genre_folder, tmp_path)
+    plain = prepare(model, genre_folder, tmp_path, "--feature_memory_gb", "0")
     changed = prepare(model, genre_folder, tmp_path, "--augmentation", transforms)
     assert changed.augmentation.config["transforms"][1]["AddGaussianSNR"]["max_snr_db"] == 15.0
     windows = changed.trainer.train_dataset

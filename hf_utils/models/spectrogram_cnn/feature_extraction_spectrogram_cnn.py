@@ -44,6 +44,7 @@ def _make_transforms(spectrogram, sampling_rate, n_fft, hop_length, num_mel_bins
             f_max=max_frequency_hz,
             n_mels=num_mel_bins,
             normalized="window",
+            center=False,
         )
         if (mel.mel_scale.fb.amax(dim=0) == 0).any():
             raise ValueError(
@@ -54,7 +55,7 @@ def _make_transforms(spectrogram, sampling_rate, n_fft, hop_length, num_mel_bins
     parts = (1,) if spectrogram == "stft" else MULTI_STFT_WINDOWS
     return tuple(
         torchaudio.transforms.Spectrogram(
-            n_fft=n_fft, win_length=n_fft // part, hop_length=hop_length, normalized="window"
+            n_fft=n_fft, win_length=n_fft // part, hop_length=hop_length, normalized="window", center=False
         )
         for part in parts
     )
@@ -140,21 +141,24 @@ class SpectrogramCNNFeatureExtractor(SequenceFeatureExtractor):
         waveforms = np.atleast_2d(np.asarray(raw_speech, dtype=np.float32))
         if waveforms.ndim > 2 or waveforms.size == 0:
             raise ValueError(f"waveforms have shape {waveforms.shape}, expected mono with samples: (T,) or (B, T)")
-        features = self._compute_log_spectrograms(waveforms)
-        if self.do_normalize:
-            if self.mean is None or self.std is None:
-                raise ValueError(
-                    "the feature extractor has no mean and standard deviation: compute them on the training split, "
-                    "or set do_normalize to False"
-                )
-            features = (features - self.mean) / self.std
-        return BatchFeature({"input_values": features.numpy()}, tensor_type=return_tensors)
+        if waveforms.shape[1] < self.min_samples:
+            waveforms = np.tile(waveforms, -(-self.min_samples // waveforms.shape[1]))[:, : self.min_samples]
+        reach = self.n_fft // 2
+        padded = np.pad(waveforms, ((0, 0), (reach, reach)), mode="reflect")
+        return BatchFeature({"input_values": self.compute_frames(padded)}, tensor_type=return_tensors)
+
+    @property
+    def min_samples(self) -> int:
+        """Shortest waveform that is not repeated."""
+        return max(self.n_fft, (MIN_FRAMES - 1) * self.hop_length)
 
     @torch.no_grad()
-    def _compute_log_spectrograms(self, waveforms: np.ndarray) -> torch.Tensor:
-        needed = max(self.n_fft, (MIN_FRAMES - 1) * self.hop_length)
-        if waveforms.shape[1] < needed:
-            waveforms = np.tile(waveforms, -(-needed // waveforms.shape[1]))[:, :needed]
+    def compute_frames(self, waveforms: np.ndarray) -> np.ndarray:
+        """Return the frames (B, C, F, T) that lie inside waveforms (B, T): `n_fft` samples each, `hop_length` apart.
+
+        A waveform as a whole is first reflected by half of `n_fft` at both ends, so that frame i lies around sample
+        i * `hop_length`.
+        """
         highest_hz = self.sampling_rate / 2 if self.max_frequency_hz is None else self.max_frequency_hz
         settings = {name: getattr(self, name) for name in SETTINGS} | {"max_frequency_hz": highest_hz}
         samples = torch.from_numpy(np.ascontiguousarray(waveforms))
@@ -163,4 +167,12 @@ class SpectrogramCNNFeatureExtractor(SequenceFeatureExtractor):
         if self.spectrogram != "mel":
             bin_hz = torch.arange(power.shape[2]) * self.sampling_rate / self.n_fft
             power = power[:, :, (bin_hz >= self.min_frequency_hz) & (bin_hz <= highest_hz)]
-        return torch.log(power.clamp(min=POWER_FLOOR))
+        features = torch.log(power.clamp(min=POWER_FLOOR))
+        if self.do_normalize:
+            if self.mean is None or self.std is None:
+                raise ValueError(
+                    "the feature extractor has no mean and standard deviation: compute them on the training split, "
+                    "or set do_normalize to False"
+                )
+            features = (features - self.mean) / self.std
+        return features.numpy()
