@@ -46,12 +46,9 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from benchmarks import generate
-from hf_utils.arguments.data import DataArguments
-from hf_utils.arguments.model import ModelArguments
-from hf_utils.arguments.parsing import parse_arguments
-from hf_utils.arguments.training import ClassificationTrainingArguments
+from hf_utils.arguments.run_arguments import RunArguments
 from hf_utils.launch import setup_logging
-from hf_utils.models.freezing import keep_frozen_in_eval
+from hf_utils.models.freezing import frozen_modules
 from hf_utils.training.run import prepare_experiment
 from hf_utils.training.trainer import GenreTrainer
 
@@ -198,9 +195,8 @@ def make_trainer(setting: Setting, place: Path, sizes: Sizes, extra: Sequence[st
     if sizes.window_seconds:
         chosen["window_seconds"] = sizes.window_seconds
     words = [str(word) for option, value in chosen.items() for word in (f"--{option}", value)]
-    classes = ModelArguments, DataArguments, ClassificationTrainingArguments
-    arguments = parse_arguments(classes, [str(ROOT / "configs" / recipe), *words, *extra])
-    return prepare_experiment(*arguments).trainer
+    arguments = RunArguments.parse([str(ROOT / "configs" / recipe), *words, *extra])
+    return prepare_experiment(arguments).trainer
 
 
 def train(trainer: GenreTrainer) -> Clock:
@@ -212,22 +208,24 @@ def train(trainer: GenreTrainer) -> Clock:
     return clock
 
 
+def set_workers(trainer: GenreTrainer, number: int) -> None:
+    """Change the number of data-loader workers; the Trainer keeps a loader of validation windows with those it had."""
+    trainer.args.dataloader_num_workers, trainer.args.dataloader_persistent_workers = number, number > 0
+    trainer.__dict__.pop("_eval_dataloaders", None)
+
+
 def train_on_ready_batch(trainer: GenreTrainer, batch: dict) -> Clock:
     """Train on copies of one batch, in this process and without evaluation."""
-    kept = (
-        trainer.data_collator,
-        trainer.args.dataloader_num_workers,
-        trainer.args.eval_strategy,
-        trainer.train_dataset,
-    )
+    workers = trainer.args.dataloader_num_workers
+    kept = trainer.data_collator, trainer.args.eval_strategy, trainer.train_dataset
     ready = {key: tensor.cpu().pin_memory() if tensor.is_cuda else tensor for key, tensor in batch.items()}
     trainer.data_collator = lambda windows: ready
-    trainer.args.dataloader_num_workers, trainer.args.eval_strategy = 0, IntervalStrategy.NO
+    set_workers(trainer, 0)
+    trainer.args.eval_strategy = IntervalStrategy.NO
     trainer.train_dataset = ReadyMade(len(trainer.train_dataset))
     clock = train(trainer)
-    trainer.data_collator, trainer.args.dataloader_num_workers, trainer.args.eval_strategy, trainer.train_dataset = (
-        kept
-    )
+    trainer.data_collator, trainer.args.eval_strategy, trainer.train_dataset = kept
+    set_workers(trainer, workers)
     return clock
 
 
@@ -247,6 +245,13 @@ class ReadyMade(torch.utils.data.Dataset):
         return index
 
 
+def set_mode(model: torch.nn.Module, learns: bool) -> None:
+    """Put a model into the mode that it is in while the command trains or evaluates it."""
+    model.train(learns)
+    for module in frozen_modules(model):
+        module.eval()
+
+
 def bare_step(trainer: GenreTrainer, model, batch: dict) -> None:
     """Make one optimiser step, or without labels one prediction, and nothing else."""
     inputs = {key: value for key, value in batch.items() if key != "labels"}
@@ -264,8 +269,7 @@ def bare_rate(trainer: GenreTrainer, batch: dict, seconds: float) -> float:
     """Return windows a second of the model stepping on `batch`, for about `seconds` after six steps to warm up."""
     model = torch.compile(trainer.model) if trainer.args.torch_compile else trainer.model
     device, learns = trainer.args.device, "labels" in batch
-    trainer.model.train(learns)
-    keep_frozen_in_eval(trainer.model)
+    set_mode(trainer.model, learns)
 
     def seconds_of_steps(steps: int) -> float:
         return generate.seconds_of(lambda: [bare_step(trainer, model, batch) for _ in range(steps)], device)
@@ -287,8 +291,7 @@ def count_convolution_backward(output, inputs, weight, bias, stride, padding, di
 
 def count_operations(trainer: GenreTrainer, batch: dict) -> float:
     """Return the floating-point operations of one window of `batch`, which has labels if the model is to learn."""
-    trainer.model.train("labels" in batch)
-    keep_frozen_in_eval(trainer.model)
+    set_mode(trainer.model, "labels" in batch)
     ours = {torch.ops.aten.convolution_backward: count_convolution_backward}
     with FlopCounterMode(display=False, custom_mapping=ours) as counter, torch.set_grad_enabled("labels" in batch):
         bare_step(trainer, trainer.model, batch)
@@ -316,7 +319,7 @@ def measure(setting: Setting, place: Path, sizes: Sizes, workers: list[int] | No
     windows, eval_windows = len(trainer.train_dataset), len(trainer.eval_dataset)
     runs = []
     for number in workers or sorted({trainer.args.dataloader_num_workers, os.cpu_count()}):
-        trainer.args.dataloader_num_workers = number
+        set_workers(trainer, number)
         runs.append((number, train(trainer), data_rate(trainer)))
         trainer.args.save_strategy = SaveStrategy.NO  # timed once
     batch = next(iter(trainer.get_train_dataloader()))

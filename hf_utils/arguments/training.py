@@ -69,16 +69,19 @@ _PLATEAU_SCHEDULERS = ("reduce_lr_on_plateau", "greedy")
 # Stock options that cannot work here, with the value that does, and why.
 _FIXED_OPTIONS = {
     "dataloader_drop_last": (False, "it would leave out evaluated windows, too"),
-    "dataloader_persistent_workers": (
-        False,
-        "workers that outlive an epoch never hear of the next one, and every epoch would see the same windows",
-    ),
     "remove_unused_columns": (False, "the collator picks the columns, and needs those a model does not"),
     "prediction_loss_only": (False, "the choice of the checkpoint needs more than the loss"),
     "batch_eval_metrics": (False, "scores are of whole tracks, whose windows are in several batches"),
     "eval_do_concat_batches": (True, "scores are of whole tracks, whose windows are in several batches"),
     "label_names": (None, "the labels are found by the collator"),
 }
+_MOST_WORKERS = 12  # with 16, AST's windows came no faster
+
+
+def count_free_cores() -> int:
+    """Return the cores that each process of this machine has beside its own, at most `_MOST_WORKERS`."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return max(0, min(_MOST_WORKERS, (os.cpu_count() or 1) // processes - 1))
 
 
 def _run_folder(options: Mapping[str, Any]) -> str:
@@ -99,9 +102,9 @@ def has_bf16_hardware(use_cpu: bool) -> bool:
 class ClassificationTrainingArguments(TrainingArguments):
     """TrainingArguments of run_classification.py. Raises UserError on contradictions.
 
-    `do_train`, `do_eval`, `do_predict`, `bf16`, `fp16`, `use_cpu`, `dataloader_num_workers` and `greater_is_better`
-    hold what was decided, whether or not it was asked for. Without `do_train`, the Trainer evaluates and saves nothing
-    of its own accord. The Hub token is never pickled.
+    `do_train`, `do_eval`, `do_predict`, `bf16`, `fp16`, `use_cpu`, `dataloader_num_workers`,
+    `dataloader_persistent_workers` and `greater_is_better` hold what was decided, whether or not it was asked for.
+    Without `do_train`, the Trainer evaluates and saves nothing of its own accord. The Hub token is never pickled.
     """
 
     do_train: bool = _job(False, "Fine-tune the model.")
@@ -141,7 +144,10 @@ class ClassificationTrainingArguments(TrainingArguments):
     use_cpu: bool = _training(False, "Leave GPUs alone. (default: off where there is a GPU)")
     seed: int = _training(42, "Seed of the new head, the order of tracks and the windows.")
     dataloader_num_workers: int | None = _training(
-        None, "Processes that make features. (default: the machine's cores, at most 4; 0 on one core)", at_least=0
+        None,
+        "Processes that make features beside the model. (default: 0 on the CPU, which they would share with the "
+        "model; else all cores but one, at most 12)",
+        at_least=0,
     )
     resume_from_checkpoint: str | None = _training(
         None, "Continue from a checkpoint-N folder, or the newest here (auto) or on the Hub (hub).", metavar="FOLDER"
@@ -183,6 +189,13 @@ class ClassificationTrainingArguments(TrainingArguments):
     )
     report_to: None | str | list[str] = _output("tensorboard", "Where curves go: tensorboard, wandb ..., all or none.")
 
+    dataloader_persistent_workers: bool | None = dataclasses.field(
+        default=None, metadata={"help": "Keep the data loader's processes from epoch to epoch. (default: yes)"}
+    )
+    logging_nan_inf_filter: bool = dataclasses.field(
+        default=False,
+        metadata={"help": "Log another loss than one that is not finite. A GPU waits for its answer in every step."},
+    )
     remove_unused_columns: bool = dataclasses.field(
         default=False,
         metadata={"help": "Leave off: the collator picks the columns, and needs those a model does not."},
@@ -198,8 +211,11 @@ class ClassificationTrainingArguments(TrainingArguments):
         self.use_cpu = self.use_cpu or launched_on_cpu or not torch.accelerator.is_available()
         self._choose_precision()
         if self.dataloader_num_workers is None:
-            cores = os.cpu_count() or 1
-            self.dataloader_num_workers = min(4, cores) if cores > 1 else 0
+            self.dataloader_num_workers = 0 if self.use_cpu else count_free_cores()
+        if self.dataloader_persistent_workers is None:
+            self.dataloader_persistent_workers = self.dataloader_num_workers > 0
+        if self.dataloader_persistent_workers and self.dataloader_num_workers == 0:
+            raise UserError("dataloader_persistent_workers is given, but dataloader_num_workers is 0: there are none")
         job = self.do_train, self.do_eval, self.do_predict
         super().__post_init__()
         # The stock class switches do_eval on whenever training evaluates.

@@ -155,15 +155,13 @@ def _front_end(layers: Layers, backbone: nn.Module) -> list[str]:
     return layers.front_end
 
 
-def keep_frozen_in_eval(model: nn.Module) -> None:
-    """Put every module whose parameters are all frozen into evaluation mode; call it after `model.train()`.
+def frozen_modules(model: nn.Module) -> list[nn.Module]:
+    """Return the largest modules whose parameters are all frozen: they belong in evaluation mode while others learn.
 
     Otherwise a frozen batch norm would go on changing its statistics, and dropout and HuBERT's time masks would make
-    the output of a frozen backbone random.
+    the output of a frozen backbone random. To be asked once per training: it looks at every parameter at every level.
     """
-    parameters = list(model.parameters())
-    if parameters and not any(p.requires_grad for p in parameters):
-        model.eval()
-        return
-    for child in model.children():
-        keep_frozen_in_eval(child)
+    learns = [p.requires_grad for p in model.parameters()]
+    if learns and not any(learns):
+        return [model]
+    return [module for child in model.children() for module in frozen_modules(child)]

@@ -27,7 +27,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy
 from hf_utils.arguments.run_options import select_hyperparameters
 from hf_utils.arguments.training import TRACKED_SCORES
 from hf_utils.errors import UserError
-from hf_utils.models.freezing import keep_frozen_in_eval
+from hf_utils.models.freezing import frozen_modules
 from hf_utils.models.weights import reload_weights
 from hf_utils.results.plots import confusion_figure, figure_to_array
 from hf_utils.results.run_results import EvaluatedSet, score_windows
@@ -84,6 +84,7 @@ class GenreTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self.genres, self.class_weights = genres, class_weights
         self._evaluated: EvaluatedSet | None = None
+        self._frozen_modules: list[torch.nn.Module] = []
         for stock in (ProgressCallback, PrinterCallback):
             self.pop_callback(stock)
         if sys.stderr.isatty() and not args.disable_tqdm:
@@ -123,7 +124,8 @@ class GenreTrainer(Trainer):
     def compute_loss(self, model, inputs, *args, **kwargs):
         """As the stock loss, with wholly frozen modules in evaluation mode: no dropout, masks or batch statistics."""
         if model.training:
-            keep_frozen_in_eval(self.accelerator.unwrap_model(model))
+            for module in self._frozen_modules:
+                module.eval()
         return super().compute_loss(model, inputs, *args, **kwargs)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial) -> bool:
@@ -165,6 +167,15 @@ class GenreTrainer(Trainer):
                     )
                 state.best_model_checkpoint = str(best)
         return trained
+
+    def train(self, *args, **kwargs):
+        """As the stock method. What is frozen when it is called stays frozen."""
+        self._frozen_modules = frozen_modules(self.model)
+        return super().train(*args, **kwargs)
+
+    def floating_point_ops(self, inputs) -> int:
+        """Return 0. The stock estimate takes every number of the input for a word, and counts parameters each step."""
+        return 0
 
     def _load_best_model(self) -> None:
         """Reload through `from_pretrained`: checkpoints of AST hold old parameter names, which the stock way skips."""

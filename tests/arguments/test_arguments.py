@@ -12,7 +12,7 @@ from transformers.integrations import TensorBoardCallback
 from hf_utils.arguments.data import SourceArguments
 from hf_utils.arguments.options import collect_options, default_of
 from hf_utils.arguments.run_arguments import RUN_CLASSES, RunArguments
-from hf_utils.arguments.training import has_bf16_hardware
+from hf_utils.arguments.training import count_free_cores, has_bf16_hardware
 from hf_utils.config_files import write_config
 from hf_utils.errors import UserError
 
@@ -227,7 +227,7 @@ def test_every_documented_option_has_help_and_the_shared_ones_are_the_same_every
         ("--greater_is_better false", ["greater_is_better", "accuracy", "higher"]),
         ("--metric_for_best_model log_loss --greater_is_better true", ["greater_is_better", "log_loss", "lower"]),
         ("--dataloader_drop_last true", ["dataloader_drop_last", "evaluated windows"]),
-        ("--dataloader_persistent_workers true", ["dataloader_persistent_workers", "same windows"]),
+        ("--dataloader_persistent_workers true", ["dataloader_persistent_workers", "dataloader_num_workers is 0"]),
         ("--remove_unused_columns true", ["remove_unused_columns", "collator"]),
         ("--prediction_loss_only true", ["prediction_loss_only"]),
         ("--batch_eval_metrics true", ["batch_eval_metrics", "whole tracks"]),
@@ -265,3 +265,14 @@ def test_a_scheduler_that_watches_the_score_knows_which_way_it_goes(scheduler, m
     assert kept.training.lr_scheduler_kwargs == {"mode": mode, "patience": 3}
     with pytest.raises(UserError, match="requires an eval strategy"):
         parse(flags + " --eval_strategy no --save_strategy no --load_best_model_at_end false")
+
+
+def test_workers_are_for_gpus_and_live_over_epochs(monkeypatch):
+    """A model on the CPU uses all cores itself."""
+    for flags, workers in (("", 0), ("--dataloader_num_workers 2", 2)):
+        training = parse(flags).training
+        assert (training.dataloader_num_workers, training.dataloader_persistent_workers) == (workers, workers > 0)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    for cores, workers in ((1, 0), (2, 0), (8, 3), (64, 12)):
+        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+        assert count_free_cores() == workers

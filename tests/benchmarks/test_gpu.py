@@ -48,7 +48,7 @@ def test_every_training_of_one_trainer_computes_in_the_same_precision(tmp_path):
     """accelerate wraps no model twice, so one that was unwrapped in between would go on in float32."""
     gpu.write_clips(tmp_path / "clips", gpu.TINY)
     trainer = gpu.make_trainer(gpu.Setting("convnext", 8, False), tmp_path, gpu.TINY, ["--precision", "bf16"])
-    trainer.args.dataloader_num_workers = 0
+    gpu.set_workers(trainer, 0)
     seen = []
     trainer.model.classifier[-1].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
     batch = next(iter(trainer.get_train_dataloader()))

@@ -7,7 +7,7 @@ import transformers
 from tiny_models import load, save_convnext, saved
 
 from hf_utils.errors import UserError
-from hf_utils.models.freezing import find_backbone, find_layers, freeze, keep_frozen_in_eval
+from hf_utils.models.freezing import find_backbone, find_layers, freeze, frozen_modules
 from hf_utils.models.spectrogram_cnn import SpectrogramCNNConfig, SpectrogramCNNForAudioClassification
 
 # Blocks of the tiny models: transformer layers, or stages of a convolutional net.
@@ -37,6 +37,12 @@ def make_inputs(model):
     shape = {"spectrogram_cnn": (4, 1, 128, 44), "audio-spectrogram-transformer": (4, 100, 32)}
     config = getattr(model.config, "encoder_config", model.config)
     return {model.main_input_name: torch.randn(shape.get(config.model_type, (4, 16000)), generator=generator)}
+
+
+def keep_still(model):
+    """What the Trainer does after `model.train()`."""
+    for module in frozen_modules(model):
+        module.eval()
 
 
 def trained_names(model):
@@ -134,7 +140,7 @@ def test_frozen_backbone_is_the_same_in_every_step(name, head, tmp_path_factory)
     model.eval()(**inputs)
     for _ in range(3):
         model.train()
-        keep_frozen_in_eval(model)
+        keep_still(model)
         assert model.training and model.classifier.training
         model(**inputs)
     assert all(torch.equal(e, embeddings[0]) for e in embeddings)
@@ -148,11 +154,20 @@ def test_partly_frozen_backbone_keeps_its_trained_part_in_training(tmp_path_fact
     model = load_model("timm_resnet", tmp_path_factory)
     freeze(model, "all_but_last", 1)
     model.train()
-    keep_frozen_in_eval(model)
+    keep_still(model)
     norms = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.BatchNorm2d)}
     assert {m.training for n, m in norms.items() if "layer4" in n} == {True}
     assert {m.training for n, m in norms.items() if "layer4" not in n} == {False}
     assert len(norms) > 8
+
+
+def test_frozen_modules_are_the_largest_ones():
+    model = torch.nn.Sequential(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU()), torch.nn.Linear(2, 2))
+    assert frozen_modules(model) == []
+    model[0].requires_grad_(False)
+    assert frozen_modules(model) == [model[0]]
+    model.requires_grad_(False)
+    assert frozen_modules(model) == [model]
 
 
 def test_frozen_parameters_do_not_move(tmp_path):
@@ -162,7 +177,7 @@ def test_frozen_parameters_do_not_move(tmp_path):
     before = {n: p.clone() for n, p in model.named_parameters()}
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01, weight_decay=0.1)
     model.train()
-    keep_frozen_in_eval(model)
+    keep_still(model)
     labels = torch.from_numpy(np.array([0, 1, 2, 0]))
     model(**make_inputs(model), labels=labels).loss.backward()
     optimizer.step()
