@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import io
 import logging
+import math
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import PurePath
@@ -38,6 +39,9 @@ _SUFFIXES = {
 PCM16_SCALE = 32768
 _MAX_DECODER_LINES = 3
 
+# What `inspect` keeps of a file instead of decoding it twice: 64 MB, six minutes at 44.1 kHz.
+_KEPT_SAMPLES = 1 << 24
+
 
 @dataclasses.dataclass(frozen=True)
 class Recording:
@@ -50,6 +54,7 @@ class Recording:
         remarks: what was found and repaired, as "what: details".
         repair: of every sample.
         is_damaged: whether its decoder gave up before the end.
+        kept: the samples before the repair, in blocks; none where they were too many to keep.
     """
 
     source: Source = dataclasses.field(repr=False)
@@ -58,29 +63,44 @@ class Recording:
     remarks: tuple[str, ...]
     repair: Repair
     is_damaged: bool
+    kept: list[np.ndarray] = dataclasses.field(repr=False, compare=False)
 
     def blocks(self, sample_rate: int) -> Iterator[np.ndarray]:
-        """Yield what `load` returns at `sample_rate` Hz, block by block: memory does not grow with the file."""
-        stream = None
+        """Yield what `load` returns at `sample_rate` Hz, block by block: memory does not grow with the file.
+
+        Raises:
+            AudioError: the file has changed since it was inspected.
+        """
+        stream, left = None, self.num_samples
         if sample_rate != self.sample_rate:
             stream = soxr.ResampleStream(self.sample_rate, sample_rate, 1, dtype="float32", quality="HQ")
+        for block in self.kept or self._read_again():
+            left -= len(block)
+            samples = self.repair(block)
+            resampled = samples if stream is None else stream.resample_chunk(samples, last=not left)
+            yield from_pcm16(to_pcm16(resampled))
+
+    def _read_again(self) -> Iterator[np.ndarray]:
         left = self.num_samples
         with open_sound(self.source, []) as sound:
             while left:
-                block = read_block(sound.decoder, [], in_small_steps=self.is_damaged)
+                try:
+                    block = read_block(sound.decoder, [], in_small_steps=self.is_damaged)
+                except DecoderError:
+                    block = ()
+                if not 0 < len(block) <= left:
+                    raise AudioError("it was changed while it was read")
                 left -= len(block)
-                samples = self.repair(_mix_down(block))
-                resampled = samples if stream is None else stream.resample_chunk(samples, last=not left)
-                yield from_pcm16(to_pcm16(resampled))
+                yield _mix_down(block)
 
 
 def inspect(source: Source, demands: Demands = OF_MUSIC) -> Recording:
-    """Read a file to its end and return what it holds. `Recording.blocks` then reads it again.
+    """Read a file to its end and return what it holds. `Recording.blocks` reads a long one again.
 
     Raises:
         AudioError: as `decode`.
     """
-    return _read_recording(source, None, demands)
+    return _read_recording(source, _KEPT_SAMPLES, demands)
 
 
 def decode(source: Source, name: str | None = None) -> tuple[np.ndarray, int]:
@@ -102,9 +122,8 @@ def decode(source: Source, name: str | None = None) -> tuple[np.ndarray, int]:
 
 def decode_with_remarks(source: Source) -> tuple[np.ndarray, Recording]:
     """Return the samples, as `decode` does, and the recording, whose remarks are not logged."""
-    blocks: list[np.ndarray] = []
-    recording = _read_recording(source, blocks)
-    return recording.repair(np.concatenate(blocks)), recording
+    recording = _read_recording(source, math.inf)
+    return recording.repair(np.concatenate(recording.kept)), recording
 
 
 def load(source: Source, sample_rate: int) -> np.ndarray:
@@ -116,19 +135,17 @@ def load(source: Source, sample_rate: int) -> np.ndarray:
     return from_pcm16(to_pcm16(resample(*decode(source), sample_rate)))
 
 
-def _read_recording(source: Source, blocks: list[np.ndarray] | None, demands: Demands = OF_MUSIC) -> Recording:
-    """Read and judge a file; its samples before the repair, (T,) each, are added to `blocks`."""
+def _read_recording(source: Source, most_kept: float, demands: Demands = OF_MUSIC) -> Recording:
+    """Read and judge a file; its samples are kept if there are at most `most_kept`."""
     try:
-        return _judge(source, blocks, demands, in_small_steps=False)
+        return _judge(source, most_kept, demands, in_small_steps=False)
     except DecoderError:
         # It gave up within a block: once more, in steps so small that hardly anything is lost.
-        if blocks is not None:
-            blocks.clear()
-        return _judge(source, blocks, demands, in_small_steps=True)
+        return _judge(source, most_kept, demands, in_small_steps=True)
 
 
-def _judge(source: Source, blocks: list[np.ndarray] | None, demands: Demands, *, in_small_steps: bool) -> Recording:
-    error, lines = None, []
+def _judge(source: Source, most_kept: float, demands: Demands, *, in_small_steps: bool) -> Recording:
+    error, lines, kept = None, [], []
     with open_sound(source, lines) as sound:
         sample_rate = sound.decoder.samplerate
         check = SoundCheck(sample_rate, demands)
@@ -136,8 +153,9 @@ def _judge(source: Source, blocks: list[np.ndarray] | None, demands: Demands, *,
             while len(block := read_block(sound.decoder, lines, in_small_steps=in_small_steps)):
                 mono = _mix_down(block)
                 check.add(mono, block)
-                if blocks is not None:
-                    blocks.append(mono)
+                kept.append(mono)
+                if check.num_samples > most_kept:
+                    kept.clear()
         except DecoderError as raised:
             if not in_small_steps:
                 raise
@@ -147,7 +165,7 @@ def _judge(source: Source, blocks: list[np.ndarray] | None, demands: Demands, *,
         remarks += [*more, *_compare_name(sound.decoder.format, source)]
         if lines := list(dict.fromkeys(lines)):
             remarks.append(f"damaged, its decoder says: {' '.join(lines[:_MAX_DECODER_LINES])}")
-        return Recording(source, sample_rate, check.num_samples, tuple(remarks), repair, in_small_steps)
+        return Recording(source, sample_rate, check.num_samples, tuple(remarks), repair, in_small_steps, kept)
 
 
 def _compare_name(found: str, source: Source) -> list[str]:
@@ -160,7 +178,11 @@ def _compare_name(found: str, source: Source) -> list[str]:
 
 def _mix_down(block: np.ndarray) -> np.ndarray:
     """Return the mean of the channels of float32 samples (T, C) as (T,)."""
-    return block.mean(axis=1)
+    mono = block[:, 0].copy()
+    for channel in block.T[1:]:  # ten times as fast as numpy's mean over so short an axis
+        mono += channel
+    mono /= np.float32(block.shape[1])
+    return mono
 
 
 def read_sampling_rate(source: Source) -> int:

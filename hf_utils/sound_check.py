@@ -84,10 +84,10 @@ class SoundCheck:
         """Return the measures of each piece of `mono`, which is a whole number of pieces, or less than one."""
         length = min(self._piece, len(mono))
         pieces = mono.reshape(-1, length)
-        energy = np.square(pieces, dtype=np.float64).sum(axis=1)
+        energy = _sum_squares(pieces)
         unrelated, num_channels = energy, block.shape[1]
         if num_channels > 1:
-            unrelated = np.square(block, dtype=np.float64).reshape(len(pieces), -1).sum(axis=1) / num_channels**2
+            unrelated = _sum_squares(block.reshape(len(pieces), -1)) / num_channels**2
         lengths = np.full(len(pieces), float(length))
         sums = pieces.sum(axis=1, dtype=np.float64)
         return np.stack([lengths, pieces.min(axis=1), pieces.max(axis=1), sums, energy, unrelated], axis=1)
@@ -132,6 +132,11 @@ class SoundCheck:
         if silent > self._demands.max_silent * seconds:
             raise AudioError(f"mostly silent ({silent:.1f} of {seconds:.1f} s)")
         return silent
+
+
+def _sum_squares(rows: np.ndarray) -> np.ndarray:
+    """Return the sum of squares of each row as float64: of float32, which is exact enough and much faster."""
+    return np.einsum("ij,ij->i", rows, rows).astype(np.float64)
 
 
 def _fit_full_scale(peak: float) -> tuple[float, list[str]]:

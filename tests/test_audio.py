@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from hf_utils import audio, sound_files
-from hf_utils.sound_check import MIN_SECONDS
+from hf_utils.sound_check import MIN_SECONDS, AudioError
 from hf_utils.sound_files import collect_decoder_lines
 
 RATE = 16000
@@ -85,6 +85,24 @@ def test_decode_averages_the_channels():
     left, right = make_tone(hz=200), make_tone(hz=300)
     decoded, _ = audio.decode(make_file(np.stack([left, right], axis=1), subtype="FLOAT"))
     np.testing.assert_allclose(decoded, (left + right) / 2, atol=1e-7)
+
+
+@pytest.mark.parametrize("num_channels", [1, 2, 3, 7])
+def test_channels_are_averaged_as_numpy_does(num_channels):
+    samples = np.random.default_rng(0).uniform(-1, 1, (RATE, num_channels)).astype(np.float32)
+    decoded, _ = audio.decode(make_file(samples, subtype="FLOAT"))
+    np.testing.assert_array_equal(decoded, samples.mean(axis=1))
+
+
+def test_a_file_that_changes_while_it_is_read_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(audio, "_KEPT_SAMPLES", 0)
+    path = tmp_path / "growing.wav"
+    for now in (make_tone(1), make_tone(3)):
+        path.write_bytes(make_file(make_tone(2)))
+        recording = audio.inspect(path)
+        path.write_bytes(make_file(now))
+        with pytest.raises(AudioError, match="changed"):
+            list(recording.blocks(RATE))
 
 
 def test_decode_joins_the_blocks_of_a_long_file(monkeypatch):
@@ -223,8 +241,11 @@ REMARKABLE_FILES = {
 
 
 @pytest.mark.parametrize("name", REMARKABLE_FILES)
-@pytest.mark.parametrize("as_path", [False, True])
-def test_what_is_repaired_is_said_and_is_the_same_by_every_way_of_reading(tmp_path, caplog, name, as_path):
+@pytest.mark.parametrize(("as_path", "kept"), [(False, 0), (True, 0), (True, 1 << 24)])
+def test_what_is_repaired_is_said_and_is_the_same_by_every_way_of_reading(
+    tmp_path, caplog, monkeypatch, name, as_path, kept
+):
+    monkeypatch.setattr(audio, "_KEPT_SAMPLES", kept)
     source, remark, expected = REMARKABLE_FILES[name]
     if as_path:
         (tmp_path / "x.bin").write_bytes(source)
@@ -278,6 +299,7 @@ def test_nothing_is_remarked_on_ordinary_files(name):
 
 def test_memory_does_not_grow_with_the_length_of_a_file(tmp_path, monkeypatch):
     monkeypatch.setattr(sound_files, "BLOCK_SAMPLES", 1 << 18)
+    monkeypatch.setattr(audio, "_KEPT_SAMPLES", 1 << 20)
     path, minutes = tmp_path / "long.wav", 10
     soundfile.write(path, np.tile((8000 * MUSIC).astype(np.int16)[:, None], (6 * minutes, 2)), RATE)
     tracemalloc.start()
