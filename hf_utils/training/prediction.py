@@ -3,23 +3,26 @@
 Every file is finished before the next one, and noted in a journal, so that the same command continues after any end.
 """
 
+import contextlib
 import dataclasses
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from hf_utils.arguments.run_arguments import RunArguments
-from hf_utils.audio import READABLE_SUFFIXES, AudioError, load, stream_windows
+from hf_utils.audio import READABLE_SUFFIXES, stream_windows
 from hf_utils.data.audio_folders import list_files
+from hf_utils.data.decode_ahead import decode_ahead
 from hf_utils.errors import UserError
 from hf_utils.files import UNFINISHED_PREFIX, name_outputs, show_name, write_csv
 from hf_utils.models.features import run_windows
 from hf_utils.models.loading import own_genres
 from hf_utils.results.metrics import softmax
+from hf_utils.sound_check import AudioError
 from hf_utils.training.classifier import Classifier, load_model
 from hf_utils.training.prediction_journal import JOURNAL_FILE, PredictionJournal, digest_model, read_state
 
@@ -41,6 +44,7 @@ def predict(arguments: RunArguments) -> int:
         training_args.predict_path,
         training_args.output_dir,
         batch_size=training_args.per_device_eval_batch_size,
+        num_proc=arguments.data.num_proc,
         per_window=training_args.per_window,
         overwrite=training_args.overwrite,
     )
@@ -55,6 +59,7 @@ def predict_files(
     output_dir: str | os.PathLike,
     *,
     batch_size: int,
+    num_proc: int = 1,
     per_window: bool = False,
     overwrite: bool = False,
 ) -> tuple[int, list[tuple[str, str]]]:
@@ -68,6 +73,8 @@ def predict_files(
     What a journal in `output_dir` has of the same model, windows and unchanged files is not done again, and ends up in
     the same bytes. A shorter clip than a window is repeated to fill it. Batches are of windows of one file.
 
+    Files are decoded ahead by `num_proc` processes; only some blocks of a long one are in memory at a time.
+
     Returns (number of files in the table, [(file, reason)] of those that could not be read, which are logged as well).
 
     Raises:
@@ -80,13 +87,14 @@ def predict_files(
     genres = own_genres(classifier.model.config)
     classifier.model.eval()
     failures = []
-    with journal:
+    missing = [name for name in files if name not in journal.results]
+    states = {name: read_state(files[name]) for name in missing}
+    decoded = decode_ahead([files[name] for name in missing], classifier.lengths.sample_rate, num_proc)
+    with journal, contextlib.closing(decoded):
         try:
-            missing = [name for name in files if name not in journal.results]
-            for name in tqdm(missing, desc="Predicting", unit="file", disable=None):
-                state = read_state(files[name])
+            for name, blocks in zip(tqdm(missing, desc="Predicting", unit="file", disable=None), decoded, strict=True):
                 try:
-                    times, probabilities = _predict_file(classifier, files[name], batch_size)
+                    times, probabilities = _predict_file(classifier, blocks, batch_size)
                 except AudioError as error:
                     logger.warning("Skipped %s: %s", show_name(name), error)
                     failures.append((name, str(error)))
@@ -97,7 +105,7 @@ def predict_files(
                     rows = [[*span, *_row(row, genres)] for span, row in zip(times, probabilities, strict=True)]
                     header = ["start_seconds", "end_seconds", "prediction", *genres]
                     write_csv(output_dir / timelines[name], header, rows)
-                journal.add(name, state, result)
+                journal.add(name, states[name], result)
         finally:
             results = journal.results
             rows = [[name, *results[name]["row"]] for name in files if name in results]
@@ -154,12 +162,13 @@ def _open_journal(
     return journal
 
 
-def _predict_file(classifier: Classifier, file: Path, batch_size: int) -> tuple[list[tuple[str, str]], np.ndarray]:
+def _predict_file(
+    classifier: Classifier, blocks: Iterable[np.ndarray], batch_size: int
+) -> tuple[list[tuple[str, str]], np.ndarray]:
     """Return when each window starts and ends, in seconds, and probabilities (W, K). Raises AudioError."""
     lengths, times = classifier.lengths, []
 
     def cut_windows() -> Iterator[np.ndarray]:
-        blocks = [load(file, lengths.sample_rate)]
         for start, end, window in stream_windows(blocks, lengths.window_samples, lengths.hop_samples):
             times.append((f"{start / lengths.sample_rate:.3f}", f"{end / lengths.sample_rate:.3f}"))
             yield window

@@ -26,7 +26,7 @@ GENRES = ["quiet, soft", "loud"]
 
 
 class LoudnessModel(torch.nn.Module):
-    """Probability of "loud" = sigmoid of a window's mean sample, so that windows can be computed by hand."""
+    """Logit of "loud" = a window's mean magnitude less 0.35, so that windows can be computed by hand."""
 
     def __init__(self):
         super().__init__()
@@ -39,13 +39,15 @@ class LoudnessModel(torch.nn.Module):
     def forward(self, input_values):
         self.batches.append(tuple(input_values.shape))
         assert not self.training and not torch.is_grad_enabled()
-        mean = input_values.mean(dim=1)
-        return SimpleNamespace(logits=torch.stack([torch.zeros_like(mean), mean * self.weight], dim=1))
+        excess = (input_values.abs().mean(dim=1) - 0.35) * self.weight
+        return SimpleNamespace(logits=torch.stack([torch.zeros_like(excess), excess], dim=1))
 
 
 def write_levels(path, levels, seconds=1.0, rate=RATE):
     path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, np.repeat(np.float32(levels), round(seconds * rate)), rate)
+    samples = np.repeat(np.float32(levels), round(seconds * rate))
+    samples[np.arange(len(samples)) // 32 % 2 == 1] *= -1  # a square wave, whose magnitude is its level
+    soundfile.write(path, samples, rate)
 
 
 def predict(path, output_dir, *, model=None, window_samples=2 * RATE, hop_samples=RATE, **options):
@@ -64,9 +66,9 @@ def sigmoid(x):
 
 
 def test_a_file_is_the_mean_of_its_windows(tmp_path):
-    write_levels(tmp_path / "a.wav", [0.8, 0.4, 0.2, -0.6])
+    write_levels(tmp_path / "a.wav", [0.8, 0.4, 0.2, 0.6])
     model, (done, failures) = predict(tmp_path / "a.wav", tmp_path / "out", per_window=True)
-    windows = sigmoid(np.array([0.6, 0.3, -0.2]))
+    windows = sigmoid(np.array([0.6, 0.3, 0.4]) - 0.35)
     assert (done, failures) == (1, []) and model.batches == [(2, 2 * RATE), (1, 2 * RATE)]
     (row,) = read_rows(tmp_path / "out/predictions.csv")
     assert list(row) == ["file", "prediction", *GENRES]
@@ -74,12 +76,12 @@ def test_a_file_is_the_mean_of_its_windows(tmp_path):
     assert float(row["loud"]) == pytest.approx(windows.mean(), abs=1e-4)
     timeline = read_rows(tmp_path / "out/timeline/a.wav.csv")
     assert [(float(r["start_seconds"]), float(r["end_seconds"])) for r in timeline] == [(0, 2), (1, 3), (2, 4)]
-    assert [r["prediction"] for r in timeline] == ["loud", "loud", GENRES[0]]
+    assert [r["prediction"] for r in timeline] == ["loud", GENRES[0], "loud"]
     assert [float(r["loud"]) for r in timeline] == pytest.approx(windows, abs=1e-4)
 
 
 def test_tables_have_no_more_digits_than_say_something(tmp_path):
-    write_levels(tmp_path / "a.wav", [0.8, 0.4, 0.2, -0.6], seconds=1 / 3)
+    write_levels(tmp_path / "a.wav", [0.8, 0.4, 0.2, 0.6], seconds=1 / 3)
     predict(tmp_path / "a.wav", tmp_path / "out", per_window=True, window_samples=2999, hop_samples=1000)
     for path, digits in (("predictions.csv", [6, 6]), ("timeline/a.wav.csv", [3, 3, 6, 6])):
         for row in read_rows(tmp_path / "out" / path):
@@ -88,12 +90,12 @@ def test_tables_have_no_more_digits_than_say_something(tmp_path):
 
 
 def test_a_short_clip_is_repeated_and_another_rate_resampled(tmp_path):
-    write_levels(tmp_path / "short.flac", [0.5], seconds=0.75, rate=16000)
+    write_levels(tmp_path / "short.flac", [0.8], seconds=0.75, rate=16000)
     model, _ = predict(tmp_path, tmp_path / "out", per_window=True)
     assert model.batches == [(1, 2 * RATE)]
     (row,) = read_rows(tmp_path / "out/timeline/short.flac.csv")
     assert float(row["end_seconds"]) == 0.75
-    assert float(row["loud"]) == pytest.approx(sigmoid(0.5), abs=1e-2)  # zeros as padding would give sigmoid(0.19)
+    assert float(row["loud"]) == pytest.approx(sigmoid(0.8 - 0.35), abs=1e-2)  # with zeros as padding, sigmoid(-0.05)
 
 
 def test_folders_formats_and_unreadable_files(tmp_path, caplog):
@@ -169,7 +171,7 @@ def test_a_line_that_was_not_finished_is_done_again(tmp_path, music, cut, again)
 
 def test_new_and_changed_files_are_tagged_and_vanished_ones_left_out(tmp_path, music):
     predict(music, tmp_path / "out", per_window=True)
-    write_levels(music / "a.wav", [-0.9, -0.9])
+    write_levels(music / "a.wav", [0.9, 0.7])
     write_levels(music / "b2.wav", [0.9, 0.9])
     (music / "deep/c.ogg").unlink()
     model, _ = predict(music, tmp_path / "out", per_window=True)
@@ -265,6 +267,7 @@ def test_any_name_gets_a_row_and_a_timeline(tmp_path):
         f"{'音' * 83}.wav",
         f"{'n' * 200}/{'n' * 250}.wav",
         "line\nbreak.wav",
+        os.fsdecode(b"latin-\xe9.wav"),
     ]
     write_levels(tmp_path / "source.wav", [0.5, 0.5])
     for name in names:
