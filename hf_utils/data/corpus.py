@@ -83,14 +83,13 @@ def decode_corpus(
         decoded = decode_clips(source, sample_rate, cache_dir=args.waveform_cache_dir, num_proc=args.num_proc)
         return drop_problems(decoded, args.on_bad_audio)
 
-    def load_and_decode(source: str, expression: str | None = None) -> datasets.Dataset:
-        clips = load_clips(source, genres=genres, token=token)
-        return decode(clips if expression is None else filter_clips(clips, expression, source))
+    def load(source: str) -> datasets.Dataset:
+        return load_clips(source, genres=genres, token=token)
 
     wanted = {"train", "validation", "test"} if train else {"validation", "test"}
     tracks = decode(clips.select([row for row, split in enumerate(clips["split"]) if split in wanted]))
     splits = {name: select_split(tracks, name) for name in ("validation", "test")}
-    named = {name: load_and_decode(source) for name, source in parse_eval_datasets(args.eval_datasets).items()}
+    named = {name: decode(load(source)) for name, source in parse_eval_datasets(args.eval_datasets).items()}
     facts = {
         "dataset": args.dataset_name,
         "demo": is_demo(args.dataset_name),
@@ -99,18 +98,31 @@ def decode_corpus(
     }
     mix = None
     if train:
-        mix, facts["train_mix"] = _mix(select_split(tracks, "train"), args, load_and_decode, seed)
+        mix, facts["train_mix"] = _mix(select_split(tracks, "train"), args, load, decode, seed)
         facts["splits"]["train"] = _counts(mix)
     known_train = select_split(clips, "train").remove_columns("audio") if mix is None else mix
     check_leaks({"train": known_train, **splits, **named}, args.group_segments)
     return Corpus(genres, mix, {**splits, **named}, facts)
 
 
-def _mix(real: datasets.Dataset, args: DataArguments, load_and_decode, seed: int):
-    """Return the training mix of `--train_datasets` and its facts."""
+def _mix(real: datasets.Dataset, args: DataArguments, load, decode, seed: int):
+    """Return the training mix of `--train_datasets` and its facts; the clips of a source count as they were loaded."""
     fraction_real, made = _parse_sources(args)
-    extras = [(source, load_and_decode(source, args.train_filter), fraction) for source, fraction in made]
-    return mix_training(real, extras, real_fraction=fraction_real, seed=seed)
+    extras, counts = [], {}
+    for source, fraction in made:
+        clips = load(source)
+        kept = filter_clips(clips, args.train_filter, source) if args.train_filter else clips
+        decoded = decode(kept)
+        extras.append((source, decoded, fraction))
+        counts[source] = {
+            "of": len(clips),
+            "filtered_out": len(clips) - len(kept),
+            "bad_audio": len(kept) - len(decoded),
+        }
+    mix, facts = mix_training(real, extras, real_fraction=fraction_real, seed=seed)
+    for source, counted in counts.items():
+        facts["sources"][source] |= counted
+    return mix, facts
 
 
 def check_sources(args: DataArguments) -> None:

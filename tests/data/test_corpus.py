@@ -74,3 +74,13 @@ def test_bad_files_are_left_out_before_the_split_is_drawn(tmp_path):
         file.unlink()
     assert without["track_id"] == load_split_clips(args)["track_id"]
     assert without["split"] == load_split_clips(args)["split"]
+
+
+def test_clips_that_the_filter_drops_are_counted(genre_folder, tmp_path):
+    for index in range(6):
+        write_tone(tmp_path / "made" / ("blues", "rock")[index % 2] / f"made-{index}.wav", 300 + index, 1, seed=index)
+    made = str(tmp_path / "made")
+    args = make_arguments(genre_folder, train_datasets=["real", made], train_filter="track_id.str.endswith('1')")
+    corpus = decode_corpus(load_split_clips(args), args, 16000, train=True, seed=0)
+    counts = corpus.facts["train_mix"]["sources"][made]
+    assert (counts["clips"], counts["of"], counts["filtered_out"], counts["bad_audio"]) == (1, 6, 5, 0)
