@@ -33,8 +33,14 @@ def show_source(name: str) -> str:
     return PureWindowsPath(name).name if re.match(r"[A-Za-z]:\\|\\\\", name) else name
 
 
+SHORTENED_NOTE = (
+    "This is not the command as it was typed: secrets are left out, and path/to/ is in place of the folders of "
+    "absolute paths. Put yours there."
+)
+
+
 def show_command(command: str) -> str:
-    """Return a command line without secrets, and with absolute paths reduced to their last part."""
+    """Return a command line without secrets, and with path/to/ in place of the folders of absolute paths."""
     try:
         words = shlex.split(command)
     except ValueError:  # not written by shlex.join: then blanks part it
@@ -48,8 +54,13 @@ def show_command(command: str) -> str:
         secret = is_secret(name.lstrip("-").replace("-", "_").lower()) and (equals or name.startswith("-"))
         follows_secret = secret and not equals
         if not secret:
-            shown.append(f"{name}={show_source(value)}" if equals else show_source(word))
+            shown.append(f"{name}={_show_path(value)}" if equals else _show_path(word))
     return _HUB_TOKEN.sub("***", shlex.join(shown))
+
+
+def _show_path(word: str) -> str:
+    last = show_source(word)
+    return word if last == word else f"path/to/{last}"
 
 
 def show_value(value: Any) -> str:

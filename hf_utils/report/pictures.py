@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hf_utils.cards.model_card import show_corruption
 from hf_utils.report.findings import confusion_matrix, genre_recalls
 from hf_utils.report.run_folders import Table
 from hf_utils.report.scores import BETTER, NO_DIFFERENCE, WORSE, Comparison, ScoredTable
+from hf_utils.results.display import show_corruption
 from hf_utils.results.plots import (
     MAX_GENRES_WITH_NUMBERS,
     draw_confusion,
@@ -130,7 +130,7 @@ def _draw_kind(axes, kind: str, by_snr: bool, severities: list, lines: dict) -> 
         axes.set_xticks(range(len(names)), names, parse_math=False)
     if by_snr:
         axes.invert_xaxis()  # from little noise to much
-    axes.set_title(shorten(str(kind)), parse_math=False)
+    axes.set_title(shorten(show_corruption(str(kind))), parse_math=False)
     axes.set(xlabel="signal to noise, dB" if by_snr else "severity", ylabel="accuracy, %")
     axes.grid(alpha=0.3)
 

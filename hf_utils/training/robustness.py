@@ -26,12 +26,13 @@ from hf_utils.arguments.training import ClassificationTrainingArguments
 from hf_utils.augmentation.corruptions import Corruption, read_corruptions
 from hf_utils.augmentation.pipeline import read_augmentation
 from hf_utils.cards.markup import code_block, render_template
-from hf_utils.cards.model_card import protocol_text, robustness_part, show_corruption, show_number
+from hf_utils.cards.model_card import RobustnessText, protocol_text, robustness_part
 from hf_utils.data.waveforms import BUILDING_PREFIX, decode_clips, estimate_bytes, find_cache, select_files
 from hf_utils.data.windows import EvaluationWindows, WindowLengths
-from hf_utils.disclosure import show_command, show_source
+from hf_utils.disclosure import SHORTENED_NOTE, show_command, show_source
 from hf_utils.errors import UserError
 from hf_utils.files import CARD_FILE, write_atomically, write_csv
+from hf_utils.results.display import show_change, show_corruption, show_score
 from hf_utils.results.intervals import percentile_interval, resample_tracks
 from hf_utils.results.plots import encode_png, shorten
 from hf_utils.results.run_results import EvaluatedSet, align_columns
@@ -45,7 +46,6 @@ _COMPARED_SCORES = ("accuracy", "roc_auc", "f1")
 _NUM_RESAMPLES = 2000
 
 _CLEAN = "#57606a"
-_UNITS = {"db": "dB", "khz": "kHz", "percent": "%"}
 _DPI = 100
 
 # Processes cost a second to start: fewer clips than this are not worth one.
@@ -229,7 +229,7 @@ def _group(rows) -> dict[str, list[Mapping]]:
 
 
 def _name(name: str) -> str:
-    return shorten(" ".join(_UNITS.get(word, word) for word in name.split("_")))
+    return shorten(show_corruption(name))
 
 
 class RobustnessReport:
@@ -278,41 +278,38 @@ class RobustnessReport:
 
     def format_table(self) -> str:
         """Return the table for the terminal."""
-        header = ["test tracks", "accuracy", "95 %", "change", "ROC-AUC", "change", "F1"]
-        lines = []
-        for row in self._table():
-            band = f"{row['accuracy_low']:.3f}-{row['accuracy_high']:.3f}" if "accuracy_low" in row else ""
-            name = show_corruption(" ".join(filter(None, (row["kind"], row["severity"]))))
-            changes = [f"{row[f'{score}_change']:+.3f}" for score in ("accuracy", "roc_auc")]
-            accuracy, auc, f1 = (f"{row[score]:.3f}" for score in _COMPARED_SCORES)
-            lines.append([name, accuracy, band, changes[0], auc, changes[1], f1])
-        return align_columns([header, *lines])
+        header, rows = self._table()
+        return align_columns([header, *rows])
 
-    def describe(self) -> dict[str, Any]:
-        """Return the part of a card, for `model_card.robustness_part`: rows, picture, summary."""
+    def describe(self) -> RobustnessText:
+        """Return what a card shows of it."""
         overall, clean = self.means[OVERALL], self.clean
         summary = (
             f"The {len(self._clean.labels)} test tracks under {len(self.rows)} corruptions of {len(self.means) - 1} "
-            f"kinds, with the same noise for every model. Accuracy: {show_number(clean['accuracy'])} on the clean "
-            f"tracks, {show_number(overall['accuracy'])} as the mean over kinds. ROC-AUC: "
-            f"{show_number(clean['roc_auc'])} and {show_number(overall['roc_auc'])}. Low and high are the middle 95 % "
-            "of a bootstrap over tracks; changes are against the clean tracks."
+            f"kinds, with the same noise for every model. Accuracy: {show_score(clean['accuracy'])} on the clean "
+            f"tracks, {show_score(overall['accuracy'])} as the mean over kinds. ROC-AUC: "
+            f"{show_score(clean['roc_auc'])} and {show_score(overall['roc_auc'])}. The 95 % interval of accuracy is "
+            "from a bootstrap over tracks; changes are against the clean tracks."
         )
-        columns = ["kind", "severity", "accuracy", "accuracy_low", "accuracy_high", "accuracy_change", "roc_auc"]
-        columns += ["roc_auc_change", "f1"]
-        rows = [{name: row.get(name, "") for name in columns} for row in self._table()]
-        rows = [{**row, **{name: show_corruption(str(row[name] or "")) for name in columns[:2]}} for row in rows]
-        return {"summary": summary, "picture": PICTURE_FILE, "rows": rows}
+        return RobustnessText(summary, PICTURE_FILE, *self._table())
 
-    def _table(self) -> list[dict[str, Any]]:
-        """Return the rows for people: the clean tracks, every corruption, the mean of every kind, and that of all."""
+    def _table(self) -> tuple[list[str], list[list[str]]]:
+        """Return header and rows: the clean tracks, every corruption, the mean of every kind, and that of all."""
         rows = [self.clean]
         for kind, mean in self.means.items():
             of_kind = [row for row in self.rows if row["kind"] == kind]
             rows += of_kind
             if len(of_kind) != 1:
                 rows.append({"kind": kind, "severity": "mean" if of_kind else None, **mean})
-        return rows
+        header = ["test tracks", "accuracy", "95 %", "change", "ROC-AUC", "change", "F1"]
+        return header, [self._cells(row) for row in rows]
+
+    def _cells(self, row: Mapping[str, Any]) -> list[str]:
+        name = " ".join(map(show_corruption, filter(None, (row["kind"], row["severity"]))))
+        interval = f"{row['accuracy_low']:.3f} to {row['accuracy_high']:.3f}" if "accuracy_low" in row else ""
+        accuracy, roc_auc, f1 = (show_score(row[score]) for score in _COMPARED_SCORES)
+        changes = ["" if row is self.clean else show_change(row[f"{s}_change"]) for s in ("accuracy", "roc_auc")]
+        return [name, accuracy, interval, changes[0], roc_auc, changes[1], f1]
 
     def write(self, output_dir: str | os.PathLike, results: Mapping, *, page: bool, command: str) -> None:
         """Write `robustness.csv`, `robustness_predictions.csv` (the genre of every track), and the picture.
@@ -353,6 +350,7 @@ class RobustnessReport:
             protocol=protocol["name"],
             protocol_text=protocol_text(protocol),
             command=code_block(show_command(command), "bash"),
+            command_note=SHORTENED_NOTE if show_command(command) != command else "",
         )
 
 

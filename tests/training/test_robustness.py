@@ -161,7 +161,8 @@ def test_a_run_says_how_robust_its_model_is(run):
     )
     assert (run / "robustness.png").stat().st_size > 5000
     card = (run / "README.md").read_text()
-    assert "## Robustness" in card and "(robustness.png)" in card and "| polarity | turned | 1.000 |" in card
+    assert "## Robustness" in card and "(robustness.png)" in card and "| polarity turned | 1.000 |" in card
+    assert "| white noise 20.0 dB |" in card and "| white noise -30.0 dB |" in card
 
 
 def test_the_report_shows_it(run, tmp_path):
