@@ -6,6 +6,16 @@ import numpy as np
 
 from hf_utils.results.run_results import RunRecord, score_windows, write_confusions, write_results
 
+MODEL = {
+    "name": "me/model",
+    "revision": None,
+    "class": "Net",
+    "parameters": {"trainable": 10, "total": 2000},
+    "sample_rate": 16000,
+    "window_samples": 160000,
+    "hop_samples": 80000,
+}
+
 
 def make_windows(labels, windows_per_track):
     return SimpleNamespace(
@@ -26,10 +36,10 @@ def write(folder, evaluations, genres, *, robustness=None, pictures=False, **cha
     facts = {
         "protocol": {"name": "stratified", "seed": 0, "num_folds": None, "fold": None},
         "data": {"train": {"blues": np.int64(3)}},
-        "model": {"trainable": 10},
+        "model": MODEL,
         "config": {"learning_rate": 1e-4, "hub_token": "hf_secret"},
         "seed": 1,
-        "seconds": {"train": 1.5},
+        "seconds": {"training": 1.5},
         "demo": False,
     }
     record = RunRecord(genres=genres, **(facts | changes))

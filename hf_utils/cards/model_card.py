@@ -3,20 +3,26 @@
 What needs words is the same for every run: the split protocols, the faults of the data, how to use a checkpoint.
 """
 
+import dataclasses
 import json
 import math
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from hf_utils.arguments.options import collect_options, default_of
+from hf_utils.arguments.run_arguments import RUN_CLASSES
+from hf_utils.arguments.run_options import differing_options
 from hf_utils.cards.markup import Markdown, code_block, escape, one_line, paragraphs, picture, render_template, table
-from hf_utils.data.mixing import REAL, parse_mix
-from hf_utils.disclosure import is_hub_id, is_secret, show_command, show_source, show_value
+from hf_utils.data.mixing import REAL
+from hf_utils.disclosure import SHORTENED_NOTE, is_hub_id, is_secret, show_command, show_source, show_value
 from hf_utils.files import CARD_FILE, write_atomically
+from hf_utils.results.display import show_score
 
 _METRICS = {
     "accuracy": "Accuracy",
@@ -28,8 +34,11 @@ _METRICS = {
 # Options that say where a run lay and how it was kept, not what was trained. The card names the data elsewhere.
 _NOT_SETTINGS = re.compile(
     r".*_dir|hub_.*|push_to_hub|logging_.*|report_to|dataloader_.*|num_proc|overwrite|do_.*|predict_path|per_window"
-    r"|dataset_name|train_datasets|eval_datasets|model_name_or_path|genres|save_.*|resume_from_checkpoint|run_name"
+    r"|dataset_name|train_datasets|eval_datasets|model_name_or_path|model_revision|genres|save_.*|run_name|seed"
+    r"|resume_from_checkpoint|window_seconds|eval_hop_seconds|max_steps|num_train_epochs"
 )
+# Shown whatever they are; other options only where they differ from their default.
+_ALWAYS_SHOWN = ("learning_rate", "per_device_train_batch_size")
 PROTOCOL_TEXTS = {
     "filtered": (
         "The fault-filtered split of GTZAN, made by hand: 443 training, 197 validation and 290 test tracks, without "
@@ -58,12 +67,65 @@ def is_gtzan(results: Mapping) -> bool:
     return results["protocol"]["name"] == "filtered" or "gtzan" in str(results["config"].get("dataset_name")).lower()
 
 
+def trainings(results: Mapping) -> list[Mapping]:
+    """Return what the model learned from, in order: `results["earlier"]`, and this run's own training in that form."""
+    data = results["data"]
+    own = {
+        "checkpoint": results["config"].get("output_dir", "this run"),
+        "dataset": data.get("dataset", ""),
+        "train": data.get("splits", {}).get("train", {}),
+        "sources": data.get("train_mix", {}).get("sources", {}),
+        "licenses": results.get("licenses", {}),
+    }
+    return [*results.get("earlier", ()), own]
+
+
+def datasets_of(training: Mapping) -> list[str]:
+    """Return the names of the datasets in one of `trainings`; `real` is the training split of its dataset."""
+    names = training["sources"] or {REAL: {}}
+    return [training["dataset"] if name == REAL else name for name in names]
+
+
 def _has_origin(origin: str):
     def applies(results: Mapping) -> bool:
-        sets = [*results["data"].get("splits", {}).values(), *results["data"].get("evaluation_sets", {}).values()]
+        data = results["data"]
+        sets = [*data.get("splits", {}).values(), *data.get("evaluation_sets", {}).values()]
+        sets += [training["train"] for training in trainings(results)]
         return any(origin in each.get("origins", {}) for each in sets)
 
     return applies
+
+
+def stated_licenses(results: Mapping) -> dict[str, list[str]]:
+    """Return {dataset or checkpoint: the licences that its card states}, of all trainings, without those of none.
+
+    The card of an earlier training only repeats what its own data states.
+    """
+    stated: dict[str, list[str]] = {}
+    made_here = {training["checkpoint"] for training in results.get("earlier", ()) if training["licenses"]}
+    for training in trainings(results):
+        stated |= {name: list(ids) for name, ids in training["licenses"].items() if ids and name not in made_here}
+    return stated
+
+
+def choose_license(results: Mapping) -> str | None:
+    """Return the licence that the card may state for the weights; None if nothing follows from `stated_licenses`.
+
+    One that forbids commercial use is handed on ("other" where there are several). Any other is, if it is the only
+    one, and every dataset that was trained on states it.
+    """
+    stated = stated_licenses(results)
+    ids = {license for each in stated.values() for license in each}
+    restricted = {license for license in ids if is_non_commercial(license)}
+    if restricted:
+        return restricted.pop() if len(restricted) == 1 else "other"
+    names = {name for training in trainings(results) for name in datasets_of(training)}
+    return ids.pop() if len(ids) == 1 and names <= stated.keys() else None
+
+
+def is_non_commercial(license: str) -> bool:
+    """Return whether a licence identifier of the Hub is one of those that forbid commercial use, such as CC BY-NC."""
+    return "nc" in license.lower().split("-")
 
 
 # (whether it applies to a run's results, Markdown)
@@ -86,8 +148,8 @@ CAVEATS = (
     ),
     (
         _has_origin("synthetic"),
-        "Part of the data is generated music. MusicGen's weights are CC BY-NC 4.0: treat what it made, and this "
-        "model, as not for commercial use. Other generators have their own licences, named on their dataset's card.",
+        "Part of the data is generated music: its generator's licence binds what it made, and may bind this model. "
+        "MusicGen's weights are CC BY-NC 4.0, so what it made is not for commercial use.",
     ),
     (
         _has_origin("noisy"),
@@ -105,26 +167,30 @@ inputs = feature_extractor(samples, sampling_rate=feature_extractor.sampling_rat
 probabilities = model(**inputs).logits.softmax(-1)                   # samples at that rate, one window long"""
 
 
+@dataclasses.dataclass(frozen=True)
+class RobustnessText:
+    """What a card shows of the scores under corruptions; `picture` is the name of a file beside the card."""
+
+    summary: str
+    picture: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
 def write_model_card(
-    output_dir: str | os.PathLike,
-    results: Mapping,
-    *,
-    command: str,
-    base_model: str | None = None,
+    output_dir: str | os.PathLike, results: Mapping, *, command: str, robustness: RobustnessText | None = None
 ) -> None:
     """Write `README.md` for the checkpoint in `output_dir`, with metadata that the Hub understands.
 
     Args:
-        results: what `run_results.write_results` returned. Its `robustness` is a list of rows, or a mapping with any
-            of `rows`, `summary` (text) and `picture` (the name of a file beside the card).
-        command: the command line of the run; secrets, and the folders of absolute paths, are left out.
-        base_model: checkpoint that the run started from, if not the configuration's `model_name_or_path`.
+        results: what `run_results.write_results` returned.
+        command: the command line of the run; secrets are left out, and absolute paths shortened.
     """
     output_dir = Path(output_dir)
-    config = results["config"]
-    base_model = base_model or config.get("model_name_or_path", "a model")
-    datasets = _trained_on(config)
+    base_model = results["config"].get("model_name_or_path", "a model")
+    datasets = dict.fromkeys(name for training in trainings(results) for name in datasets_of(training))
     card_data = ModelCardData(
+        license=choose_license(results),
         library_name="transformers",
         pipeline_tag="audio-classification",
         tags=["audio", "music", "music-genre-classification", *(["demo"] if results["demo"] else [])],
@@ -134,15 +200,8 @@ def write_model_card(
         model_name=one_line(output_dir.resolve().name),
         eval_results=_eval_results(results) or None,
     )
-    body = _card_body(output_dir, results, base_model, datasets, command)
+    body = _card_body(output_dir, results, command, robustness)
     write_atomically(output_dir / CARD_FILE, f"---\n{card_data.to_yaml()}\n---\n\n{body}")
-
-
-def _trained_on(config):
-    """Return the datasets of the training mix; `real` is the training split of `dataset_name`."""
-    dataset = config.get("dataset_name", "")
-    mix = parse_mix(config.get("train_datasets") or [REAL])
-    return list(dict.fromkeys(dataset if name == REAL else name for name, _ in mix))
 
 
 def _eval_results(results):
@@ -164,16 +223,17 @@ def _eval_results(results):
                         dataset_args={"protocol": results["protocol"]["name"]},
                         metric_type=metric,
                         metric_name=f"{metric_name} per track",
-                        metric_value=evaluation["track"][metric],
+                        metric_value=round(evaluation["track"][metric], 4),
                     )
                 )
     return found
 
 
-def _card_body(output_dir, results, base_model, datasets, command):
+def _card_body(output_dir, results, command, robustness):
     config, evaluations = results["config"], order_sets(results["evaluations"])
-    protocol = results["protocol"]
-    dataset = " + ".join(map(show_source, datasets))
+    base, protocol = show_source(config.get("model_name_or_path", "a model")), results["protocol"]
+    dataset = ", then ".join(" + ".join(map(show_source, datasets_of(each))) for each in trainings(results))
+    stage = _stage_text(output_dir, config)
     main_set = "test" if "test" in evaluations else next(iter(evaluations), None)
     remote_code = "auto_map" in _read_model_config(output_dir)
     model_id = config.get("hub_model_id") or "path/to/this/folder"
@@ -181,12 +241,13 @@ def _card_body(output_dir, results, base_model, datasets, command):
     shown_command = show_command(command)
     return render_template(
         "model_card.md",
-        title=f"{PurePosixPath(show_source(base_model)).name} for music genres ({dataset})",
+        title=f"{PurePosixPath(base).name} for music genres ({dataset}){f', {stage}' if stage else ''}",
         demo=results["demo"],
-        base=show_source(base_model),
+        base=base,
         dataset=dataset,
         genres=results["genres"],
-        window_seconds=config.get("window_seconds") or 10,
+        windows=_windows_text(results["model"]),
+        stage=stage,
         sets=list(evaluations),
         main_set=main_set,
         selected="validation" in evaluations and config.get("load_best_model_at_end", True),
@@ -194,10 +255,11 @@ def _card_body(output_dir, results, base_model, datasets, command):
         scores=score_table(evaluations),
         pictures=[picture(f"Confusion matrix of {name}", entry["confusion"]) for name, entry in evaluations.items()],
         genre_scores=genre_table(evaluations[main_set], results["genres"]) if main_set else "",
-        robustness=robustness_part(results.get("robustness", [])),
+        robustness=robustness_part(robustness) if robustness else "",
         protocol=protocol["name"],
         protocol_text=protocol_text(protocol),
-        data=data_table(results["data"]),
+        data=data_table(results),
+        licenses=_license_text(results),
         caveats=[Markdown(text) for applies, text in CAVEATS if applies(results)],
         usage=code_block(USAGE.format(**values), "python"),
         predict=code_block(
@@ -207,10 +269,39 @@ def _card_body(output_dir, results, base_model, datasets, command):
         ),
         remote_code=remote_code,
         command=code_block(shown_command, "bash"),
-        command_note="Secrets and the folders of absolute paths are left out." if shown_command != command else "",
+        command_note=SHORTENED_NOTE if shown_command != command else "",
         settings=settings_table(results),
         versions=table(["package", "version"], list(results["versions"].items())),
     )
+
+
+def _stage_text(output_dir: Path, config: Mapping) -> str:
+    """Return which stage of a run made the checkpoint; "" for the last one, and for a run without stages."""
+    if not config.get("stages") or output_dir.resolve() == Path(config["output_dir"]).resolve():
+        return ""
+    return f"{output_dir.name.replace('-', ' ')} of {len(config['stages'])}"
+
+
+def _windows_text(model: Mapping) -> str:
+    """Return how long the model's windows are, and how those that cover a track lie."""
+    window, hop = (model[f"{name}_samples"] / model["sample_rate"] for name in ("window", "hop"))
+    lie = f"overlapping windows, one every {hop:.4g} s," if hop < window else "back-to-back windows"
+    return (
+        f"It hears windows of {window:.4g} s; the genre of a track is the mean of the probabilities of {lie} that "
+        "cover it."
+    )
+
+
+def _license_text(results: Mapping) -> str:
+    """Return which licences the data and the checkpoint state, and what follows; "" where none is stated."""
+    stated = stated_licenses(results)
+    if not stated:
+        return ""
+    listing = ", ".join(f"{show_source(name)} ({', '.join(ids)})" for name, ids in stated.items())
+    text = f"Licences stated by what the model was made from: {listing}."
+    if any(is_non_commercial(license) for ids in stated.values() for license in ids):
+        text += " Treat this model as not for commercial use, and say so where you pass it on."
+    return text
 
 
 def _read_model_config(output_dir):
@@ -237,10 +328,10 @@ def score_table(evaluations: Mapping[str, Mapping]) -> Markdown:
     for name, entry in evaluations.items():
         track = entry["track"]
         error = math.sqrt(track["accuracy"] * (1 - track["accuracy"]) / entry["num_tracks"])
-        accuracy = f"{show_number(track['accuracy'])} ± {show_number(error)}"
+        accuracy = f"{show_score(track['accuracy'])} ± {show_score(error)}"
         others = [entry["track_hard"]["accuracy"], entry["window"]["accuracy"]]
         others += [track[score] for score in ("precision", "recall", "f1", "roc_auc", "log_loss", "ece")]
-        rows.append([name, str(entry["num_tracks"]), str(entry["num_windows"]), accuracy, *map(show_number, others)])
+        rows.append([name, str(entry["num_tracks"]), str(entry["num_windows"]), accuracy, *map(show_score, others)])
     return table(header, rows)
 
 
@@ -249,81 +340,81 @@ def genre_table(entry: Mapping, genres: Sequence[str]) -> Markdown:
     rows = []
     for genre in genres:
         scores = [entry["track"][f"{score}_{genre}"] for score in ("precision", "recall", "f1", "roc_auc")]
-        rows.append([genre, f"{entry['track'][f'support_{genre}']:.0f}", *map(show_number, scores)])
+        rows.append([genre, f"{entry['track'][f'support_{genre}']:.0f}", *map(show_score, scores)])
     return table(["genre", "tracks", "precision", "recall", "F1", "ROC-AUC"], rows)
 
 
-def data_table(data: Mapping) -> Markdown:
-    """Return a row per split and evaluation set with its tracks by origin, and what the training mix left out."""
-    sets = order_sets(data.get("splits", {}) | data.get("evaluation_sets", {}))
+def data_table(results: Mapping) -> Markdown:
+    """Return a row per split and evaluation set with its tracks by origin, and what the training mixes left out.
+
+    What the model learned from in earlier trainings comes first.
+    """
+    data, history = results["data"], trainings(results)
+    earlier = {f"train, {PurePosixPath(each['checkpoint']).name}": each["train"] for each in history[:-1]}
+    sets = earlier | order_sets(data.get("splits", {}) | data.get("evaluation_sets", {}))
     origins = sorted({origin for each in sets.values() for origin in each["origins"]})
     rows = [[name, str(e["tracks"]), *(str(e["origins"].get(o, 0)) for o in origins)] for name, e in sets.items()]
     parts = [table(["split or set", "tracks", *origins], rows)]
-    if sources := data.get("train_mix", {}).get("sources"):
-        mix = [{"source": show_source(name), **facts} for name, facts in sources.items()]
-        parts += ["The training mix, by source:", _mapping_table(mix)]
+    mix = [
+        {"training": PurePosixPath(each["checkpoint"]).name, "source": show_source(name), **counts}
+        for each in history
+        for name, counts in each["sources"].items()
+    ]
+    if mix:
+        header = list(dict.fromkeys(key for row in mix for key in row))[len(history) == 1 :]
+        cells = [[_show_cell(row.get(key, "")) for key in header] for row in mix]
+        titles = [{"fraction": "fraction asked for"}.get(key, key.replace("_", " ")) for key in header]
+        parts += ["The training mix, by source:", table(titles, cells)]
     return Markdown("\n\n".join(parts))
+
+
+def _show_cell(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def settings_table(results: Mapping) -> Markdown:
-    """Return what was trained, how long, and every option that bears on it; no secrets, no folders of a machine."""
-    facts = [*_flatten(results["model"]), *_flatten(results["seconds"], " (seconds)"), ("seed", str(results["seed"]))]
-    hidden = {"seed", *_unused_lengths(results["config"])}
-    options = [
-        (name, show_value(value))
-        for name, value in sorted(results["config"].items())
-        if value not in (None, "", []) and not (_NOT_SETTINGS.fullmatch(name) or is_secret(name) or name in hidden)
+    """Return what was trained, how long, and the options that differ from their defaults; no secrets, no folders."""
+    config, model = results["config"], results["model"]
+    rate, parameters = model["sample_rate"], model["parameters"]
+    rows = [
+        ("checkpoint", show_source(config.get("model_name_or_path", "")) + _at(model.get("revision"))),
+        ("class", model["class"]),
+        ("parameters", f"{parameters['total']:,}, of which {parameters['trainable']:,} learned"),
+        ("sampling rate", f"{rate:,} Hz"),
+        ("window", f"{model['window_samples'] / rate:.4g} s ({model['window_samples']:,} samples)"),
+        ("step between windows", f"{model['hop_samples'] / rate:.4g} s ({model['hop_samples']:,} samples)"),
+        ("seed", str(results["seed"])),
+        *_counted_lengths(config),
+        *((name, show_value(config[name])) for name in _ALWAYS_SHOWN if name in config),
     ]
-    return table(["setting", "value"], [*facts, *options])
+    defaults = {name: default_of(field) for name, field in collect_options(RUN_CLASSES).items()}
+    for name, (_, value) in differing_options({**config, **defaults}, config).items():
+        hidden = name in _ALWAYS_SHOWN or _NOT_SETTINGS.fullmatch(name) or is_secret(name)
+        if not hidden and value not in (None, "", []):
+            rows.append((name, show_value(value)))
+    rows += [(f"time: {name}", _show_seconds(value)) for name, value in results["seconds"].items()]
+    return table(["setting", "value"], rows)
 
 
-def _unused_lengths(config: Mapping) -> set[str]:
-    """Return which options did not decide how long training was: steps win over epochs, a stage's over the run's."""
-    unused = {"max_steps", "num_train_epochs"}
+def _at(revision: str | None) -> str:
+    return f" at revision {revision}" if revision else ""
+
+
+def _show_seconds(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
+
+
+def _counted_lengths(config: Mapping) -> list[tuple[str, str]]:
+    """Return the option that decided how long training was: steps win over epochs, a stage's over the run's."""
+    counted = []
     for changes in config.get("stages") or [{}]:
-        counted = "max_steps" if {**config, **changes}.get("max_steps", -1) > 0 else "num_train_epochs"
-        unused -= {counted} - changes.keys()
-    return unused
+        name = "max_steps" if ({**config, **changes}.get("max_steps") or -1) > 0 else "num_train_epochs"
+        if name not in changes and name in config:  # a stage's own is shown with the stages
+            counted.append((name, show_value(config[name])))
+    return list(dict.fromkeys(counted))
 
 
-def robustness_part(robustness: Mapping | Sequence[Mapping]) -> Markdown:
-    """Return the summary, picture and table of `results["robustness"]`, or the table alone of a list of rows."""
-    if not isinstance(robustness, Mapping):
-        robustness = {"rows": robustness}
-    parts = []
-    if "summary" in robustness:
-        parts.append(paragraphs(robustness["summary"]))
-    if "picture" in robustness:
-        parts.append(picture("Scores under corruptions of the test tracks", robustness["picture"]))
-    if rows := robustness.get("rows"):
-        parts.append(_mapping_table(rows))
-    return Markdown("\n\n".join(parts))
-
-
-def show_number(value: float | None) -> str:
-    """Return a score with three decimals, n/a where it is undefined."""
-    return "n/a" if value is None else f"{value:.3f}"
-
-
-def _mapping_table(rows: Sequence[Mapping]) -> Markdown:
-    header = list(dict.fromkeys(key for row in rows for key in row))
-    cells = [[_show_cell(row.get(key, "")) for key in header] for row in rows]
-    return table([str(key).replace("_", " ") for key in header], cells)
-
-
-def _flatten(facts: Mapping, unit: str = "", prefix: str = "") -> Iterator[tuple[str, str]]:
-    for name, value in facts.items():
-        shown = f"{prefix}{str(name).replace('_', ' ')}"
-        if isinstance(value, Mapping):
-            yield from _flatten(value, unit, f"{shown}, ")
-        else:
-            yield shown + unit, f"{value:.4g}" if isinstance(value, float) else show_value(value)
-
-
-def _show_cell(value) -> str:
-    return show_number(value) if value is None or isinstance(value, float) else str(value)
-
-
-def show_corruption(name: str) -> str:
-    """Return a kind or severity of configs/corruptions.yaml as people write it: 20_db is 20 dB."""
-    return name.replace("_", " ").replace(" db", " dB")
+def robustness_part(robustness: RobustnessText) -> Markdown:
+    """Return the summary, picture and table of the scores under corruptions."""
+    shown = picture("Scores under corruptions of the test tracks", robustness.picture)
+    return Markdown("\n\n".join([paragraphs(robustness.summary), shown, table(robustness.header, robustness.rows)]))

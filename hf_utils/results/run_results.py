@@ -131,6 +131,8 @@ class RunRecord:
         seconds: by what they were spent on.
         training: what ended it and which checkpoint was kept, from `trainer.describe_training`; None where nothing was
             trained.
+        earlier, licenses: from `training.provenance`: the trainings before this one, and the licences stated by what
+            the model is made from.
     """
 
     protocol: Mapping
@@ -142,6 +144,8 @@ class RunRecord:
     seed: int
     seconds: Mapping
     training: Mapping | None = None
+    earlier: Sequence[Mapping] = ()
+    licenses: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
 
 
 class Robustness(Protocol):

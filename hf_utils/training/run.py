@@ -52,6 +52,7 @@ from hf_utils.training.classifier import Classifier, load_model
 from hf_utils.training.linear_probe import choose_trainer
 from hf_utils.training.past_runs import adopt_data_options, expand_stages
 from hf_utils.training.prediction import predict
+from hf_utils.training.provenance import find_earlier_trainings, find_licenses
 from hf_utils.training.resume import check_checkpoints, find_checkpoint
 from hf_utils.training.robustness import CorruptedSet, RobustnessReport, check_transforms, evaluate_corruptions
 from hf_utils.training.selection import describe_training
@@ -196,6 +197,8 @@ class Experiment:
             seed=arguments.training.seed,
             seconds=seconds,
             training=training,
+            earlier=find_earlier_trainings(arguments),
+            licenses=find_licenses(arguments),
         )
 
 
@@ -328,17 +331,18 @@ def write_run(
     output_dir, do_train = Path(arguments.training.output_dir), arguments.training.do_train
     robustness = RobustnessReport(evaluations, corrupted, record.genres) if corrupted else None
     results = write_results(output_dir, record, evaluations, robustness=robustness, complete=False)
-    print(format_scores(evaluations))
+    if evaluations:
+        print(format_scores(evaluations))
     warn_near_chance(evaluations)
     write_config(output_dir / "config.yaml", record.config)
     write_confusions(output_dir, record, evaluations)
     write_tensorboard_summary(output_dir, evaluations, record.genres, record.config)
     if do_train:
-        shown = results if robustness is None else {**results, "robustness": robustness.describe()}
-        base_model = arguments.model.model_name_or_path
-        write_model_card(output_dir, shown, base_model=base_model, command=launch_command())
+        shown = robustness and robustness.describe()
+        write_model_card(output_dir, results, command=launch_command(), robustness=shown)
     if robustness is not None:
         robustness.write(output_dir, results, page=not do_train, command=launch_command())
         print(f"\n{robustness.format_table()}")
     write_results(output_dir, record, evaluations, robustness=robustness)
-    print(f"\nEverything is in {output_dir}: results.json, predictions, confusion matrices, TensorBoard events.")
+    scored = ", predictions, confusion matrices" if evaluations else ""
+    print(f"\nEverything is in {output_dir}: results.json{scored}, TensorBoard events.")

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import yaml
 from huggingface_hub import DatasetCard, ModelCard
-from made_results import evaluate, write
+from made_results import MODEL, evaluate, write
 from markdown_it import MarkdownIt
 
 from hf_utils.cards.dataset_card import DatasetDescription, dataset_card, use_for_evaluation, use_for_training
 from hf_utils.cards.markup import Markdown, code_block, escape, table
-from hf_utils.cards.model_card import write_model_card
+from hf_utils.cards.model_card import RobustnessText, write_model_card
 from hf_utils.disclosure import is_hub_id, show_command, show_source
 
 HOSTILE = [
@@ -33,7 +33,7 @@ GENRES = ["blues", "jazz", "rock"]
 COMMAND = "accelerate launch run_classification.py configs/ast.yaml --seed 1"
 
 
-def write_card(folder, *, genres=GENRES, evaluations=None, command=COMMAND, robustness=(), **facts):
+def write_card(folder, *, genres=GENRES, evaluations=None, command=COMMAND, robustness=None, **facts):
     config = {
         "model_name_or_path": "MIT/ast-finetuned-audioset-10-10-0.4593",
         "dataset_name": "sanchit-gandhi/gtzan",
@@ -45,8 +45,8 @@ def write_card(folder, *, genres=GENRES, evaluations=None, command=COMMAND, robu
     counts = {name: {"tracks": 6, "origins": {"real": 6}} for name in ("validation", "test", "train")}
     facts.setdefault("data", {"dataset": config["dataset_name"], "demo": False, "splits": counts})
     evaluations = evaluations or [evaluate(genres, np.arange(6) % len(genres))]
-    results = write(folder, evaluations, genres, config=config, **facts) | {"robustness": robustness}
-    write_model_card(folder, results, command=command)
+    results = write(folder, evaluations, genres, config=config, **facts)
+    write_model_card(folder, results, command=command, robustness=robustness)
     return (folder / "README.md").read_text()
 
 
@@ -90,18 +90,17 @@ def check_harmless(text, widths):
 def test_settings_show_the_length_of_training_that_counted(tmp_path, config, shown):
     text = write_card(tmp_path, config={"num_train_epochs": 10.0, **config})
     names = {line.split("|")[1].strip().replace("\\", "") for line in text.splitlines() if line.startswith("|")}
-    assert "window_seconds" in names
+    assert "learning_rate" in names
     assert names & {"max_steps", "num_train_epochs"} == shown
 
 
 def test_metadata_names_every_evaluated_set(tmp_path):
     evaluations = [evaluate(GENRES, np.arange(6) % 3, name, seed=i) for i, name in enumerate(["validation", "test"])]
     evaluations.append(evaluate(GENRES, np.zeros(4, int), "noisy"))
-    config = {
-        "eval_datasets": ["noisy=me/gtzan-noisy"],
-        "train_datasets": ["real", "me/gtzan-awgn10:0.5", "/data/own"],
-    }
-    text = write_card(tmp_path, evaluations=evaluations, config=config)
+    sources = ("real", "me/gtzan-awgn10", "/data/own")
+    data = {"dataset": "sanchit-gandhi/gtzan", "splits": {}, "train_mix": {"sources": {name: {} for name in sources}}}
+    config = {"eval_datasets": ["noisy=me/gtzan-noisy"]}
+    text = write_card(tmp_path, evaluations=evaluations, config=config, data=data)
     data = ModelCard(text).data
     assert data.base_model == "MIT/ast-finetuned-audioset-10-10-0.4593"
     assert data.datasets == ["sanchit-gandhi/gtzan", "me/gtzan-awgn10"]
@@ -154,9 +153,82 @@ def test_generated_and_noisy_music_bring_their_caveats(tmp_path):
     sources = {"real": {"clips": 3, "of": 3, "fraction": 1.0}, "/x/musicgen": {"clips": 4, "of": 8, "fraction": 0.5}}
     text = write_card(tmp_path, data={"splits": splits, "train_mix": {"sources": sources, "origins": {}}})
     assert "CC BY-NC" in text and "altered copies" in text
-    assert "| train | 9 | 2 | 3 | 4 |" in text and "| musicgen | 4 | 8 | 0.500 |" in text
+    assert "| train | 9 | 2 | 3 | 4 |" in text and "| musicgen | 4 | 8 | 0.5 |" in text
     (tmp_path / "2").mkdir()
     assert "CC BY-NC" not in write_card(tmp_path / "2")
+
+
+def training_of(checkpoint, sources, licenses, **origins):
+    train = {"tracks": sum(origins.values()), "origins": origins}
+    return {
+        "checkpoint": checkpoint,
+        "dataset": "me/songs",
+        "train": train,
+        "sources": {name: {"clips": train["tracks"], "of": 20} for name in sources},
+        "licenses": licenses,
+    }
+
+
+def test_a_run_in_stages_is_described_as_a_whole(tmp_path):
+    earlier = [training_of("runs/two/stage-1", ["data/synth"], {"data/synth": ["cc-by-nc-4.0"]}, synthetic=12)]
+    config = {"dataset_name": "me/songs", "model_name_or_path": "me/net", "output_dir": str(tmp_path)}
+    config["stages"] = [{"train_datasets": ["data/synth"]}, {"train_datasets": ["real"]}]
+    splits = {"train": {"tracks": 24, "origins": {"real": 24}}, "test": {"tracks": 3, "origins": {"real": 3}}}
+    data = {"dataset": "me/songs", "splits": splits, "train_mix": {"sources": {"real": {"clips": 24, "of": 24}}}}
+    text = write_card(tmp_path, config=config, data=data, earlier=earlier, model=MODEL | {"name": "runs/two/stage-1"})
+    assert "\n# net for music genres (data/synth, then me/songs)\n" in text
+    assert "| train, stage-1 | 12 | 0 | 12 |" in text and "| train | 24 | 24 | 0 |" in text
+    assert "| stage-1 | data/synth | 12 | 20 |" in text
+    card = ModelCard(text).data
+    assert (card.base_model, card.datasets, card.license) == ("me/net", ["data/synth", "me/songs"], "cc-by-nc-4.0")
+    assert "not for commercial use" in text and "generated music" in text
+
+
+def test_the_card_of_a_first_stage_promises_no_scores(tmp_path):
+    config = {"output_dir": str(tmp_path), "model_name_or_path": "me/net", "stages": [{}, {}]}
+    results = write(tmp_path / "stage-1", [], GENRES, config=config, data={"dataset": "me/songs"})
+    write_model_card(tmp_path / "stage-1", results, command=COMMAND)
+    text = (tmp_path / "stage-1" / "README.md").read_text()
+    assert "\n# net for music genres (me/songs), stage 1 of 2\n" in text
+    assert "| set |" not in text and ".png" not in text and "Numbers are per track" not in text
+
+
+@pytest.mark.parametrize(
+    ("licenses", "chosen"),
+    [
+        ({}, None),
+        ({"me/songs": ["cc-by-4.0"]}, None),  # the other dataset states none
+        ({"me/songs": ["cc-by-4.0"], "me/noisy": ["cc-by-4.0"]}, "cc-by-4.0"),
+        ({"me/songs": ["cc-by-4.0"], "me/noisy": ["mit"]}, None),
+        ({"me/songs": ["cc-by-4.0"], "me/noisy": ["cc-by-nc-sa-4.0"]}, "cc-by-nc-sa-4.0"),
+        ({"me/songs": ["cc-by-nc-4.0"], "me/noisy": ["cc-by-nc-sa-4.0"]}, "other"),
+        ({"me/net": ["cc-by-nc-4.0"]}, "cc-by-nc-4.0"),  # the checkpoint that it started from
+    ],
+)
+def test_licenses_are_handed_on(tmp_path, licenses, chosen):
+    sources = {"real": {"clips": 3}, "me/noisy": {"clips": 4}}
+    data = {"dataset": "me/songs", "splits": {}, "train_mix": {"sources": sources}}
+    text = write_card(tmp_path, data=data, licenses=licenses)
+    assert ModelCard(text).data.license == chosen
+    assert all(f"{name} ({ids[0]})" in text for name, ids in licenses.items())
+
+
+def test_windows_are_told_in_seconds_and_overlap_only_where_they_do(tmp_path):
+    text = write_card(tmp_path)
+    assert "windows of 10 s" in text and "overlapping windows, one every 5 s" in text
+    text = write_card(tmp_path, model=MODEL | {"hop_samples": 160000})
+    assert "back-to-back" in text and "overlapping" not in text
+    assert "| window | 10 s (160,000 samples) |" in text
+
+
+def test_settings_are_those_that_somebody_chose(tmp_path):
+    config = {"weight_decay": 0.0, "label_smoothing_factor": 0.1, "freeze": "none", "num_proc": 9, "hub_token": "x"}
+    text = write_card(tmp_path, config=config | {"learning_rate": 5e-5, "per_device_train_batch_size": 8})
+    rows = dict(re.findall(r"^\| (.+?) \| (.*) \|$", text.split("## Training")[1].replace("\\", ""), re.M))
+    assert rows["label_smoothing_factor"] == "0.1"
+    assert (rows["learning_rate"], rows["per_device_train_batch_size"]) == ("5e-05", "8")  # defaults, but asked for
+    assert not {"weight_decay", "freeze", "num_proc", "hub_token", "window_seconds"} & rows.keys()
+    assert rows["parameters"] == "2,000, of which 10 learned" and rows["time: training"] == "1.5 s"
 
 
 def test_own_code_needs_trust(tmp_path):
@@ -168,11 +240,9 @@ def test_own_code_needs_trust(tmp_path):
 
 
 def test_robustness(tmp_path):
-    rows = [{"kind": "white noise", "snr_db": 10, "accuracy": 0.5, "roc_auc": None}]
-    robustness = {"summary": "Mean over kinds: 0.5", "picture": "robustness.png", "rows": rows}
-    text = write_card(tmp_path, robustness=robustness)
-    assert "| white noise | 10 | 0.500 | n/a |" in text and "(robustness.png)" in text and "Mean over kinds" in text
-    assert "| white noise | 10 | 0.500 | n/a |" in write_card(tmp_path, robustness=rows)
+    header, rows = ["test tracks", "accuracy"], [["white noise 10 dB", "0.500"]]
+    text = write_card(tmp_path, robustness=RobustnessText("Mean over kinds: 0.5", "robustness.png", header, rows))
+    assert "| white noise 10 dB | 0.500 |" in text and "(robustness.png)" in text and "Mean over kinds" in text
 
 
 def test_hostile_names_stay_text(tmp_path):
@@ -190,14 +260,18 @@ def test_hostile_names_stay_text(tmp_path):
         config=config,
         command=f"python run_classification.py {' '.join(HOSTILE)}",
         data={"splits": splits, "train_mix": {"sources": sources}},
-        model={name: name for name in HOSTILE},
-        robustness={
-            "summary": "\n\n".join(HOSTILE),
-            "picture": HOSTILE[6],
-            "rows": [dict.fromkeys(HOSTILE, HOSTILE[0])],
-        },
+        earlier=[
+            {
+                "checkpoint": HOSTILE[1],
+                "dataset": HOSTILE[2],
+                "train": splits["---"],
+                "sources": {"real": {"clips": 1}, **sources},
+                "licenses": {name: [name] for name in HOSTILE},
+            }
+        ],
+        robustness=RobustnessText("\n\n".join(HOSTILE), HOSTILE[6], HOSTILE, [HOSTILE]),
     )
-    check_harmless(text.replace(code_of(text), ""), {2, 6, 12, 14, 16})
+    check_harmless(text.replace(code_of(text), ""), {2, 6, 12, 14, 16, 17})
     metadata = yaml.safe_load(text.split("\n---\n")[0].removeprefix("---"))
     assert len(metadata["model-index"][0]["results"]) == len(sets)
     assert "base_model" not in metadata and "datasets" not in metadata
@@ -235,7 +309,8 @@ def test_commands_lose_secrets_and_folders():
     assert show_command(command) == "python run.py --seed 1 --note ***"
     command = "python run.py --dataset_name /home/anna/music --eval_datasets own=/mnt/x:0.5 b=runs/b --output_dir=~/r"
     assert (
-        show_command(command) == "python run.py --dataset_name music --eval_datasets own=x:0.5 b=runs/b --output_dir=r"
+        show_command(command) == "python run.py --dataset_name path/to/music --eval_datasets own=path/to/x:0.5 "
+        "b=runs/b --output_dir=path/to/r"
     )
     assert show_command("run.py --name 'unfinished") == "run.py --name ''\"'\"'unfinished'"
     assert show_command("run.py --hub_token --push_to_hub") == "run.py --push_to_hub"
@@ -246,7 +321,8 @@ def test_no_secret_and_no_folder_of_the_machine_in_a_card(tmp_path):
     config = {"dataset_name": "/home/anna/music", "hub_token": "hf_secret", "stages": [{"train": ["/home/anna/x"]}]}
     text = write_card(tmp_path, config=config, command="run.py --dataset_name /home/anna/music --hub_token hf_secret")
     assert "anna" not in text and "hf_secret" not in text and str(tmp_path) not in text
-    assert "folders of absolute paths are left out" in text
+    assert "--dataset_name path/to/music" in text and "secrets are left out" in text
+    assert "path/to/" not in write_card(tmp_path, command=COMMAND).split("## Training")[1]
 
 
 def test_hub_ids(tmp_path, monkeypatch):

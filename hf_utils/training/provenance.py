@@ -1,0 +1,64 @@
+"""What a model is made from: the trainings before this one, and the licences that its data and checkpoint state."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import hf_hub_download
+
+from hf_utils.arguments.run_arguments import RunArguments
+from hf_utils.data.mixing import REAL, parse_mix
+from hf_utils.files import RESULTS_FILE
+from hf_utils.hub.licenses import read_licenses
+from hf_utils.hub.repository import HUB_ERRORS
+
+
+def find_earlier_trainings(arguments: RunArguments) -> list[dict[str, Any]]:
+    """Return what the checkpoint learned from before this run, the first training first; none if no run made it.
+
+    Each has the `checkpoint` that came out, the `dataset` of the run, `train` with its tracks and their origins, the
+    clips of every one of the `sources` of its training mix, and the `licenses` they state. A stage counts as a run.
+    """
+    model_args = arguments.model
+    results = _read_results(model_args.model_name_or_path, model_args.model_revision, arguments.training.hub_token)
+    data = results.get("data")
+    if not isinstance(data, Mapping) or not isinstance(data.get("train_mix"), Mapping):
+        return []  # somebody else's results, or those of a run that trained nothing
+    return [
+        *results.get("earlier", []),
+        {
+            "checkpoint": model_args.model_name_or_path,
+            "dataset": data["dataset"],
+            "train": data["splits"]["train"],
+            "sources": data["train_mix"]["sources"],
+            "licenses": results.get("licenses", {}),
+        },
+    ]
+
+
+def find_licenses(arguments: RunArguments) -> dict[str, list[str]]:
+    """Return the licences that the cards of the training mix's datasets, and of the checkpoint, state; by name."""
+    data_args, model_args, token = arguments.data, arguments.model, arguments.training.hub_token
+    mix = [name for name, _ in parse_mix(data_args.train_datasets)]
+    found = {}
+    for name in dict.fromkeys(data_args.dataset_name if name == REAL else name for name in mix):
+        revision = data_args.dataset_revision if name == data_args.dataset_name else None
+        found[name] = read_licenses(name, "dataset", revision=revision, token=token)
+    checkpoint = model_args.model_name_or_path
+    found[checkpoint] = read_licenses(checkpoint, "model", revision=model_args.model_revision, token=token)
+    return {name: ids for name, ids in found.items() if ids}
+
+
+def _read_results(checkpoint: str, revision: str | None, token: str | None) -> Mapping[str, Any]:
+    """Return the results of the run that made a checkpoint, in its folder or on the Hub; {} without them."""
+    path = Path(checkpoint, RESULTS_FILE)
+    if not Path(checkpoint).is_dir():
+        try:
+            path = Path(hf_hub_download(checkpoint, RESULTS_FILE, revision=revision, token=token))
+        except HUB_ERRORS:
+            return {}
+    if not path.is_file():
+        return {}
+    results = json.loads(path.read_text(encoding="utf-8"))
+    return results if isinstance(results, Mapping) else {}
