@@ -92,9 +92,8 @@ def read_audio_folder(path: Path) -> datasets.Dataset:
         table = _read_described(path, files, described) if described else _read_genres(path, files)
     except UnicodeEncodeError as error:  # names from before UTF-8, which no table can hold
         raise UserError(f"Rename this file, whose name is not valid UTF-8: {error.object!r}.") from error
-    others -= Counter(file.suffix.lower() for file, _ in described) + Counter(
-        {".md": others[".md"]}
-    )  # .md: its own page
+    del others[".md"]  # the dataset's own page
+    others -= Counter(file.suffix.lower() for file, _ in described)
     if others:
         listing = ", ".join(f"{suffix} ({count})" for suffix, count in sorted(others.items()))
         logger.warning("%s: %d files that are no audio are ignored: %s.", path, others.total(), listing)

@@ -67,11 +67,8 @@ def read_source(source: str, *, config_name: str | None, revision: str | None, t
     """
     path = Path(os.path.abspath(os.path.expanduser(source)))
     if not path.exists():
-        if (
-            source.startswith((".", "~", os.sep))
-            or source.count("/") > 1
-            or path.suffix in (".csv", ".tsv", ".parquet")
-        ):
+        is_file = path.suffix in (".csv", ".tsv", ".parquet")
+        if source.startswith((".", "~", os.sep)) or source.count("/") > 1 or is_file:
             raise UserError(f"No such folder or file: {source} (looked in {Path.cwd()}).")
         return _join(_read_hub(source, config_name, revision, token), source, None)
     if revision is not None:
