@@ -1,5 +1,7 @@
 """What a run's data options mean, before anything is decoded."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import soundfile
@@ -84,3 +86,37 @@ def test_clips_that_the_filter_drops_are_counted(genre_folder, tmp_path):
     corpus = decode_corpus(load_split_clips(args), args, 16000, train=True, seed=0)
     counts = corpus.facts["train_mix"]["sources"][made]
     assert (counts["clips"], counts["of"], counts["filtered_out"], counts["bad_audio"]) == (1, 6, 5, 0)
+
+
+def test_a_split_is_drawn_after_bad_files_are_left_out(genre_folder, tmp_path, caplog):
+    """With the bad file among them, the only test track of its genre could be that one."""
+    for seed in range(6):
+        args = make_arguments(
+            genre_folder, on_bad_audio="skip", split_seed=seed, waveform_cache_dir=str(tmp_path / "c")
+        )
+        for name in ("test", "validation"):
+            whole = load_split_clips(make_arguments(genre_folder, split_seed=seed))
+            [bad] = [clip for clip in whole if clip["split"] == name and clip["label"] == 0]
+            path = Path(bad["audio"]["path"])
+            content = path.read_bytes()
+            path.write_bytes(b"no audio")
+            clips = load_split_clips(args)
+            path.write_bytes(content)
+            assert len(clips) == 11 and bad["track_id"] not in clips["track_id"]
+            sides = [(clip["label"], clip["split"]) for clip in clips]
+            assert all(sides.count((label, side)) == 1 for label in range(3) for side in ("validation", "test"))
+            assert f"  {path}: undecodable" in caplog.text and "1 of 12 audio files" in caplog.text
+
+
+def test_a_genre_whose_files_are_all_bad_is_named(genre_folder, tmp_path):
+    for path in (genre_folder / "rock").iterdir():
+        path.write_bytes(b"no audio")
+    args = make_arguments(genre_folder, on_bad_audio="skip", waveform_cache_dir=str(tmp_path / "cache"))
+    with pytest.raises(UserError, match="no training track of rock"):
+        load_split_clips(args)
+    for genre in ("blues", "hiphop"):
+        for path in (genre_folder / genre).iterdir():
+            path.write_bytes(b"no audio")
+    with pytest.raises(UserError, match="(?s)12 of 12 audio files cannot be used.*No clip is left") as refused:
+        load_split_clips(args)
+    assert str(genre_folder / "rock" / "rock.00000.wav") in str(refused.value)
