@@ -19,9 +19,9 @@ from hf_utils.data.audio_folders import list_files
 from hf_utils.data.decode_ahead import decode_ahead
 from hf_utils.errors import UserError
 from hf_utils.files import UNFINISHED_PREFIX, name_outputs, show_name, write_csv
+from hf_utils.models.families import is_multi_label, probabilities_of
 from hf_utils.models.features import run_windows
 from hf_utils.models.loading import own_genres
-from hf_utils.results.metrics import softmax
 from hf_utils.sound_check import AudioError
 from hf_utils.training.classifier import Classifier, load_model
 from hf_utils.training.prediction_journal import JOURNAL_FILE, PredictionJournal, digest_model, read_state
@@ -86,6 +86,8 @@ def predict_files(
     journal = _open_journal(classifier, output_dir, files, timelines if per_window else {}, overwrite)
     genres = own_genres(classifier.model.config)
     classifier.model.eval()
+    if is_multi_label(classifier.model.config):
+        logger.info("The model is a tagger: each label has a probability by itself, and they do not sum to 1.")
     failures = []
     missing = [name for name in files if name not in journal.results]
     states = {name: read_state(files[name]) for name in missing}
@@ -176,7 +178,7 @@ def _predict_file(
     outputs = run_windows(classifier.model, classifier.feature_extractor, cut_windows(), batch_size=batch_size)
     if not outputs.isfinite().all():
         raise AudioError("the model's outputs are not finite")
-    return times, softmax(outputs.numpy())
+    return times, probabilities_of(classifier.model.config, outputs.numpy())
 
 
 def _row(probabilities: np.ndarray, genres: list[str]) -> list[str]:

@@ -13,8 +13,10 @@ from transformers import (
     AutoModelForAudioClassification,
     PreTrainedConfig,
     Wav2Vec2FeatureExtractor,
+    pipeline,
 )
 
+from hf_utils import audio
 from hf_utils.data.windows import WindowLengths
 from hf_utils.errors import UserError
 from hf_utils.training.classifier import Classifier
@@ -252,6 +254,26 @@ def test_a_model_is_known_by_its_content_wherever_it_is(tmp_path):
     assert digest_model(model, AutoFeatureExtractor.from_pretrained(ast, mean=1.0)) != digests[0]
     model.config.num_hidden_layers = 2
     assert digest_model(model, AutoFeatureExtractor.from_pretrained(ast)) != digests[0]
+
+
+def test_a_tagger_is_read_as_transformers_reads_it(tmp_path, caplog):
+    """Its labels do not exclude each other: sigmoids, whose sum says nothing."""
+    folder = save_ast(tmp_path / "ast")
+    model = AutoModelForAudioClassification.from_pretrained(folder)
+    extractor = AutoFeatureExtractor.from_pretrained(folder)
+    samples = (0.1 * np.random.default_rng(0).standard_normal(16240)).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", samples, 16000, subtype="FLOAT")
+    classifier = Classifier(model, extractor, WindowLengths(16000, 16240, 8000))
+    with caplog.at_level("INFO"):
+        predict_files(classifier, tmp_path / "a.wav", tmp_path / "out", batch_size=2)
+    (row,) = read_rows(tmp_path / "out/predictions.csv")
+    heard = audio.load(tmp_path / "a.wav", 16000)
+    expected = pipeline("audio-classification", model=model, feature_extractor=extractor)(heard, top_k=527)
+    assert row["prediction"] == expected[0]["label"]
+    assert {e["label"]: pytest.approx(e["score"], abs=2e-6) for e in expected} == {
+        label: float(row[label]) for label in model.config.id2label.values()
+    }
+    assert sum(e["score"] for e in expected) > 100 and "do not sum to 1" in caplog.text
 
 
 def test_any_name_gets_a_row_and_a_timeline(tmp_path):
