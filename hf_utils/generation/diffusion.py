@@ -8,9 +8,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import transformers
+from transformers import PreTrainedModel
 
 from hf_utils.errors import UserError
 from hf_utils.generation.sampling import Sampling, expect_finite
+from hf_utils.models.weights import expect_filled, expect_finite_weights
 
 # The names that pipelines have for the length of a clip.
 DURATION_NAMES = ("audio_length_in_s", "audio_end_in_s", "audio_duration", "audio_duration_s", "duration")
@@ -78,7 +81,9 @@ class DiffusionGenerator:
     def __init__(self, name: str, revision: str | None, sampling: Sampling, dtype: torch.dtype, device: torch.device):
         from diffusers import DiffusionPipeline
 
-        pipeline = DiffusionPipeline.from_pretrained(name, revision=revision, dtype=dtype)
+        encoders = _load_encoders(name, revision, dtype)
+        pipeline = DiffusionPipeline.from_pretrained(name, revision=revision, dtype=dtype, **encoders)
+        _expect_filled_components(name, pipeline)
         self._pipeline = pipeline.to(device)
         self._pipeline.set_progress_bar_config(disable=True)
         self.sample_rate = _sample_rate(self._pipeline)
@@ -117,6 +122,42 @@ class DiffusionGenerator:
             raise UserError(f"{type(self._pipeline).__name__} refuses: {error}") from error
         audio = audio.float().cpu().numpy() if isinstance(audio, torch.Tensor) else np.asarray(audio, np.float32)
         return expect_finite(audio if audio.ndim == 3 else audio[:, None])
+
+
+def _load_encoders(name: str, revision: str | None, dtype: torch.dtype) -> dict[str, PreTrainedModel]:
+    """Return a pipeline's models of transformers by component.
+
+    diffusers would load them, too, but leave at random whatever the file lacks.
+    """
+    from diffusers import DiffusionPipeline
+
+    encoders = {}
+    for component, source in DiffusionPipeline.load_config(name, revision=revision).items():
+        library, kind = source if isinstance(source, list) and len(source) == 2 else (None, None)
+        model_class = getattr(transformers, kind, None) if library == "transformers" and kind else None
+        if isinstance(model_class, type) and issubclass(model_class, PreTrainedModel):
+            encoders[component], info = model_class.from_pretrained(
+                name,
+                subfolder=component,
+                revision=revision,
+                dtype=dtype,
+                ignore_mismatched_sizes=True,  # listed in `info`, and refused
+                output_loading_info=True,
+            )
+            expect_filled(f"{name}/{component}", encoders[component], info)
+    return encoders
+
+
+def _expect_filled_components(name: str, pipeline) -> None:
+    """Raise UserError if a model of diffusers has weights that its file lacks, or that are not finite."""
+    models = {part: model for part, model in pipeline.components.items() if isinstance(model, torch.nn.Module)}
+    for component, model in models.items():
+        if missing := [key for key, parameter in model.named_parameters() if parameter.is_meta]:
+            raise UserError(
+                f"the weights of '{name}/{component}' do not fit its configuration: {len(missing)} missing, e.g. "
+                f"{min(missing)}. The checkpoint is incomplete or mixed with another model's."
+            )
+        expect_finite_weights(f"{name}/{component}", model)
 
 
 def _sample_rate(pipeline) -> int:

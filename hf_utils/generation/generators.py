@@ -23,6 +23,8 @@ from transformers.utils.hub import extract_commit_hash
 from hf_utils.errors import UserError
 from hf_utils.generation import diffusion, musicgen
 from hf_utils.generation.sampling import NonFiniteError, Sampling
+from hf_utils.models.checkpoints import LOADING_ERRORS
+from hf_utils.models.weights import check_files
 
 logger = logging.getLogger(__name__)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -30,6 +32,7 @@ _LICENSES = {
     "musicgen": "cc-by-nc-4.0",
     "AudioLDM2Pipeline": "cc-by-nc-sa-4.0",
     "AceStepPipeline": "mit",
+    "LongCatAudioDiTPipeline": "mit",
 }
 
 
@@ -72,9 +75,10 @@ def identify_checkpoint(name: str, revision: str | None) -> GeneratorCheckpoint:
     """Return what a checkpoint is; downloads its configuration at most.
 
     Raises:
-        UserError: it cannot be found, or is no music generator that is supported, with the reason.
+        UserError: it cannot be found, a file of it is not whole, or it is no music generator that is supported.
     """
     index = find_file(name, revision, "model_index.json")
+    _check_files(name, revision)
     if index is not None:
         kind = json.loads(Path(index).read_text(encoding="utf-8")).get("_class_name")
         diffusion.find_pipeline_class(str(kind))
@@ -97,6 +101,16 @@ def find_file(name: str, revision: str | None, file: str) -> str | None:
     except (OSError, HfHubHTTPError, ValueError) as error:
         hint = "" if Path(name).exists() else f"\nIf {name!r} was meant to be a local folder: it does not exist here."
         raise UserError(f"Cannot load the checkpoint {name!r}: {error}{hint}") from error
+
+
+def _check_files(name: str, revision: str | None) -> None:
+    """Raise UserError if a file that is here, in a folder or downloaded, is not whole."""
+    for file in ("model_index.json", "config.json"):
+        if path := find_file(name, revision, file):
+            folder, is_pipeline = Path(path).parent, file == "model_index.json"
+            for part in (folder, *filter(Path.is_dir, folder.iterdir() if is_pipeline else ())):
+                check_files(part, all_here=Path(name).is_dir())
+            return
 
 
 def resolve_revision(name: str, revision: str | None, file: str) -> str:
@@ -157,7 +171,10 @@ def load_generator(checkpoint: GeneratorCheckpoint, sampling: Sampling, dtype: s
         return backend(checkpoint.name, checkpoint.hub_revision, sampling, DTYPES[dtype], device)
     except torch.OutOfMemoryError as error:
         raise UserError(f"The weights of {checkpoint.name} do not fit on {device}: {error}") from error
-    except (OSError, ImportError, ValueError) as error:
+    except UserError:
+        raise
+    except LOADING_ERRORS as error:
+        _check_files(checkpoint.name, checkpoint.hub_revision)  # those that were downloaded meanwhile
         raise UserError(f"Cannot load the generator {checkpoint.name!r}: {error}") from error
 
 

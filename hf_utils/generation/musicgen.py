@@ -16,6 +16,7 @@ from transformers.models.encodec.modeling_encodec import EncodecDecoderOutput
 
 from hf_utils.errors import UserError
 from hf_utils.generation.sampling import NonFiniteError, Sampling, expect_finite
+from hf_utils.models.weights import expect_filled
 
 # The length of its training examples; positions beyond it are accepted in silence, and the music falls apart.
 MAX_SECONDS = 30.0
@@ -89,9 +90,15 @@ class MusicgenGenerator:
 
     def __init__(self, name: str, revision: str | None, sampling: Sampling, dtype: torch.dtype, device: torch.device):
         self._processor = AutoProcessor.from_pretrained(name, revision=revision)
-        model = AutoModelForTextToWaveform.from_pretrained(
-            name, revision=revision, dtype=dtype, attn_implementation={"decoder": "sdpa"}
+        model, info = AutoModelForTextToWaveform.from_pretrained(
+            name,
+            revision=revision,
+            dtype=dtype,
+            attn_implementation={"decoder": "sdpa"},
+            ignore_mismatched_sizes=True,  # listed in `info`, and refused
+            output_loading_info=True,
         )
+        expect_filled(name, model, info)
         self._model = model.to(device).eval()
         # Otherwise every call would warn that `max_new_tokens` overrules it.
         self._model.generation_config.max_length = None

@@ -13,10 +13,11 @@ from transformers import AutoFeatureExtractor, AutoTokenizer, ClapModel
 from hf_utils.audio import cut_window, resample
 from hf_utils.data.genre_spellings import fold_genre
 from hf_utils.errors import UserError
-from hf_utils.models.checkpoints import Checkpoint
+from hf_utils.models.checkpoints import LOADING_ERRORS, Checkpoint
 from hf_utils.models.families import probabilities_of, window_samples_for
 from hf_utils.models.features import clip_windows, run_windows
 from hf_utils.models.loading import load_classifier
+from hf_utils.models.weights import expect_filled
 
 # The extractor itself would take one random window of a long clip, with a generator that nobody seeds.
 NUM_WINDOWS = 3
@@ -27,12 +28,19 @@ class ClapEmbedder:
     """Unit vectors of clips (mean over fixed windows) and of sentences."""
 
     def __init__(self, name: str, revision: str | None, device: torch.device):
+        checkpoint = Checkpoint(name, revision)
+        checkpoint.check_files()
         try:
             self._extractor = AutoFeatureExtractor.from_pretrained(name, revision=revision)
             self._tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-            self._model = ClapModel.from_pretrained(name, revision=revision, dtype=torch.float32).to(device).eval()
-        except (OSError, ValueError) as error:
+            model, info = ClapModel.from_pretrained(
+                name, revision=revision, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
+            )
+        except LOADING_ERRORS as error:
+            checkpoint.check_files()
             raise UserError(f"Cannot load the CLAP model {name!r}: {error}") from error
+        expect_filled(name, model, info)
+        self._model = model.to(device).eval()
         # A fused model takes its four views; any other would fail on them.
         fused = self._model.config.audio_config.enable_fusion
         self._truncation = "fusion" if fused else "rand_trunc"

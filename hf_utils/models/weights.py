@@ -21,6 +21,7 @@ _SAFETENSORS = ("model.safetensors", "diffusion_pytorch_model.safetensors")
 _PICKLES = ("pytorch_model.bin", "diffusion_pytorch_model.bin")
 # What else a checkpoint is read from, and Git LFS may leave out.
 _OTHER_FILES = ("*.json", "*.model", "*.txt")
+_JSON_FILES = ("config.json", "preprocessor_config.json", "processor_config.json", "tokenizer.json")
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _LONGEST_POINTER = 1024
 _AGAIN = "Download or copy it again."
@@ -44,6 +45,11 @@ def check_files(folder: str | Path, *, all_here: bool = True) -> None:
         for path in sorted(folder.glob(pattern)):
             if _is_lfs_pointer(path):
                 raise UserError(f"{path} {find_damage(path)}")
+    for path in filter(Path.is_file, (folder / name for name in _JSON_FILES)):
+        try:
+            json.loads(path.read_bytes())
+        except ValueError:
+            raise UserError(f"{path} is no whole JSON file: it is empty, cut off or damaged. {_AGAIN}") from None
 
 
 def find_damage(path: Path) -> str | None:
@@ -160,6 +166,25 @@ def check_loading(name: str, model: PreTrainedModel, info: dict, is_base: bool, 
         )
     expect_finite_weights(name, model)
     return not info["missing_keys"]
+
+
+def expect_filled(name: str, model: nn.Module, info: dict) -> None:
+    """Raise UserError unless all that a model of transformers has learned came from the file, and is finite.
+
+    For models that are used whole. What the file holds beyond it is nobody's loss, and fixed tables are computed.
+
+    Args:
+        name: of the checkpoint, for the message.
+        model: just loaded.
+        info: as `output_loading_info` gives it.
+    """
+    learned = {key for key, parameter in model.named_parameters() if parameter.requires_grad}
+    if wrong := _list_wrong(learned & set(info["missing_keys"]), set(), info["mismatched_keys"]):
+        raise UserError(
+            f"the weights of {name!r} do not fit its configuration: {wrong}. The checkpoint is incomplete or mixed "
+            "with another model's."
+        )
+    expect_finite_weights(name, model)
 
 
 def expect_finite_weights(name: str, model: nn.Module) -> None:

@@ -1,11 +1,14 @@
 """Both back ends on tiny random checkpoints: exact lengths, seeds, continuations, and what goes wrong on a device."""
 
 import json
+import shutil
 import sys
 
 import numpy as np
 import pytest
 import torch
+from damaged_files import DAMAGES, POINTER
+from safetensors.torch import load_file, save_file
 from tiny_musicgen import save_tiny_musicgen, save_tiny_stable_audio
 from transformers import T5Config
 
@@ -187,6 +190,57 @@ def test_other_checkpoints_are_refused_with_the_reason(tmp_path):
         (image, "StableDiffusionPipeline.*text-to-audio"),
     ):
         with pytest.raises(UserError, match=message):
+            identify_checkpoint(str(folder), None)
+
+
+# The weights of each part of a checkpoint, and a tensor that it cannot do without.
+PARTS = {
+    "mono": ("model.safetensors", "self_attn.q_proj.weight"),
+    "diffusion encoder": ("text_encoder/model.safetensors", "SelfAttention.q.weight"),
+    "diffusion transformer": ("transformer/diffusion_pytorch_model.safetensors", "attn1.to_q.weight"),
+    "diffusion vae": ("vae/diffusion_pytorch_model.safetensors", "weight_v"),
+}
+
+
+@pytest.fixture(params=PARTS)
+def part(request, tmp_path):
+    """(file of weights in a copy of a checkpoint, the checkpoint, part of a tensor's name)."""
+    folder = shutil.copytree(request.getfixturevalue(f"{request.param.split()[0]}_folder"), tmp_path / "copy")
+    file, tensor = PARTS[request.param]
+    return folder / file, folder, tensor
+
+
+@pytest.mark.parametrize("damage", ["pointer", "page", "text", "empty", "half"])
+def test_weights_that_are_not_whole_are_named_before_anything_is_loaded(part, damage):
+    path, folder, _ = part
+    change, word = DAMAGES[damage]
+    change(path)
+    with pytest.raises(UserError, match=f"{path}.*{word}"):
+        identify_checkpoint(str(folder), None)
+
+
+@pytest.mark.parametrize(("damage", "word"), [("lacking", "1 missing"), ("cut", "size|shape"), ("nan", "not finite")])
+def test_no_music_is_made_by_weights_that_are_not_all_there(part, damage, word):
+    """transformers would leave them at random."""
+    path, folder, part_of_name = part
+    tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
+    name = next(name for name in tensors if part_of_name in name)
+    if damage == "lacking":
+        del tensors[name]
+    elif damage == "cut":
+        tensors[name] = tensors[name][:1].clone()
+    else:
+        tensors[name].view(-1)[0] = np.nan
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=f"copy.*({word})"):
+        load(str(folder), inference_steps=None)
+
+
+def test_a_tokenizer_that_git_lfs_left_out_is_named(mono_folder, tmp_path):
+    folder = shutil.copytree(mono_folder, tmp_path / "copy")
+    for content, word in ((POINTER, "Git LFS"), ('{"version": ', "no whole JSON")):
+        (folder / "tokenizer.json").write_text(content)
+        with pytest.raises(UserError, match=f"tokenizer.json.*{word}"):
             identify_checkpoint(str(folder), None)
 
 

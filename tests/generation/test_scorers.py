@@ -1,8 +1,12 @@
 """Scores repeat themselves and mean what their columns say; a classifier's are those that it gives elsewhere."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from damaged_files import DAMAGES
+from safetensors.torch import load_file, save_file
 from tiny_clap import save_clap
 from tiny_models import save_run
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
@@ -88,3 +92,16 @@ def test_a_classifier_of_other_genres_or_origin_is_refused(run_folder, tmp_path)
         ClassifierScorer(str(run_folder), ["jazz", "metal"], CPU)
     with pytest.raises(UserError, match="score_with.*run_classification.py"):
         ClassifierScorer(str(tmp_path), GENRES, CPU)
+
+
+@pytest.mark.parametrize(("damage", "word"), [("pointer", "Git LFS"), ("half", "cut off"), ("lacking", "1 missing")])
+def test_clap_scores_by_nothing_but_its_own_weights(damage, word, tmp_path):
+    path = Path(save_clap(tmp_path / "clap")) / "model.safetensors"
+    if damage == "lacking":
+        tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
+        del tensors["text_projection.linear1.weight"]
+        save_file(tensors, path, metadata={"format": "pt"})
+    else:
+        DAMAGES[damage][0](path)
+    with pytest.raises(UserError, match=f"clap.*{word}"):
+        ClapEmbedder(str(tmp_path / "clap"), None, CPU)

@@ -429,7 +429,7 @@ def test_what_cannot_be_used_is_explained(tmp_path, tmp_path_factory):
     refuse("num_mel_bins: .* spectrogram CNNs", saved("ast", tmp_path_factory), spectrogram={"num_mel_bins": 64})
     refuse("choose --head mlp", saved("ast", tmp_path_factory), head_dropout=0.3)
     (tmp_path / "config.json").write_text("{")
-    refuse("folder with a config.json", tmp_path)
+    refuse("config.json is no whole JSON", tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "unheard_of"}))
     refuse("unheard_of", tmp_path)
     ast = json.loads((saved("ast", tmp_path_factory) / "config.json").read_text())
