@@ -31,6 +31,11 @@ def select_hyperparameters(config: Mapping[str, Any]) -> dict[str, bool | int | 
     return {name: value for name, value in (chosen | texts).items() if value is not None}
 
 
+def deciding_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that say what is computed, without those of where and how fast."""
+    return {name: value for name, value in config.items() if name not in _BOOKKEEPING}
+
+
 def differing_options(
     first: Mapping[str, Any], second: Mapping[str, Any], *, ignored: frozenset[str] = frozenset()
 ) -> dict[str, tuple[Any, Any]]:

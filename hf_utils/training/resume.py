@@ -1,15 +1,58 @@
 """The checkpoint that a run continues from, and the earlier run that it must not write over."""
 
+import hashlib
+import json
 import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from transformers import TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
+
+from hf_utils.arguments.run_arguments import RunArguments
+from hf_utils.arguments.run_options import deciding_options, differing_options
+from hf_utils.config_files import read_config
 from hf_utils.errors import UserError
+from hf_utils.files import to_json, write_atomically
 
 logger = logging.getLogger(__name__)
+OPTIONS_FILE = "training_options.json"
+# Compared by what is in them (the data's record, the content of the transforms, the windows of a step), of no effect
+# on the weights, or about how and not what is computed.
+_NOT_COMPARED = frozenset(
+    """
+    dataset_name dataset_config_name dataset_revision audio_column_name label_column_name genres on_bad_audio
+    split_protocol split_seed num_folds fold group_segments train_datasets train_filter allow_seen_tracks
+    augmentation noise_folder model_name_or_path model_revision trust_remote_code allow_pickle
+    per_device_train_batch_size gradient_accumulation_steps per_device_eval_batch_size eval_accumulation_steps
+    eval_datasets corruptions do_train do_eval do_predict stages use_cpu hub_strategy hub_always_push hub_revision
+    gradient_checkpointing gradient_checkpointing_kwargs torch_compile torch_compile_backend torch_compile_mode
+    deepspeed fsdp fsdp_config ddp_backend ddp_timeout ddp_find_unused_parameters ddp_bucket_cap_mb
+    ddp_broadcast_buffers accelerator_config parallelism_config log_on_each_node local_rank
+    """.split()
+)
+_ABSOLUTE_SCHEDULES = ("constant", "reduce_lr_on_plateau", "greedy")  # as far as training goes, whatever its length
+_WARMED_SCHEDULES = ("constant_with_warmup", "inverse_sqrt")  # likewise, where the warm-up is counted in steps
 
 
-def check_checkpoints(output_dir: str, resume_from_checkpoint: str | None, *, overwrite: bool) -> None:
+def check_checkpoints(arguments: RunArguments) -> None:
+    """Check what can be checked of an earlier run before anything long starts.
+
+    Raises:
+        UserError: as `find_checkpoint`, or the checkpoint at hand is of a training with other options.
+    """
+    training = arguments.training
+    output_dir, resume = training.output_dir, training.resume_from_checkpoint
+    _check_folders(output_dir, resume, overwrite=training.overwrite)
+    if resume not in (None, "hub"):  # where a later one may be
+        checkpoint = _find_newest(output_dir) if resume == "auto" else resume
+        if checkpoint is not None:
+            check_options(checkpoint, describe_options(arguments))
+
+
+def _check_folders(output_dir: str, resume_from_checkpoint: str | None, *, overwrite: bool) -> None:
     """Raise UserError if there is an earlier run of which nothing is said, or nothing to resume from."""
     if resume_from_checkpoint in ("auto", "hub"):
         return
@@ -27,8 +70,6 @@ def check_checkpoints(output_dir: str, resume_from_checkpoint: str | None, *, ov
 
 
 def _find_newest(output_dir: str) -> str | None:
-    from transformers.trainer_utils import get_last_checkpoint  # here, because it imports PyTorch
-
     return get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
 
 
@@ -38,9 +79,9 @@ def find_checkpoint(output_dir: str, resume_from_checkpoint: str | None, *, over
     Without one, the checkpoints and curves of an earlier run in `output_dir` are removed.
 
     Raises:
-        UserError: as `check_checkpoints`.
+        UserError: there is an earlier run of which nothing is said, or nothing to resume from.
     """
-    check_checkpoints(output_dir, resume_from_checkpoint, overwrite=overwrite)
+    _check_folders(output_dir, resume_from_checkpoint, overwrite=overwrite)
     if resume_from_checkpoint == "auto":
         newest = _find_newest(output_dir)
         logger.info("Continuing from %s", newest) if newest else logger.info("No checkpoint yet: from the start")
@@ -50,3 +91,56 @@ def find_checkpoint(output_dir: str, resume_from_checkpoint: str | None, *, over
     for old in (*Path(output_dir).glob("checkpoint-*"), Path(output_dir, "tensorboard")):
         shutil.rmtree(old, ignore_errors=True)
     return None
+
+
+def describe_options(arguments: RunArguments) -> dict[str, Any]:
+    """Return what decides a training beside its data: it can go on from a checkpoint only where all of this is equal.
+
+    Batches may be cut up otherwise, over processes and accumulation, as long as a step has as many windows.
+    """
+    training = arguments.training
+    deciding = deciding_options(arguments.config())
+    options = {name: value for name, value in deciding.items() if name not in _NOT_COMPARED}
+    scheduler, warmup = training.lr_scheduler_type.value, training.warmup_steps
+    if scheduler in _ABSOLUTE_SCHEDULES or (scheduler in _WARMED_SCHEDULES and not 0 < warmup < 1):
+        for name in ("num_train_epochs", "max_steps"):
+            options.pop(name)
+    if training.eval_strategy == "steps":
+        options["eval_steps"] = training.eval_steps
+    processes = training.world_size * max(1, training.n_gpu)
+    batch = training.per_device_train_batch_size * training.gradient_accumulation_steps
+    options["windows_per_step"] = batch * processes
+    if arguments.data.augmentation is not None:
+        content = json.dumps(read_config(arguments.data.augmentation), sort_keys=True)
+        options["transforms"] = hashlib.sha256(content.encode()).hexdigest()[:16]
+    return to_json(options)
+
+
+class KeepOptions(TrainerCallback):
+    """Writes the options of the training into every checkpoint."""
+
+    def __init__(self, options: Mapping[str, Any]):
+        self._text = json.dumps(options, indent=1, sort_keys=True) + "\n"
+
+    def on_save(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            folder = Path(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
+            write_atomically(folder / OPTIONS_FILE, self._text)
+
+
+def check_options(checkpoint: str, options: Mapping[str, Any]) -> None:
+    """Raise UserError, with the differences, if a training with other `options` would go on from `checkpoint`."""
+    path = Path(checkpoint, OPTIONS_FILE)
+    if not path.is_file():
+        logger.warning("%s has no %s: nothing checks that its training had the same options.", checkpoint, path.name)
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    if different := differing_options(before, options):
+        lines = [f"  {name}: {old} before, {new} now" for name, (old, new) in different.items()]
+        raise UserError(
+            f"--resume_from_checkpoint: the training of {checkpoint} had other options, and cannot go on with these "
+            "as if nothing had changed:\n" + "\n".join(lines) + "\nwindows_per_step is "
+            "per_device_train_batch_size x gradient_accumulation_steps x processes; the learning rate of most "
+            "schedules depends on the number of epochs or steps. Give the options of before, or start a new run from "
+            f"the weights: --model_name_or_path {checkpoint} --output_dir ..."
+        )

@@ -53,7 +53,7 @@ from hf_utils.training.linear_probe import choose_trainer
 from hf_utils.training.past_runs import adopt_data_options, expand_stages
 from hf_utils.training.prediction import predict
 from hf_utils.training.provenance import find_earlier_trainings, find_licenses
-from hf_utils.training.resume import check_checkpoints, find_checkpoint
+from hf_utils.training.resume import KeepOptions, check_checkpoints, check_options, describe_options, find_checkpoint
 from hf_utils.training.robustness import CorruptedSet, RobustnessReport, check_transforms, evaluate_corruptions
 from hf_utils.training.selection import describe_training
 from hf_utils.training.trainer import GenreTrainer, balanced_class_weights, write_tensorboard_summary
@@ -111,8 +111,7 @@ def run_stage(arguments: RunArguments, plan: RunPlan) -> None:
     """Train if asked to, evaluate every set, write what the run says of its model, and push it if asked to."""
     training_args = arguments.training
     if training_args.do_train:
-        resume, overwrite = training_args.resume_from_checkpoint, training_args.overwrite
-        check_checkpoints(training_args.output_dir, resume, overwrite=overwrite)
+        check_checkpoints(arguments)
     # 2. to 4.
     experiment = prepare_experiment(arguments)
     trainer, seconds = experiment.trainer, {"data": experiment.seconds}
@@ -309,12 +308,16 @@ def train(experiment: Experiment, arguments: RunArguments, repository: Repositor
     training_args, trainer = arguments.training, experiment.trainer
     output_dir, resume = training_args.output_dir, training_args.resume_from_checkpoint
     learning = choose_trainer(trainer, experiment.corpus.train, experiment.lengths.window_samples, arguments.data)
+    options = describe_options(arguments)
+    learning.add_callback(KeepOptions(options))
     if repository is not None:
         learning.add_callback(HubCheckpoints(repository, training_args.hub_strategy))
     if resume == "hub":
         with training_args.main_process_first(desc="downloading the checkpoint"):
             resume = fetch_checkpoint(repository, output_dir) if repository else "auto"
     checkpoint = find_checkpoint(output_dir, resume, overwrite=training_args.overwrite)
+    if checkpoint is not None:
+        check_options(checkpoint, options)
     learning.train(resume_from_checkpoint=checkpoint)
     trainer.state = learning.state
     trainer.save_model()

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -343,6 +344,72 @@ def test_files_are_tagged_by_the_model_that_was_trained(family, stages, music, c
     run_classification.main(again)
     assert together == read_rows(tmp_path / "tags" / "predictions.csv") and len(together) == 10
     assert list(together[0]) == ["file", "prediction", "blues", "hiphop", "rock"]
+
+
+@pytest.fixture(scope="module")
+def interrupted(music, checkpoints, tmp_path_factory):
+    """A function that copies a run which was interrupted after its first epoch, and the options of that run."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    options = ["--model_name_or_path", str(checkpoints["ast"]), "--dataset_name", str(music), *TINY, "--seed", "5"]
+    options += ["--waveform_cache_dir", str(folder / "cache"), "--num_train_epochs", "2"]
+    options += ["--per_device_train_batch_size", "4", "--precision", "fp32"]
+    run_classification.main([*options, "--output_dir", str(folder / "whole")])
+
+    def copy(place: Path) -> None:
+        place.mkdir()
+        shutil.copytree(folder / "whole" / "checkpoint-6", place / "checkpoint-6")
+
+    copy.options = options
+    copy.whole = folder / "whole"
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--per_device_train_batch_size 8 --num_train_epochs 4", ["windows_per_step: 4 before, 8 now"]),
+        ("--gradient_accumulation_steps 2", ["windows_per_step: 4 before, 8 now"]),
+        ("--num_train_epochs 4", ["num_train_epochs: 2.0 before, 4.0 now"]),
+        ("--learning_rate 0.01 --seed 6", ["learning_rate: 5e-05 before, 0.01 now", "seed: 5 before, 6 now"]),
+        ("--weight_decay 0.1", ["weight_decay"]),
+        ("--freeze backbone", ["freeze: none before, backbone now"]),
+        ("--class_weights balanced", ["class_weights"]),
+        ("--metric_for_best_model f1", ["metric_for_best_model"]),
+        ("--augmentation {gain}", ["transforms: None before"]),
+        ("--optim sgd", ["optim"]),
+    ],
+)
+def test_a_resumed_training_with_other_options_is_refused_with_the_difference(interrupted, flags, words, tmp_path):
+    interrupted(tmp_path / "run")
+    gain = tmp_path / "gain.yaml"
+    gain.write_text("transforms: [{Gain: {min_gain_db: -6, max_gain_db: -6, p: 1.0}}]\n")
+    options = [*interrupted.options, "--output_dir", str(tmp_path / "run"), "--resume_from_checkpoint", "auto"]
+    with pytest.raises(UserError) as error:
+        run_classification.main([*options, *flags.format(gain=gain).split()])
+    assert [word for word in words if word not in str(error.value)] == []
+    assert "checkpoint-6" in str(error.value)
+    assert [path.name for path in (tmp_path / "run").iterdir() if path.name != ".lock"] == ["checkpoint-6"]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "",
+        "--per_device_train_batch_size 2 --gradient_accumulation_steps 2",
+        "--per_device_eval_batch_size 3 --save_total_limit 1 --logging_steps 1",
+    ],
+)
+def test_a_resumed_training_that_can_go_on_exactly_does(interrupted, flags, tmp_path):
+    interrupted(tmp_path / "run")
+    options = [*interrupted.options, "--output_dir", str(tmp_path / "run"), "--resume_from_checkpoint", "auto"]
+    run_classification.main([*options, *flags.split()])
+    whole, resumed = (
+        safetensors.torch.load_file(folder / "model.safetensors") for folder in (interrupted.whole, tmp_path / "run")
+    )
+    for name, tensor in whole.items():
+        torch.testing.assert_close(resumed[name], tensor, rtol=0, atol=1e-4 if "accumulation" in flags else 0)
+    kept, again = (read_results(folder)["training"]["kept"] for folder in (interrupted.whole, tmp_path / "run"))
+    assert kept["step"] == again["step"] and kept["log_loss"] == pytest.approx(again["log_loss"], abs=1e-4)
 
 
 def test_results_are_there_whatever_fails_after_the_evaluation(music, checkpoints, tmp_path, monkeypatch):

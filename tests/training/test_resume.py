@@ -1,0 +1,76 @@
+"""What two trainings must have in common for one to go on where the other was interrupted."""
+
+import json
+
+import pytest
+
+from hf_utils.arguments.run_arguments import RunArguments
+from hf_utils.errors import UserError
+from hf_utils.training.resume import OPTIONS_FILE, check_options, describe_options
+
+
+def describe(flags: str) -> dict:
+    words = ["--model_name_or_path", "some/model", "--use_cpu", "--output_dir", "run", *flags.split()]
+    return describe_options(RunArguments.parse(words))
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ("--per_device_train_batch_size 8", "--per_device_train_batch_size 2 --gradient_accumulation_steps 4"),
+        ("--dataset_name music", "--dataset_name /elsewhere/music/"),
+        ("--dataloader_num_workers 0", "--dataloader_num_workers 2 --num_proc 1 --logging_steps 3"),
+        ("--do_train", "--do_train --do_eval --corruptions configs/corruptions.yaml --eval_datasets live=x"),
+        ("--lr_scheduler_type constant", "--lr_scheduler_type constant --num_train_epochs 20"),
+        (
+            "--lr_scheduler_type constant_with_warmup --warmup_steps 5 --max_steps 10",
+            "--lr_scheduler_type constant_with_warmup --warmup_steps 5 --max_steps 20",
+        ),
+        (
+            "--lr_scheduler_type reduce_lr_on_plateau --num_train_epochs 5",
+            "--lr_scheduler_type reduce_lr_on_plateau --num_train_epochs 50",
+        ),
+    ],
+)
+def test_what_leaves_the_training_as_it_is_may_change(before, now, tmp_path):
+    (tmp_path / OPTIONS_FILE).write_text(json.dumps(describe(before)))
+    check_options(str(tmp_path), describe(now))
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "name"),
+    [
+        ("", "--num_train_epochs 20", "num_train_epochs"),
+        (
+            "--lr_scheduler_type constant_with_warmup --warmup_steps 0.1 --max_steps 10",
+            "--lr_scheduler_type constant_with_warmup --warmup_steps 0.1 --max_steps 20",
+            "max_steps",
+        ),
+        ("--per_device_train_batch_size 4", "--per_device_train_batch_size 5", "windows_per_step"),
+        ("--num_mel_bins 64", "--num_mel_bins 128", "num_mel_bins"),
+        ("", "--train_windows grid", "train_windows"),
+        ("", "--adam_beta2 0.9", "adam_beta2"),
+        ("", "--early_stopping_patience 3", "early_stopping_patience"),
+        (
+            "--eval_strategy steps --save_strategy steps --logging_steps 5",
+            "--eval_strategy steps --save_strategy steps --logging_steps 50",
+            "eval_steps",
+        ),
+    ],
+)
+def test_what_changes_the_training_is_named(before, now, name, tmp_path):
+    (tmp_path / OPTIONS_FILE).write_text(json.dumps(describe(before)))
+    with pytest.raises(UserError, match=rf"{name}: .* before, .* now"):
+        check_options(str(tmp_path), describe(now))
+
+
+def test_a_checkpoint_that_tells_nothing_is_warned_of(tmp_path, caplog):
+    check_options(str(tmp_path), describe(""))
+    (message,) = caplog.messages
+    assert OPTIONS_FILE in message and str(tmp_path) in message
+
+
+def test_no_secret_and_no_path_is_kept():
+    flags = "--dataset_name /home/anna/music --waveform_cache_dir /home/anna/cache --output_dir /home/anna/run"
+    kept = json.dumps(describe(f"{flags} --push_to_hub --hub_token hf_secret"))
+    assert "anna" not in kept and "hf_secret" not in kept and "some/model" not in kept
