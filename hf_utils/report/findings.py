@@ -8,12 +8,13 @@ import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from hf_utils.arguments.run_options import differing_options
 from hf_utils.data.gtzan import repetition_groups, track_facts
-from hf_utils.disclosure import show_source
+from hf_utils.disclosure import show_source, show_value
 from hf_utils.report.run_folders import Replicate, Table
 from hf_utils.results.plots import count_confusions
 
@@ -119,10 +120,14 @@ def arm_settings(table: Table, reference: str) -> dict[str, list[str]]:
             continue
         base, own = table.cells[model, reference][0].runs[0].config, cell[0].runs[0].config
         for name, (before, after) in differing_options(base, own, ignored=_VARYING).items():
-            line = f"{name}: {after} instead of {before}"
+            line = f"{name}: {_show_option(after)} instead of {_show_option(before)}"
             if line not in settings[arm]:
                 settings[arm].append(line)
     return settings
+
+
+def _show_option(value: Any) -> str:
+    return "none" if value is None else show_value(value)
 
 
 def mixed_cells(table: Table) -> list[str]:

@@ -12,17 +12,21 @@ that tested it. N tracks, K genres.
 import csv
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hf_utils.disclosure import show_source
 from hf_utils.errors import UserError
 from hf_utils.files import RESULTS_FILE, file_stem, read_predictions
 
 REFERENCE_ARM = "clean"
 CELL_FILE = "study_cell.yaml"  # written by a study before a run starts
+
+_ARM_PARTS = " + "
 
 # Predictions are written with every digit; a larger gap means that the two files are not of one run.
 _TOLERANCE = 1e-6
@@ -79,7 +83,15 @@ def read_runs(folders: Iterable[str | Path], set_name: str = "test") -> tuple[li
             runs.append(_read_run(folder, set_name))
         except UserError as error:
             left_out.append(LeftOut(str(folder), str(error)))
-    return runs, left_out
+    return _shorten_arms(runs), left_out
+
+
+def _shorten_arms(runs: Sequence[Run]) -> list[Run]:
+    """Reduce absolute paths in the names of arms to their last part, unless two arms would get one name."""
+    short = {run.arm: _ARM_PARTS.join(map(show_source, run.arm.split(_ARM_PARTS))) for run in runs}
+    counts = Counter(short.values())
+    names = {arm: name if counts[name] == 1 else arm for arm, name in short.items()}
+    return [dataclasses.replace(run, arm=names[run.arm]) for run in runs]
 
 
 def _find_run_folders(folders: Iterable[str | Path]) -> list[Path]:
@@ -164,8 +176,8 @@ def _name_cell(config: dict[str, Any]) -> tuple[str, str]:
     model = Path(str(config.get("model_name_or_path", "unnamed"))).name
     mix = [item for item in config.get("train_datasets") or ["real"]]
     if config.get("augmentation"):
-        mix.append(f"augmented by {config['augmentation']}")
-    arm = REFERENCE_ARM if mix in (["real"], [config.get("dataset_name")]) else " + ".join(map(str, mix))
+        mix.append(f"augmented by {show_source(config['augmentation'])}")
+    arm = REFERENCE_ARM if mix in (["real"], [config.get("dataset_name")]) else _ARM_PARTS.join(map(str, mix))
     return model, arm
 
 

@@ -91,7 +91,9 @@ def _score(metric: str, labels: np.ndarray, replicate: Replicate, weights: np.nd
 
 def _summarise(resampled: np.ndarray) -> Score:
     """Return the Score of (S, 1 + B) scores."""
-    deviation = float(np.std(resampled[:, 0], ddof=1)) if len(resampled) > 1 else None
+    own = resampled[:, 0]
+    # Of the differences from the first: of equal scores it is 0, where rounding of their mean would leave 1e-17.
+    deviation = float(np.std(own - own[0], ddof=1)) if len(own) > 1 else None
     return Score(float(resampled[:, 0].mean()), deviation, *percentile_interval(resampled[:, 1:].mean(axis=0)))
 
 

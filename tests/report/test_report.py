@@ -308,6 +308,28 @@ def test_runs_without_a_name_are_named_by_what_they_trained_on(tmp_path):
     assert sorted(table.cells) == [("ast-x", "clean"), ("ast-x", "real + data/n")]
 
 
+def test_paths_of_this_machine_are_shortened_where_names_stay_distinct(tmp_path):
+    model = {"run_name": None, "model_name_or_path": "MIT/ast-x"}
+    for name, mix in (("a", ["real"]), ("b", ["real", "/home/me/noisy:0.5"]), ("c", ["real", "/mnt/one/synth"])):
+        write_run(tmp_path / "runs" / name, **model, train_datasets=mix)
+    page = read_page(tmp_path / "runs", tmp_path / "report")
+    assert "real + noisy:0.5" in page.words and "train_datasets: real, noisy:0.5 instead of real" in page.words
+    for file in ("report.html", "report.md", "results.csv"):
+        assert "/home" not in (tmp_path / "report" / file).read_text()
+    write_run(tmp_path / "runs" / "d", **model, train_datasets=["real", "/mnt/two/synth"])
+    [table], _ = load_tables(tmp_path / "runs")
+    assert {arm for _, arm in table.cells} >= {"real + /mnt/one/synth", "real + /mnt/two/synth", "real + noisy:0.5"}
+
+
+def test_equal_runs_have_no_deviation(tmp_path):
+    labels = np.arange(60) % 3
+    probabilities = 0.7 * np.eye(3)[np.where(np.arange(60) < 41, labels, (labels + 1) % 3)] + 0.1
+    for seed in (1, 2, 3):
+        write_run(tmp_path / str(seed), seed=seed, labels=labels, probabilities=probabilities)
+    [table], _ = load_tables(tmp_path)
+    assert {score.deviation for score in score_table(table, "clean", num_resamples=50).scores.values()} == {0.0}
+
+
 def test_confusions_and_missed_tracks_by_hand(tmp_path):
     labels = np.array([0, 0, 1, 2])
     for seed, chosen in ((1, [1, 0, 1, 0]), (2, [1, 0, 0, 2])):
