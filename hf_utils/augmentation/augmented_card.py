@@ -18,8 +18,9 @@ _COLUMNS = ["label", "origin", "transforms", "snr_db", "measured_snr_db", "gain"
 _COLUMN_TEXT = (
     "`parent_id` is the real track that a copy was made from, `transforms` what was really applied to it, with the "
     "parameters drawn, as JSON. `snr_db` and `measured_snr_db` are the noise asked for and found, by the mean power "
-    "over the whole clip. Where a peak exceeded full scale, the whole clip was scaled by `gain`; `clipped_share` is "
-    "the share of samples that clipping would have cut instead. Every clip has the length of its original."
+    "over the whole clip. Where a peak exceeded full scale, the whole clip was scaled by `gain`: divide by it to get "
+    "the level back, as run_classification.py does. `clipped_share` is the share of samples that clipping would have "
+    "cut instead. Every clip has the length of its original."
 )
 _SEED_TEXT = (
     "The result for a clip depends on the seed, its `track_id`, the number of the copy and the transforms alone; the "

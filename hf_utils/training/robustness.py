@@ -27,7 +27,14 @@ from hf_utils.augmentation.corruptions import Corruption, read_corruptions
 from hf_utils.augmentation.pipeline import read_augmentation
 from hf_utils.cards.markup import code_block, render_template
 from hf_utils.cards.model_card import RobustnessText, protocol_text, robustness_part
-from hf_utils.data.waveforms import BUILDING_PREFIX, decode_clips, estimate_bytes, find_cache, select_files
+from hf_utils.data.waveforms import (
+    BUILDING_PREFIX,
+    decode_clips,
+    estimate_bytes,
+    find_cache,
+    read_sampling_rates,
+    select_files,
+)
 from hf_utils.data.windows import EvaluationWindows, WindowLengths
 from hf_utils.disclosure import SHORTENED_NOTE, show_command, show_source
 from hf_utils.errors import UserError
@@ -79,6 +86,19 @@ def check_transforms(data_args: DataArguments, training_args: ClassificationTrai
     return read_corruptions(last.corruptions, last.noise_folder) if last.corruptions is not None else []
 
 
+def try_corruptions(corruptions: Sequence[Corruption], clips: datasets.Dataset) -> None:
+    """Try every corruption at the sampling rates of the test tracks, before anything long is started.
+
+    Raises:
+        UserError: one cannot work there.
+    """
+    if corruptions:
+        test = clips.select([row for row, split in enumerate(clips["split"]) if split == "test"])
+        for rate in sorted(read_sampling_rates(test)):
+            for corruption in corruptions:
+                corruption.try_out(rate)
+
+
 def evaluate_corruptions(
     trainer: GenreTrainer,
     clips: datasets.Dataset,
@@ -102,7 +122,7 @@ def evaluate_corruptions(
     measured = []
     with _cache_folder(trainer, args, num_bytes) as (folder, temporary), _no_bars_of_datasets():
         bar = tqdm(corruptions, desc="Corruptions", disable=None if trainer.is_world_process_zero() else True)
-        for corruption in bar:
+        for number, corruption in enumerate(bar, start=1):
             bar.set_postfix_str(corruption.name)
             with trainer.args.main_process_first(desc="corrupting"):
                 tracks = decode_clips(
@@ -110,6 +130,12 @@ def evaluate_corruptions(
                 )
             windows = EvaluationWindows(tracks, lengths.window_samples, lengths.hop_samples)
             measured.append(CorruptedSet(corruption, trainer.evaluate_set(windows, corruption.name)))
+            if unchanged := sum(map(bool, tracks["remarks"][:])):
+                logger.warning("%s leaves %d of %d tracks as they are.", corruption.name, unchanged, len(tracks))
+            if bar.disable:  # as in a log file
+                accuracy = measured[-1].evaluated.scores["track"]["accuracy"]
+                text = "Corruption %d of %d, %s: accuracy %.3f"
+                logger.info(text, number, len(corruptions), corruption.name, accuracy)
             if temporary:
                 _empty(trainer, folder)
     if bars is not None:

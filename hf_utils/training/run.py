@@ -54,7 +54,13 @@ from hf_utils.training.past_runs import adopt_data_options, expand_stages
 from hf_utils.training.prediction import predict
 from hf_utils.training.provenance import find_earlier_trainings, find_licenses
 from hf_utils.training.resume import KeepOptions, check_checkpoints, check_options, describe_options, find_checkpoint
-from hf_utils.training.robustness import CorruptedSet, RobustnessReport, check_transforms, evaluate_corruptions
+from hf_utils.training.robustness import (
+    CorruptedSet,
+    RobustnessReport,
+    check_transforms,
+    evaluate_corruptions,
+    try_corruptions,
+)
 from hf_utils.training.selection import describe_training
 from hf_utils.training.trainer import GenreTrainer, balanced_class_weights, write_tensorboard_summary
 
@@ -114,6 +120,7 @@ def run_stage(arguments: RunArguments, plan: RunPlan) -> None:
         check_checkpoints(arguments)
     # 2. to 4.
     experiment = prepare_experiment(arguments)
+    try_corruptions(plan.corruptions, experiment.clips)
     trainer, seconds = experiment.trainer, {"data": experiment.seconds}
     # 5.
     started, training = time.time(), None
@@ -223,6 +230,8 @@ def prepare_experiment(arguments: RunArguments) -> Experiment:
     # 3. Load the model.
     classifier = load_model(arguments, genre_names(clips))
     model, feature_extractor, lengths = classifier.model, classifier.feature_extractor, classifier.lengths
+    if augmentation is not None:
+        augmentation.try_out(lengths.sample_rate)
     feature_stats = arguments.model.feature_stats
     fit_stats = wants_training_stats(feature_extractor, feature_stats, do_train=training_args.do_train)
 

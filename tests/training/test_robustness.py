@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import tiny_models
 import yaml
+from tones import write_tone
 
 import augment_dataset
 import run_classification
@@ -23,7 +25,7 @@ from hf_utils.report.command import write_report
 from hf_utils.report.run_folders import read_runs
 from hf_utils.results.metrics import GenreMetrics
 from hf_utils.results.run_results import EvaluatedSet
-from hf_utils.training.robustness import OVERALL, CorruptedSet, RobustnessReport
+from hf_utils.training.robustness import OVERALL, CorruptedSet, RobustnessReport, try_corruptions
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ["--window_seconds", "0.5", "--dataloader_num_workers", "0", "--num_proc", "1", "--use_cpu"]
@@ -40,7 +42,7 @@ GENRES = ["blues", "rock"]
 @pytest.fixture(scope="module")
 def music(tmp_path_factory) -> Path:
     """Three genres of ten tones each, enough for a stratified split."""
-    from tones import GENRE_TONES_HZ, write_tone
+    from tones import GENRE_TONES_HZ
 
     folder = tmp_path_factory.mktemp("music") / "genres"
     for index, (genre, hz) in enumerate(GENRE_TONES_HZ.items()):
@@ -203,6 +205,29 @@ def test_nothing_is_kept_that_shall_not_be_or_has_no_room(run, corruptions_file,
     assert evaluate(run, tmp_path / "b", corruptions_file, cache) == expected
     assert sorted(path.name for path in cache.iterdir()) == clean
     assert "are not kept" in caplog.text
+    lines = [message for message in caplog.messages if message.startswith("Corruption ")]
+    assert len(lines) == 2 * len(expected)  # what a log file shows meanwhile
+    for line, row in zip(lines, expected + expected, strict=True):
+        assert f"{row['kind']}_{row['severity']}" in line and f"{row['accuracy']:.3f}" in line
+
+
+def with_splits(clips, splits):
+    return clips.remove_columns("split").add_column("split", splits)
+
+
+def test_corruptions_are_tried_at_the_rates_of_the_test_tracks_first(tmp_path):
+    hz, width = "min_center_freq: 7000, max_center_freq: 7000", "max_bandwidth_fraction: 0.5"
+    transform = f"BandPassFilter: {{{hz}, {width}, p: 1.0}}"
+    (tmp_path / "c.yaml").write_text(f"kinds: {{band: {{high: [{transform}]}}}}")
+    for number in range(4):
+        write_tone(tmp_path / "genres" / "rock" / f"{number}.wav", 440, 1, seed=number)
+    path = tmp_path / "genres" / "rock" / "3.wav"
+    soundfile.write(path, soundfile.read(path)[0], 8000)
+    clips = load_clips(str(tmp_path / "genres"))
+    corruptions = read_corruptions(tmp_path / "c.yaml")
+    try_corruptions(corruptions, with_splits(clips, ["test", "test", "test", "train"]))
+    with pytest.raises(UserError, match="BandPassFilter cannot work at 8000 Hz"):
+        try_corruptions(corruptions, with_splits(clips, ["train", "train", "train", "test"]))
 
 
 def test_two_processes_find_the_same(run, corruptions_file, tmp_path):
