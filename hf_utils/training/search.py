@@ -12,6 +12,7 @@ of its trials, and pictures. (Optuna's word for a search is study, which is anot
 """
 
 import contextlib
+import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -35,7 +36,7 @@ from hf_utils.errors import UserError
 from hf_utils.files import write_atomically, write_csv
 from hf_utils.results.plots import encode_png
 from hf_utils.seeding import derive_seed
-from hf_utils.training.search_trial import run_trial
+from hf_utils.training.search_trial import NoRepeats, run_trial
 
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 _HEARTBEAT_SECONDS = 60
@@ -197,7 +198,12 @@ def _run_trials(
         return outcome.score
 
     enough = optuna.study.MaxTrialsCallback(num_trials, states=_FINISHED)
-    search.optimize(objective, callbacks=[enough, lambda search, trial: write_trials(search, output_dir)])
+    once, messages_of_runs = NoRepeats(), logging.getLogger("hf_utils.training.run")
+    messages_of_runs.addFilter(once)
+    try:
+        search.optimize(objective, callbacks=[enough, lambda search, trial: write_trials(search, output_dir)])
+    finally:
+        messages_of_runs.removeFilter(once)
 
 
 # With any of these, trials would be scored on other tracks or in other ways, or would not be trials.

@@ -49,7 +49,10 @@ class Outcome:
     def log(self, trial: int | str, chosen: Mapping[str, Any]) -> None:
         """Tell the user."""
         end = f"{self.score:.4f} on validation" if self.pruned_because is None else f"pruned, {self.pruned_because}"
-        logger.info("Trial %s: %s  %s", trial, end, dict(chosen))
+        shown = (
+            f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in chosen.items()
+        )
+        logger.info("Trial %s: %s  (%s)", trial, end, ", ".join(shown))
 
 
 class ReportTrial(TrainerCallback):
@@ -65,6 +68,20 @@ class ReportTrial(TrainerCallback):
         self.is_pruned = self._report(list(self.scores))
         if self.is_pruned:
             control.should_training_stop = True
+
+
+class NoRepeats(logging.Filter):
+    """Lets a message pass once: every trial has the same split, and would print its table."""
+
+    def __init__(self):
+        super().__init__()
+        self._seen: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        is_new = message not in self._seen
+        self._seen.add(message)
+        return is_new
 
 
 def run_trial(options: Mapping[str, Any], folder: Path, report: Report) -> Outcome:

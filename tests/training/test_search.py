@@ -114,6 +114,7 @@ def test_choices_that_contradict_each_other_are_passed_over(start, tmp_path, cap
     assert len(rows) == 4
     states = {row["head_hidden_size"]: row["state"] for row in rows}
     assert states == {"512": "complete", "64": "pruned"}
+    assert caplog.text.count("Split protocol") == 1, "the table of the split is printed for every trial"
     assert "only head: mlp uses it" in caplog.text
 
 
@@ -290,6 +291,12 @@ def test_a_score_that_is_no_number_is_no_score(maximise):
     for scores in ([], [math.nan]):
         outcome = judge(report_trial(scores)[0], maximise=maximise)
         assert outcome == Outcome(pruned_because="no evaluation gave it a score")
+
+
+def test_the_line_of_a_trial_has_few_digits(caplog):
+    with caplog.at_level(logging.INFO, logger="hf_utils"):
+        Outcome(score=1 / 3).log(7, {"learning_rate": 0.0002901999646797988, "num_mel_bins": 64, "freeze": "none"})
+    assert caplog.messages == ["Trial 7: 0.3333 on validation  (learning_rate 0.00029, num_mel_bins 64, freeze none)"]
 
 
 def test_the_space_names_every_mistake(tmp_path):
