@@ -44,8 +44,12 @@ def open_dataset(args: GenerationArguments, recipe: Recipe, device: torch.device
     """Return the shards of the output folder, new or begun.
 
     Raises:
-        UserError: it was begun with other options, or holds scores by other models.
+        UserError: it was begun with other options or scored by other models, or `--report` names no audio model.
     """
+    if args.report is not None:
+        from hf_utils.generation.quality_report import check_embedder  # takes seconds, and most runs compare nothing
+
+        check_embedder(args.report)
     config = folder_config(recipe, args, device)
     shards = open_shards(args.output_dir, config, {"train": recipe.num_batches}, ENVIRONMENT)
     check_scores(shards, name_scorers(args), overwrite=args.overwrite_scores)

@@ -34,6 +34,11 @@ _LICENSES = {
     "AceStepPipeline": "mit",
     "LongCatAudioDiTPipeline": "mit",
 }
+# Of those that the Hub has no word for.
+_LICENSE_NAMES = {
+    "StableAudioPipeline": "Stability AI Community License",
+    "StableAudio3Pipeline": "Stability AI Community License",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +69,11 @@ class GeneratorCheckpoint:
     def license(self) -> str:
         """The licence of the published weights of this kind, as the Hub spells it; "other" if unknown."""
         return _LICENSES.get(self.kind, "other")
+
+    @property
+    def license_name(self) -> str:
+        """The licence in words, for a reader."""
+        return _LICENSE_NAMES.get(self.kind, self.license)
 
     @property
     def slug(self) -> str:

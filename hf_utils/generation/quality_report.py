@@ -13,7 +13,7 @@ import datasets
 import numpy as np
 import torch
 from tqdm.auto import tqdm
-from transformers import AutoModel
+from transformers import FEATURE_EXTRACTOR_MAPPING, AutoModel
 
 from hf_utils import audio
 from hf_utils.cards.markup import table
@@ -176,6 +176,15 @@ def squared_distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Return (N, M) squared Euclidean distances."""
     squares = np.square(first).sum(axis=1)[:, None] + np.square(second).sum(axis=1) - 2 * first @ second.T
     return np.maximum(squares, 0)
+
+
+def check_embedder(name: str) -> None:
+    """Raise UserError if `make_embedder` could not load this checkpoint, as far as it shows before loading."""
+    checkpoint = Checkpoint(name)
+    config = checkpoint.load_config()
+    checkpoint.check_files()
+    if type(getattr(config, "encoder_config", config)) not in FEATURE_EXTRACTOR_MAPPING:
+        raise UserError(f"report: {name} is no audio model ({config.model_type})")
 
 
 def make_embedder(name: str, device: torch.device) -> Embedder:

@@ -7,6 +7,7 @@ from typing import Any
 
 from hf_utils.cards.dataset_card import DatasetDescription, dataset_card, use_for_training
 from hf_utils.disclosure import show_source
+from hf_utils.generation.generators import GeneratorCheckpoint
 from hf_utils.generation.plan import Recipe
 
 _PROMPTS_SHOWN = 3
@@ -43,7 +44,7 @@ def describe_dataset(
     reasons = Counter(reason for row in rows for reason in json.loads(row["rejected"] or "[]"))
     sections = [
         ("No vocals", _NO_VOCALS),
-        ("Licence", _license_text(model, checkpoint.license)),
+        ("Licence", _license_text(model, checkpoint)),
         ("Prompts", "Each clip's prompt is in the column `prompt`. Examples:\n\n" + _list_prompts(recipe, rows)),
         ("Rejected clips", _rejection_text(len(rows), reasons)),
         ("How a clip can be made again", _AGAIN),
@@ -84,14 +85,18 @@ def _list_prompts(recipe: Recipe, rows: Sequence[Mapping]) -> str:
     return "\n\n".join(shown)
 
 
-def _license_text(model: str, licence: str) -> str:
+def _license_text(model: str, checkpoint: GeneratorCheckpoint) -> str:
+    licence = checkpoint.license
     if licence in _NON_COMMERCIAL:
         return (
             f"The weights of {model} are taken to be under the licence of the published checkpoints of this kind, "
             f"{licence.upper()}: this dataset, and models that are trained on it, are not for commercial use, and "
             "must say so."
         )
-    return f"Licence of the generator {model}: {licence}. Read its model card before you publish anything made by it."
+    return (
+        f"Licence of the published checkpoints of this kind: {checkpoint.license_name}. Read the model card of "
+        f"{model} before you publish anything made by it."
+    )
 
 
 def _rejection_text(num_clips: int, reasons: Counter) -> str:

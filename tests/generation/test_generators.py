@@ -257,6 +257,7 @@ def test_a_pipeline_of_diffusers_generates(diffusion_folder):
 def test_diffusion_defaults_are_the_pipelines_and_foreign_options_are_refused(diffusion_folder):
     checkpoint = identify_checkpoint(diffusion_folder, None)
     assert checkpoint.kind == "StableAudioPipeline" and checkpoint.license == "other"
+    assert checkpoint.license_name == "Stability AI Community License"
     sampling = plan_sampling(checkpoint, clip_seconds=1.0)
     assert (sampling.guidance_scale, sampling.inference_steps, sampling.top_k) == (7.0, 100, None)
     for option, message in (

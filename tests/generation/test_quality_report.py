@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_clap import save_clap
-from tiny_models import save_ast, save_hubert
+from tiny_models import load, save_ast, save_hubert
 from transformers import HubertForSequenceClassification
 
 from hf_utils import audio
@@ -15,6 +15,7 @@ from hf_utils.data.clips import load_clips
 from hf_utils.data.waveforms import decode_clips
 from hf_utils.errors import UserError
 from hf_utils.generation.quality_report import (
+    check_embedder,
     compare_genre,
     describe_sound,
     kernel_distance,
@@ -95,9 +96,21 @@ def save_bare_hubert(folder):
     return folder
 
 
-@pytest.mark.parametrize(("save", "size"), [(save_clap, 16), (save_ast, 16), (save_hubert, 8), (save_bare_hubert, 16)])
+def save_with_mlp(folder):
+    """As a run with --head mlp saves it."""
+    model, extractor = load(save_hubert(folder / "base"), head="mlp", head_hidden_size=12)
+    model.save_pretrained(folder)
+    extractor.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("save", "size"),
+    [(save_clap, 16), (save_ast, 16), (save_hubert, 8), (save_bare_hubert, 16), (save_with_mlp, 12)],
+)
 def test_any_audio_checkpoint_embeds_clips(save, size, tmp_path):
-    embed = make_embedder(str(save(tmp_path / "model")), CPU)
+    check_embedder(str(save(tmp_path / "model")))
+    embed = make_embedder(str(tmp_path / "model"), CPU)
     clips = [np.random.default_rng(seed).normal(0, 0.1, 2 * RATE).astype(np.float32) for seed in (0, 1)]
     vectors = [embed(clip, RATE) for clip in (*clips, clips[0])]
     assert vectors[0].shape == (size,) and np.isfinite(vectors[0]).all()

@@ -12,11 +12,13 @@ from collections import Counter
 from pathlib import Path
 
 import datasets
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 from accelerate import PartialState
+from damaged_files import POINTER
 from tiny_clap import save_clap
-from tiny_models import save_ast
+from tiny_models import save_ast, save_resnet
 from tiny_musicgen import save_tiny_musicgen, save_tiny_stable_audio
 
 import generate_music
@@ -196,6 +198,43 @@ def test_a_continuation_names_its_parent_in_the_training_split(checkpoint, genre
     assert "Continuations" in (tmp_path / "synthetic" / "README.md").read_text()
 
 
+def replace_in_place(path: Path, content: bytes) -> None:
+    """Other content under the same name, of the same length and, as after a copy that keeps times, the same time."""
+    stat = path.stat()
+    assert len(content) == stat.st_size and content != path.read_bytes()
+    path.write_bytes(content)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def test_what_the_clips_were_made_from_is_known_by_its_content(checkpoint, genre_folder, tmp_path):
+    """A folder does not go on with other prompts, real clips or weights under the names that it was begun with."""
+    prompts, weights = tmp_path / "prompts.txt", Path(shutil.copytree(checkpoint, tmp_path / "tiny"))
+    prompts.write_text("blues: slow blues\nrock: hard rock\n")
+    options = ["--genres", "blues", "rock", "--split_protocol", "stratified", "--continue_from", str(genre_folder)]
+    options += ["--prompt_seconds", "0.5", "--waveform_cache_dir", str(tmp_path / "cache")]
+    options += ["--prompts", str(prompts), "--num_shards", "2", "--shard_index", "0"]
+    assert generate(tmp_path / "d", str(weights), *options) == 0
+    before = read_files(tmp_path / "d")
+
+    shard = next((tmp_path / "d" / "data").iterdir())
+    parent = pq.read_table(shard, columns=["parent_id"])["parent_id"][0].as_py()
+    (sound,) = genre_folder.rglob(f"{Path(parent).name}.wav")
+    content = sound.read_bytes()
+    model = weights / "model.safetensors"
+    for path, other, word in (
+        (prompts, prompts.read_bytes().replace(b"slow", b"fast"), "prompts: "),
+        (sound, content[:100] + bytes(reversed(content[100:])), "parents: "),
+        (model, model.read_bytes()[:-1] + b"\x01", "model_revision: "),
+    ):
+        own = path.read_bytes()
+        replace_in_place(path, other)
+        with pytest.raises(UserError, match=f"another configuration.*\n.*{word}"):
+            generate(tmp_path / "d", str(weights), *options)
+        assert read_files(tmp_path / "d") == before
+        replace_in_place(path, own)
+    assert generate(tmp_path / "d", str(weights), *options) == 0
+
+
 def test_clips_outside_the_training_split_are_refused(genre_folder, tmp_path):
     clips = decode_clips(load_clips(str(genre_folder)), 16000, cache_dir=tmp_path)
     clips = assign_splits(clips, "stratified", seed=0)
@@ -248,6 +287,20 @@ def test_processes_that_do_not_know_of_each_other_are_stopped(checkpoint, tmp_pa
 )
 def test_contradictions_stop_before_anything_is_loaded(options, message, checkpoint, tmp_path):
     with pytest.raises(UserError, match=message):
+        generate(tmp_path / "d", checkpoint, *options)
+    assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.parametrize("mistake", ["missing", "pointer", "image"])
+def test_a_mistake_about_the_report_stops_before_anything_is_generated(mistake, checkpoint, genre_folder, tmp_path):
+    folder = tmp_path / "model"
+    if mistake == "image":
+        save_resnet(folder)
+    elif mistake == "pointer":
+        save_ast(folder)
+        (folder / "model.safetensors").write_text(POINTER)
+    options = ["--report", str(folder), "--dataset_name", str(genre_folder), "--split_protocol", "stratified"]
+    with pytest.raises(UserError, match=str(folder)):
         generate(tmp_path / "d", checkpoint, *options)
     assert not (tmp_path / "d").exists()
 
