@@ -103,6 +103,11 @@ class TrainingWindows(torch.utils.data.Dataset):
         starts = [window_starts(clip["num_samples"], length, length) for clip in self.clips]
         return [(clip, start) for clip, of_clip in enumerate(starts) for start in of_clip]
 
+    @property
+    def epoch(self) -> int:
+        """The epoch whose windows are drawn."""
+        return int(self._shared_epoch[0])
+
     def set_epoch(self, epoch: int) -> None:
         """Called by the Trainer's data loader before each epoch, in the main process; workers hear of it, too."""
         self._shared_epoch[0] = int(epoch)
@@ -113,7 +118,7 @@ class TrainingWindows(torch.utils.data.Dataset):
     def draw(self, index: int) -> tuple[int, int]:
         """Return the seed and the first sample of the window of clip `index` in this epoch."""
         clip = self.clips[index]
-        seed = derive_seed(self._seed, int(self._shared_epoch[0]), clip["track_id"])
+        seed = derive_seed(self._seed, self.epoch, clip["track_id"])
         number = derive_seed(seed, "start")
         if self._grid:
             starts = window_starts(clip["num_samples"], self.window_samples, self.window_samples)

@@ -126,7 +126,7 @@ notes, draw = open(sys.argv.pop(1) + "-" + os.environ.get("RANK", "0"), "w"), Tr
 
 def draw_and_note(self, index):
     seed, start = draw(self, index)
-    print(self._epoch, self._clips[index]["track_id"], start, file=notes, flush=True)
+    print(self.epoch, self.clips[index]["track_id"], start, file=notes, flush=True)
     return seed, start
 
 
