@@ -280,12 +280,13 @@ def bare_rate(trainer: GenreTrainer, batch: dict, seconds: float) -> float:
         return steps * len(next(iter(batch.values()))) / seconds_of_steps(steps)
 
 
-def count_convolution_backward(output, inputs, weight, bias, stride, padding, dilation, transposed, *rest, **kwargs):
+def count_convolution_backward(output, inputs, weight, *rest, **kwargs):
     """Return the operations of the gradients of a convolution, from shapes: as many for each as the convolution took.
 
     PyTorch's own counts those of a depthwise convolution's weights once for every channel.
     """
-    *_, wanted = rest  # gradients: of the input, of the weight, of the bias
+    # `wanted` are the gradients of the input, the weight and the bias.
+    _bias, _stride, _padding, _dilation, transposed, *_, wanted = rest
     return sum(wanted[:2]) * conv_flop_count(inputs, weight, output, transposed=transposed)
 
 
