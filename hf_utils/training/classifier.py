@@ -19,19 +19,18 @@ class Classifier:
     lengths: WindowLengths
 
 
+def check_checkpoint(arguments: RunArguments) -> None:
+    """Raise UserError if the checkpoint cannot be used, as far as it shows without its weights being loaded."""
+    checkpoint = _find_checkpoint(arguments)
+    checkpoint.load_config()
+    checkpoint.check_files()
+
+
 def load_model(arguments: RunArguments, genres: list[str] | None) -> Classifier:
     """Return the classifier that the options name; `genres` None keeps the checkpoint's own."""
     model_args, data_args = arguments.model, arguments.data
-    checkpoint = Checkpoint(
-        model_args.model_name_or_path,
-        revision=model_args.model_revision,
-        trust_remote_code=model_args.trust_remote_code,
-        allow_pickle=model_args.allow_pickle,
-        token=arguments.training.hub_token,
-        cache_dir=model_args.cache_dir,
-    )
     model, feature_extractor = load_classifier(
-        checkpoint,
+        _find_checkpoint(arguments),
         genres,
         window_seconds=data_args.window_seconds,
         head=HeadOptions(model_args.head, model_args.head_hidden_size, model_args.head_dropout),
@@ -41,3 +40,15 @@ def load_model(arguments: RunArguments, genres: list[str] | None) -> Classifier:
     window_samples = window_samples_for(model.config, feature_extractor, data_args.window_seconds)
     hop_samples = hop_samples_for(window_samples, data_args.eval_hop_seconds, sample_rate)
     return Classifier(model, feature_extractor, WindowLengths(sample_rate, window_samples, hop_samples))
+
+
+def _find_checkpoint(arguments: RunArguments) -> Checkpoint:
+    model_args = arguments.model
+    return Checkpoint(
+        model_args.model_name_or_path,
+        revision=model_args.model_revision,
+        trust_remote_code=model_args.trust_remote_code,
+        allow_pickle=model_args.allow_pickle,
+        token=arguments.training.hub_token,
+        cache_dir=model_args.cache_dir,
+    )

@@ -48,7 +48,7 @@ from hf_utils.results.run_results import (
     write_confusions,
     write_results,
 )
-from hf_utils.training.classifier import Classifier, load_model
+from hf_utils.training.classifier import Classifier, check_checkpoint, load_model
 from hf_utils.training.linear_probe import choose_trainer
 from hf_utils.training.past_runs import adopt_data_options, expand_stages
 from hf_utils.training.prediction import predict
@@ -217,6 +217,7 @@ def prepare_experiment(arguments: RunArguments) -> Experiment:
     data_args, training_args = arguments.data, arguments.training
     started = time.time()
     check_sources(data_args)
+    check_checkpoint(arguments)
     set_seed(training_args.seed)
     augmentation = None
     if training_args.do_train and data_args.augmentation:

@@ -13,6 +13,7 @@ import safetensors.torch
 import tiny_models
 import torch
 import yaml
+from damaged_files import DAMAGES
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
@@ -293,6 +294,21 @@ def test_an_earlier_run_is_noticed_before_the_data_is_read(checkpoints, tmp_path
     with pytest.raises(UserError, match="Continue it by --resume_from_checkpoint auto"):
         run_classification.main([*arguments, "--output_dir", str(tmp_path), *TINY])
     assert (tmp_path / "checkpoint-2").is_dir()
+
+
+@pytest.mark.parametrize("damage", ["pointer", "half", "no description"])
+def test_a_checkpoint_that_cannot_be_used_is_noticed_before_the_data_is_read(
+    damage, music, checkpoints, tmp_path, monkeypatch
+):
+    folder = shutil.copytree(checkpoints["hubert"], tmp_path / "model")
+    if damage == "no description":
+        (folder / "config.json").write_text("{}")
+    else:
+        DAMAGES[damage][0](folder / "model.safetensors")
+    monkeypatch.setattr("hf_utils.training.run.load_split_clips", lambda *_: pytest.fail("the data was read"))
+    arguments = ["--model_name_or_path", str(folder), "--dataset_name", str(music)]
+    with pytest.raises(UserError, match=str(folder)):
+        run_classification.main([*arguments, "--output_dir", str(tmp_path / "run"), *TINY])
 
 
 def test_a_folder_that_cannot_be_written_is_refused(music, checkpoints, tmp_path):
