@@ -167,6 +167,7 @@ def test_two_processes_train_and_evaluate_as_one(checkpoints, music, tmp_path):
     # Of the two processes' own model: what they found, and what one process finds.
     run_classification.main(
         ["--model_name_or_path", str(tmp_path / "two"), "--do_eval", "--output_dir", str(tmp_path / "again"), *TINY]
+        + ["--precision", "fp32"]
     )
     for split in ("validation", "test"):
         rows = read_rows(tmp_path / "two" / f"predictions_{split}.csv")
