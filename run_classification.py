@@ -29,7 +29,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     arguments = RunArguments(model_args, data_args, training_args, given)
     is_main_process = training_args.process_index == 0
-    setup_logging(is_main_process)
+    has_clips = search_args.search is not None or training_args.do_train or training_args.do_eval
+    setup_logging(is_main_process, with_datasets=has_clips)
     expect_processes(training_args.world_size)
     # What follows is imported here because the Trainer and Optuna take seconds to import, and help and mistakes in
     # options need neither.
@@ -38,7 +39,10 @@ def main(argv: list[str] | None = None) -> int:
 
         print(f"The best options: {run_search(arguments, search_args)}")
         return 0
-    from hf_utils.training.run import run
+    if has_clips:
+        from hf_utils.training.run import run
+    else:
+        from hf_utils.training.prediction import run_prediction as run
 
     with claim_folder(training_args.output_dir, is_main_process=is_main_process):
         return run(arguments)

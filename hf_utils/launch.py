@@ -17,10 +17,12 @@ _LOCK_FILE = ".lock"
 logger = logging.getLogger(__name__)
 
 
-def setup_logging(is_main_process: bool) -> None:
-    """Our messages from the main process on standard error, and from libraries only warnings."""
+def setup_logging(is_main_process: bool, *, with_datasets: bool = True) -> None:
+    """Our messages from the main process on standard error, and from libraries only warnings.
+
+    A job that does without `datasets` need not wait until it is imported.
+    """
     # Here, because every script imports this module before its options are read, and these imports take seconds.
-    import datasets
     import huggingface_hub
     import transformers
     from transformers.utils.logging import disable_progress_bar
@@ -34,13 +36,18 @@ def setup_logging(is_main_process: bool) -> None:
     for name in ("modeling_utils", "trainer_utils", "distributed.tensor_parallel"):
         logging.getLogger(f"transformers.{name}").setLevel(logging.ERROR)
     # Messages of libraries come once, in our format, and not through their handlers as well.
-    for library in (datasets, huggingface_hub, transformers):
+    libraries = [huggingface_hub, transformers]
+    if with_datasets:
+        import datasets
+
+        libraries.append(datasets)
+    for library in libraries:
         messages = logging.getLogger(library.__name__)
         messages.handlers.clear()
         messages.propagate = True
     # A bar for each file of weights that is read or written.
     disable_progress_bar()
-    if not sys.stderr.isatty():
+    if with_datasets and not sys.stderr.isatty():
         datasets.disable_progress_bars()
 
 

@@ -9,7 +9,8 @@ from hf_utils.data.clips import genre_names, load_clips
 from hf_utils.data.waveforms import decode_clips
 from hf_utils.data.windows import EvaluationWindows, TrainingWindows
 from hf_utils.models.families import window_samples_for
-from hf_utils.models.features import WindowCollator, fit_feature_stats, wants_training_stats
+from hf_utils.models.feature_stats import fit_feature_stats, wants_training_stats
+from hf_utils.models.features import WindowCollator
 from hf_utils.models.freezing import freeze
 from hf_utils.models.kept_features import keep_features, start_step
 from hf_utils.training.trainer import GenreTrainer

@@ -14,7 +14,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from hf_utils.audio import READABLE_SUFFIXES, inspect
-from hf_utils.data.audio_folders import list_files
+from hf_utils.data.audio_lists import list_files
 from hf_utils.errors import UserError
 from hf_utils.files import hash_content
 from hf_utils.sound_check import AudioError, Demands

@@ -12,13 +12,14 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
 import pyarrow.parquet
 
-from hf_utils.audio import AUDIO_SUFFIXES, READABLE_SUFFIXES
+from hf_utils.audio import READABLE_SUFFIXES
+from hf_utils.data.audio_lists import is_hidden, list_files
 from hf_utils.data.columns import AUDIO_NAMES, LABEL_NAMES, find_by_name, is_flat, join_facts, read_texts
 from hf_utils.data.genre_spellings import spelling_key
 from hf_utils.data.split_names import is_fold, read_split, warn_of_folds
@@ -26,7 +27,6 @@ from hf_utils.data.text_tables import read_csv, read_json_lines, resolve_paths, 
 from hf_utils.errors import UserError
 
 logger = logging.getLogger(__name__)
-_LEFTOVERS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "Thumbs.db", "desktop.ini"}
 
 # A folder whose name has only such words is around genres, and is none; of the first few this is sure.
 _SURELY_AROUND = {"data", "dataset", "datasets", "genre", "genres", "gtzan"}
@@ -42,36 +42,6 @@ _MAX_LISTED = 5
 
 # Names of the folders below the dataset that an audio file lies in, from the outermost.
 _Folders = tuple[str, ...]
-
-
-def list_files(folder: Path, suffixes: Set[str] = AUDIO_SUFFIXES) -> tuple[list[Path], Counter]:
-    """Return the files below `folder` with one of `suffixes`, sorted, and counts of the others by suffix.
-
-    Hidden files and folders are passed over, and what archives of other systems leave behind (`__MACOSX`). Links to
-    folders are followed, but for those that lead back to where they lie.
-    """
-    found, others = [], Counter()
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not (_is_hidden(name) or _leads_back(Path(parent, name), folder))]
-        for file in (Path(parent, name) for name in names if not _is_hidden(name)):
-            if file.suffix.lower() in suffixes:
-                found.append(file)
-            else:
-                others[file.suffix.lower() or file.name] += 1
-    return sorted(found), others
-
-
-def _leads_back(path: Path, root: Path) -> bool:
-    """Return whether a link leads to a folder that it lies in, on the way from `root`."""
-    if not path.is_symlink():
-        return False
-    target = path.resolve()
-    passed = (parent for parent in path.parents if parent.is_relative_to(root))
-    return any(parent.resolve().is_relative_to(target) for parent in passed)
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name in _LEFTOVERS
 
 
 def read_audio_folder(path: Path) -> datasets.Dataset:
@@ -101,7 +71,7 @@ def read_audio_folder(path: Path) -> datasets.Dataset:
 
 
 def _list_folders(path: Path) -> list[Path]:
-    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not _is_hidden(entry.name))
+    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not is_hidden(entry.name))
 
 
 def _read_genres(path: Path, files: list[Path]) -> datasets.Dataset:

@@ -18,7 +18,8 @@ from datasets.exceptions import DatasetsError
 from datasets.packaged_modules.parquet.parquet import Parquet
 from huggingface_hub.errors import HfHubHTTPError
 
-from hf_utils.data.audio_folders import holds_audio, list_files, read_audio_folder
+from hf_utils.data.audio_folders import holds_audio, read_audio_folder
+from hf_utils.data.audio_lists import list_files
 from hf_utils.data.columns import join_facts, read_texts
 from hf_utils.data.split_names import find_split_in_path
 from hf_utils.data.text_tables import read_csv

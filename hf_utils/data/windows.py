@@ -4,7 +4,6 @@ A clip table is a set of tracks; models see windows. Training draws one window p
 every track from start to end and knows which window belongs to which track.
 """
 
-import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,20 +15,10 @@ import torch
 
 from hf_utils.audio import cut_window, window_starts
 from hf_utils.data.waveforms import read_samples
-from hf_utils.errors import UserError
 from hf_utils.seeding import derive_seed
 
 # What a window needs to know of its clip. Plain Python rows: a row of an Arrow table costs 100 times as much to read.
 _COLUMNS = ["track_id", "label", "num_samples", "pcm_path", "pcm_offset", "pcm_gain"]
-
-
-@dataclasses.dataclass(frozen=True)
-class WindowLengths:
-    """How tracks are cut for a model: at `sample_rate` Hz, into windows that, for evaluation, begin a hop apart."""
-
-    sample_rate: int
-    window_samples: int
-    hop_samples: int
 
 
 def _rows(clips: datasets.Dataset) -> list[Mapping]:
@@ -190,16 +179,3 @@ class EvaluationWindows(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> dict:
         return self.__getitems__([index])[0]
-
-
-def hop_samples_for(window_samples: int, hop_seconds: float | None, sample_rate: int, *, share: float = 0.5) -> int:
-    """Return the step between windows: unless given, a share of a window. Raises UserError for gaps."""
-    if hop_seconds is None:
-        return max(1, int(share * window_samples))
-    hop_samples = round(hop_seconds * sample_rate)
-    if not 0 < hop_samples <= window_samples:
-        raise UserError(
-            f"eval_hop_seconds or validation_hop_seconds is {hop_seconds}, expected more than 0 and at most the "
-            f"window's {window_samples / sample_rate:g} s: beyond that some audio is never heard"
-        )
-    return hop_samples

@@ -15,7 +15,6 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_utils.errors import UserError
 from hf_utils.models.freezing import find_backbone
-from hf_utils.results.metrics import softmax
 
 DEFAULT_WINDOW_SECONDS = 10.0
 
@@ -183,7 +182,8 @@ def is_multi_label(config: PreTrainedConfig) -> bool:
 
 def probabilities_of(config: PreTrainedConfig, logits: np.ndarray) -> np.ndarray:
     """Return float64 probabilities (W, K) of logits (W, K): sigmoids of a tagger, else their softmax."""
-    return scipy.special.expit(np.asarray(logits, np.float64)) if is_multi_label(config) else softmax(logits)
+    logits = np.asarray(logits, np.float64)
+    return scipy.special.expit(logits) if is_multi_label(config) else scipy.special.softmax(logits, axis=1)
 
 
 def has_feature_stats(feature_extractor) -> bool:

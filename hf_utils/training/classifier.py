@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from hf_utils.arguments.run_arguments import RunArguments
-from hf_utils.data.windows import WindowLengths, hop_samples_for
+from hf_utils.data.window_lengths import WindowLengths, hop_samples_for
 from hf_utils.models.checkpoints import Checkpoint
 from hf_utils.models.families import window_samples_for
 from hf_utils.models.loading import HeadOptions, load_classifier

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from hf_utils.arguments.run_arguments import RunArguments
 from hf_utils.audio import READABLE_SUFFIXES, stream_windows
-from hf_utils.data.audio_folders import list_files
+from hf_utils.data.audio_lists import list_files
 from hf_utils.data.decode_ahead import decode_ahead
 from hf_utils.errors import UserError
 from hf_utils.files import UNFINISHED_PREFIX, name_outputs, show_name, write_csv
@@ -24,6 +24,7 @@ from hf_utils.models.features import run_windows
 from hf_utils.models.loading import own_genres
 from hf_utils.sound_check import AudioError
 from hf_utils.training.classifier import Classifier, load_model
+from hf_utils.training.past_runs import adopt_data_options
 from hf_utils.training.prediction_journal import JOURNAL_FILE, PredictionJournal, digest_model, read_state
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,11 @@ TIMELINE_FOLDER = "timeline"
 
 # To be raised when the same file and options give other results.
 _JOURNAL_FORMAT = 1
+
+
+def run_prediction(arguments: RunArguments) -> int:
+    """Tag the user's files by a checkpoint that is only read, in windows of the run that trained it."""
+    return predict(adopt_data_options(arguments)) if arguments.training.process_index == 0 else 0
 
 
 def predict(arguments: RunArguments) -> int:
@@ -46,7 +52,8 @@ def predict(arguments: RunArguments) -> int:
         batch_size=training_args.per_device_eval_batch_size,
         num_proc=arguments.data.num_proc,
         per_window=training_args.per_window,
-        overwrite=training_args.overwrite,
+        # What is there was made by weights of this run that were not its last.
+        overwrite=training_args.overwrite or training_args.do_train,
     )
     skipped = f", {len(failures)} skipped" if failures else ""
     print(f"{done} files tagged{skipped}: {Path(training_args.output_dir, PREDICTIONS_FILE)}")

@@ -35,7 +35,8 @@ from hf_utils.data.waveforms import (
     read_sampling_rates,
     select_files,
 )
-from hf_utils.data.windows import EvaluationWindows, WindowLengths
+from hf_utils.data.window_lengths import WindowLengths
+from hf_utils.data.windows import EvaluationWindows
 from hf_utils.disclosure import SHORTENED_NOTE, show_command, show_source
 from hf_utils.errors import UserError
 from hf_utils.files import CARD_FILE, write_atomically, write_csv

@@ -33,11 +33,13 @@ from hf_utils.config_files import write_config
 from hf_utils.data.clips import genre_names
 from hf_utils.data.corpus import Corpus, check_sources, decode_corpus, load_split_clips
 from hf_utils.data.splits import describe_splits, read_protocol
-from hf_utils.data.windows import EvaluationWindows, TrainingWindows, WindowLengths, hop_samples_for
+from hf_utils.data.window_lengths import WindowLengths, hop_samples_for
+from hf_utils.data.windows import EvaluationWindows, TrainingWindows
 from hf_utils.hub.checkpoint_push import HubCheckpoints, fetch_checkpoint, open_model_repository
 from hf_utils.hub.repository import Repository, push_folder
 from hf_utils.launch import launch_command
-from hf_utils.models.features import WindowCollator, fit_feature_stats, make_spec_augment, wants_training_stats
+from hf_utils.models.feature_stats import fit_feature_stats, wants_training_stats
+from hf_utils.models.features import WindowCollator, make_spec_augment
 from hf_utils.models.freezing import freeze
 from hf_utils.models.kept_features import keep_features, start_step
 from hf_utils.results.run_results import (

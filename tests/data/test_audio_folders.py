@@ -7,7 +7,7 @@ import datasets
 import pandas
 import pytest
 
-from hf_utils.data.audio_folders import list_files
+from hf_utils.data.audio_lists import list_files
 from hf_utils.data.clips import genre_names, load_clips
 from hf_utils.errors import UserError
 

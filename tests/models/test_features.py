@@ -9,14 +9,13 @@ from hf_utils.data.clips import load_clips
 from hf_utils.data.waveforms import decode_clips, read_samples
 from hf_utils.errors import UserError
 from hf_utils.models.families import window_samples_for
+from hf_utils.models.feature_stats import fit_feature_stats, wants_training_stats
 from hf_utils.models.features import (
     SpecAugment,
     WindowCollator,
     clip_windows,
-    fit_feature_stats,
     make_spec_augment,
     run_windows,
-    wants_training_stats,
 )
 
 GENRES = ["blues", "hiphop", "rock"]

@@ -124,3 +124,25 @@ print(*sys.modules, sep="\\n")
     modules = set(done.stdout.splitlines())
     assert "output_dirr" in done.stdout + done.stderr and "argparse" in modules
     assert not slow & modules
+
+
+def test_tagging_imports_nothing_of_training(told, tmp_path):
+    """A song is tagged in the time that PyTorch and the model's own code take to import."""
+    code = """
+import run_classification, sys
+assert run_classification.main(sys.argv[1:]) == 0
+print(*sys.modules, sep="\\n")
+"""
+    song = told[0] / "genres/rock/rock-1.wav"
+    words = ["--model_name_or_path", str(told[0] / "run"), "--do_predict", "--predict_path", str(song), "--use_cpu"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words, "--output_dir", str(tmp_path / "tags")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=100,
+    )
+    modules = set(done.stdout.splitlines())
+    assert "torch" in modules, done.stderr
+    unused = {"transformers.trainer", "datasets", "evaluate", "sklearn", "matplotlib", "pandas", "pyarrow", "optuna"}
+    assert not unused & modules

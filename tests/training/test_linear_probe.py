@@ -14,7 +14,8 @@ from hf_utils.data.waveforms import decode_clips
 from hf_utils.data.windows import EvaluationWindows, TrainingWindows
 from hf_utils.errors import UserError
 from hf_utils.models.families import window_samples_for
-from hf_utils.models.features import SpecAugment, WindowCollator, fit_feature_stats, wants_training_stats
+from hf_utils.models.feature_stats import fit_feature_stats, wants_training_stats
+from hf_utils.models.features import SpecAugment, WindowCollator
 from hf_utils.models.freezing import freeze
 from hf_utils.training.linear_probe import Head, choose_trainer, compute_embeddings, load_embeddings
 from hf_utils.training.trainer import GenreTrainer

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from hf_utils import audio
-from hf_utils.data.windows import WindowLengths
+from hf_utils.data.window_lengths import WindowLengths
 from hf_utils.errors import UserError
 from hf_utils.training.classifier import Classifier
 from hf_utils.training.prediction import find_audio, predict_files
