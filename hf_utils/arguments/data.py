@@ -112,6 +112,11 @@ class DataArguments(SourceArguments):
     eval_datasets: list[str] | None = _mix(
         None, "Further sets to evaluate, beside validation and test, by name. (default: none)", metavar="NAME=SOURCE"
     )
+    allow_seen_tracks: bool = _mix(
+        False,
+        "Evaluate and select even on tracks that the weights were trained on. results.json and the card then say so. "
+        "(default: stop and list them)",
+    )
     corruptions: str | None = _mix(
         None,
         "YAML file of corruptions, such as configs/corruptions.yaml: also evaluate the test tracks under each of "

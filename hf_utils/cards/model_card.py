@@ -128,10 +128,19 @@ def is_non_commercial(license: str) -> bool:
     return "nc" in license.lower().split("-")
 
 
+def _knew_tracks(results: Mapping) -> bool:
+    return bool(results["data"].get("seen_tracks"))
+
+
 # (whether it applies to a run's results, Markdown)
 CAVEATS = (
     (
-        lambda results: True,
+        _knew_tracks,
+        "The weights that training started from knew tracks of an evaluated set (`--allow_seen_tracks`): its scores "
+        "are too good. `data.seen_tracks` in results.json counts them.",
+    ),
+    (
+        lambda results: not _knew_tracks(results),
         "No track, source track, known repetition or identical recording of an evaluated set was in training: the run "
         "checks this and would not have started.",
     ),

@@ -3,16 +3,18 @@
 import dataclasses
 import logging
 from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 
 import datasets
 
-from hf_utils.arguments.data import DataArguments
+from hf_utils.arguments.data import SPLITS, DataArguments, SourceArguments
 from hf_utils.data.bad_audio import drop_problems, leave_out_bad
 from hf_utils.data.clips import genre_names, load_clips
 from hf_utils.data.demo_data import is_demo
 from hf_utils.data.leaks import check_leaks
 from hf_utils.data.mixing import REAL, filter_clips, mix_training, parse_mix
-from hf_utils.data.splits import assign_splits, keep_genres, select_split
+from hf_utils.data.split_record import SplitRecord
+from hf_utils.data.splits import assign_splits, keep_genres, read_protocol, select_split, set_splits
 from hf_utils.data.waveforms import decode_clips
 from hf_utils.errors import UserError
 
@@ -24,22 +26,34 @@ class Corpus:
     """Decoded clips of a run.
 
     Attributes:
+        clips: the clip table of `--dataset_name`, with audio files and splits.
         genres: names in the order of the labels.
         train: the training mix; None in a run that only evaluates.
         evaluations: validation, test and the sets the user named, in this order.
+        record: what the weights know after training; None in a run that only evaluates.
         facts: what results.json and the card say of the data.
     """
 
+    clips: datasets.Dataset
     genres: list[str]
     train: datasets.Dataset | None
     evaluations: dict[str, datasets.Dataset]
+    record: SplitRecord | None
     facts: dict
 
 
-def load_split_clips(args: DataArguments, token: str | None = None) -> datasets.Dataset:
+def load_split_clips(
+    args: SourceArguments, token: str | None = None, past: SplitRecord | None = None
+) -> datasets.Dataset:
     """Return the clip table of `--dataset_name` with every clip's split.
 
     Audio is read only under `--on_bad_audio skip`, which leaves bad files out before the split is drawn.
+
+    Args:
+        past: the record of the weights that are only evaluated: the genres are theirs.
+
+    Raises:
+        UserError: as `load_clips`, `keep_genres` and `assign_splits`; or the weights tell other genres apart.
     """
     clips = load_clips(
         args.dataset_name,
@@ -47,10 +61,16 @@ def load_split_clips(args: DataArguments, token: str | None = None) -> datasets.
         revision=args.dataset_revision,
         audio_column=args.audio_column_name,
         label_column=args.label_column_name,
+        genres=list(past.genres) if past and not args.genres else None,
         token=token,
     )
     if args.genres:
         clips = keep_genres(clips, args.genres)
+        if past and set(genre_names(clips)) != set(past.genres):
+            raise UserError(
+                f"genres is {', '.join(args.genres)}, but {past.checkpoint} tells {', '.join(past.genres)} apart: "
+                "leave the option out, or train on."
+            )
     if args.on_bad_audio == "skip":
         clips = leave_out_bad(clips, cache_dir=args.waveform_cache_dir, num_proc=args.num_proc)
     return assign_splits(
@@ -60,49 +80,130 @@ def load_split_clips(args: DataArguments, token: str | None = None) -> datasets.
         num_folds=args.num_folds,
         fold=args.fold,
         group_segments=args.group_segments,
+        only_evaluate=past is not None,
     )
 
 
 def decode_corpus(
-    clips: datasets.Dataset, args: DataArguments, sample_rate: int, *, train: bool, seed: int, token: str | None = None
+    clips: datasets.Dataset,
+    args: DataArguments,
+    sample_rate: int,
+    *,
+    train: bool,
+    seed: int,
+    token: str | None = None,
+    past: SplitRecord | None = None,
 ) -> Corpus:
     """Decode the splits, mix the training data, add the user's evaluation sets, and stop if anything leaks.
+
+    Where nothing is trained, tracks that the weights were trained or tested with keep their side of that split.
 
     Args:
         clips: from `load_split_clips`.
         sample_rate: of the model, in Hz.
         train: whether the training split is needed.
         seed: of the fractions drawn from further training datasets.
+        past: what the weights know, if they are a run's.
 
     Raises:
-        UserError: bad audio under `--on_bad_audio error`, a leak, an empty split, a misspelt set.
+        UserError: bad audio under `--on_bad_audio error`, a leak, an empty split, a misspelt set; tracks to evaluate
+            on that the weights were trained on, unless `--allow_seen_tracks` permits them.
     """
     genres = genre_names(clips)
 
     def decode(source: datasets.Dataset) -> datasets.Dataset:
-        decoded = decode_clips(source, sample_rate, cache_dir=args.waveform_cache_dir, num_proc=args.num_proc)
-        return drop_problems(decoded, args.on_bad_audio)
+        return decode_clips(source, sample_rate, cache_dir=args.waveform_cache_dir, num_proc=args.num_proc)
+
+    def decode_good(source: datasets.Dataset) -> datasets.Dataset:
+        return drop_problems(decode(source), args.on_bad_audio)
 
     def load(source: str) -> datasets.Dataset:
         return load_clips(source, genres=genres, token=token)
 
-    wanted = {"train", "validation", "test"} if train else {"validation", "test"}
-    tracks = decode(clips.select([row for row, split in enumerate(clips["split"]) if split in wanted]))
-    splits = {name: select_split(tracks, name) for name in ("validation", "test")}
-    named = {name: decode(load(source)) for name, source in parse_eval_datasets(args.eval_datasets).items()}
+    # Further sets are compared with the training tracks by sound, which needs those decoded.
+    wanted = SPLITS if train or args.eval_datasets else ("validation", "test")
+    if past is not None and not train:
+        clips, tracks = _follow(past, clips, wanted, args, decode)
+    else:
+        tracks = decode(_select_splits(clips, wanted))
+    tracks = drop_problems(tracks, args.on_bad_audio)
+    splits = {name: select_split(tracks, name) for name in wanted}
+    named = {name: decode_good(load(source)) for name, source in parse_eval_datasets(args.eval_datasets).items()}
+    evaluations = {"validation": splits["validation"], "test": splits["test"], **named}
     facts = {
         "dataset": args.dataset_name,
         "demo": is_demo(args.dataset_name),
-        "splits": {name: _counts(split) for name, split in splits.items()},
-        "evaluation_sets": {name: _counts(split) for name, split in named.items()},
+        "splits": {name: _counts(evaluations[name]) for name in ("validation", "test")},
+        "evaluation_sets": {name: _counts(clips) for name, clips in named.items()},
     }
-    mix = None
-    if train:
-        mix, facts["train_mix"] = _mix(select_split(tracks, "train"), args, load, decode, seed)
-        facts["splits"]["train"] = _counts(mix)
-    known_train = select_split(clips, "train").remove_columns("audio") if mix is None else mix
-    check_leaks({"train": known_train, **splits, **named}, args.group_segments)
-    return Corpus(genres, mix, {**splits, **named}, facts)
+    if past is not None:
+        facts["seen_tracks"] = past.check_seen(evaluations, allow=args.allow_seen_tracks)
+    if not train:
+        if past is None:
+            known = splits["train"] if "train" in splits else select_split(clips, "train").remove_columns("audio")
+        else:
+            known = past.select_trained(tracks)
+        sides = {} if args.allow_seen_tracks or not len(known) else {"train": known}
+        check_leaks({**sides, **evaluations}, args.group_segments)
+        return Corpus(clips, genres, None, evaluations, None, facts)
+    mix, facts["train_mix"] = _mix(splits["train"], args, load, decode_good, seed)
+    facts["splits"]["train"] = _counts(mix)
+    check_leaks({"train": mix, **evaluations}, args.group_segments)
+    record = SplitRecord.of_run(read_protocol(clips), splits, mix, past)
+    facts["split_digests"] = record.summarize()
+    return Corpus(clips, genres, mix, evaluations, record, facts)
+
+
+def _select_splits(clips: datasets.Dataset, names: Sequence[str]) -> datasets.Dataset:
+    return clips.select([row for row, split in enumerate(clips["split"][:]) if split in names])
+
+
+def _follow(
+    past: SplitRecord,
+    clips: datasets.Dataset,
+    wanted: Sequence[str],
+    args: DataArguments,
+    decode: Callable[[datasets.Dataset], datasets.Dataset],
+) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """Return clips and their decoded `wanted` splits; by the split of the weights, if it is their music.
+
+    Raises:
+        UserError: they are, but another split is asked for.
+    """
+    chosen = _select_splits(clips, wanted)
+    if len(chosen) and past.holds_out(tracks := decode(chosen)):
+        return clips, tracks
+    everything = decode(clips)
+    sides = past.assign(everything)
+    if sides is None:
+        return clips, _select_splits(everything, wanted)
+    if asked := _list_asked(args, past.protocol):
+        if args.allow_seen_tracks:
+            return clips, _select_splits(everything, wanted)
+        raise UserError(
+            f"{args.dataset_name} is the music that {past.checkpoint} was trained with, but {', '.join(asked)} would "
+            f"split it otherwise and test training tracks: leave that out for its split ({past.describe_split()}), or "
+            "give --allow_seen_tracks if you mean it."
+        )
+    logger.warning(
+        "%s is the music that %s was trained with: its split is taken over (%s), with %d of its %d test tracks.%s",
+        *(args.dataset_name, past.checkpoint, past.describe_split(), sides.count("test"), len(past.splits["test"])),
+        f" {sides.count(None)} tracks that it did not use are left out." if None in sides else "",
+    )
+    clips, everything = (set_splits(table, sides, past.protocol) for table in (clips, everything))
+    return clips, _select_splits(everything, wanted)
+
+
+def _list_asked(args: DataArguments, protocol: Mapping) -> list[str]:
+    """Return the options of the split that were given and are not those of `protocol`."""
+    found = {
+        "split_protocol": protocol["name"],
+        "split_seed": protocol["seed"],
+        "num_folds": protocol["num_folds"],
+        "fold": protocol["fold"],
+    }
+    defaults = {field.name: field.default for field in dataclasses.fields(args)}
+    return [name for name, value in found.items() if getattr(args, name) not in (defaults[name], value)]
 
 
 def _mix(real: datasets.Dataset, args: DataArguments, load, decode, seed: int):

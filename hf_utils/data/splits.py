@@ -241,6 +241,7 @@ def assign_splits(
     num_folds: int = 10,
     fold: int = 0,
     group_segments: str = "auto",
+    only_evaluate: bool = False,
 ) -> datasets.Dataset:
     """Return `clips` with `split`: train, validation, test, or null for clips that the protocol leaves out.
 
@@ -251,6 +252,7 @@ def assign_splits(
         num_folds: of artist_folds.
         fold: of artist_folds: the one that is tested; the next one is the validation split.
         group_segments: of `recording_names`.
+        only_evaluate: whether nothing is trained, so that splits may lack genres or be empty.
 
     Raises:
         UserError: the protocol does not fit the clips, a split is empty, or a genre has no training track.
@@ -270,8 +272,13 @@ def assign_splits(
         splits = split_provided(clips, names, seed)
     else:
         raise UserError(f"split_protocol is {protocol!r}, expected auto or one of {', '.join(PROTOCOLS)}")
-    _check_contents(clips, splits, name)
-    columns = {"split": splits, _PROTOCOL_COLUMN: [json.dumps(used)] * len(clips)}
+    _check_contents(clips, splits, name, only_evaluate)
+    return set_splits(clips, splits, used)
+
+
+def set_splits(clips: datasets.Dataset, splits: Sequence[str | None], protocol: Mapping) -> datasets.Dataset:
+    """Return `clips` with these splits, one per clip, drawn by `protocol` as `read_protocol` returns it."""
+    columns = {"split": list(splits), _PROTOCOL_COLUMN: [json.dumps(dict(protocol))] * len(clips)}
     clips = clips.remove_columns([column for column in columns if column in clips.column_names])
     for column, values in columns.items():
         clips = clips.add_column(column, values, feature=datasets.Value("string"))
@@ -328,14 +335,14 @@ def describe_splits(clips: datasets.Dataset) -> str:
     return "\n".join([f"{title}, clips per genre:", *lines])
 
 
-def _check_contents(clips: datasets.Dataset, splits: list[str | None], protocol: str) -> None:
+def _check_contents(clips: datasets.Dataset, splits: list[str | None], protocol: str, only_evaluate: bool) -> None:
     """Raise UserError for an empty split or a genre without training tracks; log what is missing elsewhere."""
     counts = Counter(zip(clips["label"][:], splits, strict=True))
     genres = genre_names(clips)
     lacking = {name: [genre for label, genre in enumerate(genres) if not counts[label, name]] for name in SPLITS}
     sizes = ", ".join(f"{sum(split == name for split in splits)} {name}" for name in SPLITS)
     empty = [name for name in SPLITS if name not in splits]
-    if empty or lacking["train"]:
+    if (empty or lacking["train"]) and not only_evaluate:
         fault = (
             f"nothing for {' and '.join(empty)}" if empty else f"no training track of {', '.join(lacking['train'])}"
         )

@@ -13,10 +13,12 @@ from hf_utils.config_files import read_config
 from hf_utils.disclosure import is_secret, show_source, show_value
 from hf_utils.errors import UserError
 
-# What loads a model: all that a checkpoint in the middle of a training has for others.
+# What loads a model, and what its weights know of recordings (`data.split_record`): all that a checkpoint in the
+# middle of a training has for others.
 _WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors")
 _CODE = ("configuration_*.py", "modeling_*.py", "feature_extraction_*.py")
-LOADED_FILES = (*_WEIGHTS, "model.safetensors.index.json", "config.json", "preprocessor_config.json", *_CODE)
+_TEXTS = ("model.safetensors.index.json", "config.json", "preprocessor_config.json", "split.json")
+LOADED_FILES = (*_WEIGHTS, *_TEXTS, *_CODE)
 _PUBLISHED = {
     "model": (*LOADED_FILES, "README.md", "results.json", "config.yaml", "confusion_*.png", "robustness*.png"),
     "dataset": ("data/*.parquet", "README.md", "config.json", "report/quality.*"),

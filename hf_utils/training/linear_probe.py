@@ -149,6 +149,7 @@ def choose_trainer(
         train_dataset=training,
         eval_dataset=EmbeddedWindows(validation, load_embeddings(trainer, validation, cache_dir)),
         data_collator=collate_embeddings,
+        record=trainer.record,
     )
 
 

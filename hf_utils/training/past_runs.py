@@ -8,6 +8,8 @@ inside the run's, and sees neither test set nor Hub.
 import dataclasses
 import json
 import logging
+import os
+import re
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download
@@ -18,6 +20,7 @@ from hf_utils.arguments.options import check_value, collect_options
 from hf_utils.arguments.parsing import build_arguments
 from hf_utils.arguments.run_arguments import RunArguments
 from hf_utils.config_files import read_config
+from hf_utils.data.split_record import RECORD_FILE, SplitRecord
 from hf_utils.errors import UserError
 from hf_utils.hub.repository import HUB_ERRORS
 
@@ -68,30 +71,57 @@ def adopt_data_options(arguments: RunArguments) -> RunArguments:
     """Return `arguments` with data options that were not given taken from the run that trained the checkpoint.
 
     Otherwise the checkpoint would be tested on another split, where its own training tracks are among the test tracks.
-    Where nothing is evaluated, only those of the windows are taken; where the checkpoint is not a run's, none.
+    Where nothing is evaluated, or other music, only those of the windows are taken; where the checkpoint is not a
+    run's, none. The same music under another name is found later, by its sound (`corpus.decode_corpus`).
 
     Raises:
         UserError: another split of the same dataset is asked for, or the dataset was a folder on another machine.
     """
     name, given = arguments.model.model_name_or_path, arguments.given
     config = _read_run_config(arguments.model, arguments.training.hub_token)
+    windows = {option: config[option] for option in _WINDOW_OPTIONS if option in config}
     if not arguments.training.do_eval:
-        adopted = {option: config[option] for option in _WINDOW_OPTIONS if option in config}
-        return _merge(arguments, adopted, f"Windows are those of the run in {name}")
+        return _merge(arguments, windows, f"Windows are those of the run in {name}")
     if not config:
-        logger.warning("%s has no %s of a run: its training tracks may be among the test tracks.", name, CONFIG_FILE)
+        if read_past_split(arguments) is None:
+            message = "%s has neither %s nor %s of a run: its training tracks may be among the test tracks."
+            logger.warning(message, name, RECORD_FILE, CONFIG_FILE)
         return arguments
     if not Path(name).is_dir():
         config["dataset_name"] = _find_dataset(config["dataset_name"], given.get("dataset_name"), name)
-    if given.get("dataset_name", config["dataset_name"]) != config["dataset_name"]:
-        return arguments
+    if not _is_same_source(given.get("dataset_name", config["dataset_name"]), config["dataset_name"]):
+        return _merge(arguments, windows, f"Windows are those of the run in {name}")
     for option in _SPLIT_OPTIONS:
-        if option in given and given[option] != config.get(option):
+        if option in given and given[option] != config.get(option) and not arguments.data.allow_seen_tracks:
             raise UserError(
                 f"{option} is {given[option]}, but {name} was trained on {option}: {config.get(option)} of the same "
-                "dataset: its training tracks would be among the test tracks. Leave the option out."
+                "dataset: its training tracks would be among the test tracks. Leave the option out, or, if you mean "
+                "it, add --allow_seen_tracks."
             )
     return _merge(arguments, config, f"Data, split and windows are those of the run in {name}")
+
+
+def _is_same_source(one: str, other: str) -> bool:
+    """Whether two names are one, or two spellings of one path that is there."""
+    return one == other or (os.path.exists(one) and os.path.exists(other) and os.path.samefile(one, other))
+
+
+def read_past_split(arguments: RunArguments) -> SplitRecord | None:
+    """Return what the weights that the run starts from know of its music; None for those of no run, or an early one.
+
+    Raises:
+        UserError: there is a record, but it cannot be read.
+    """
+    name = arguments.model.model_name_or_path
+    path = Path(name, RECORD_FILE)
+    if not Path(name).is_dir():
+        try:
+            path = Path(
+                hf_hub_download(name, RECORD_FILE, **_hub_source(arguments.model, arguments.training.hub_token))
+            )
+        except HUB_ERRORS:  # where more than this file is the trouble, what loads the model says so
+            return None
+    return SplitRecord.read(path, name) if path.is_file() else None
 
 
 def _merge(arguments: RunArguments, adopted: dict, message: str) -> RunArguments:
@@ -122,18 +152,24 @@ def _read_run_config(model_args: ModelArguments, token: str | None) -> dict:
     """Return what may be adopted of the options of the run that trained the checkpoint; {} if nothing is known."""
     name, options = model_args.model_name_or_path, collect_options([DataArguments])
     if Path(name).is_dir():
-        path = Path(name, CONFIG_FILE)
+        # That of a checkpoint in the middle of a training is beside it.
+        is_part = re.fullmatch(r"checkpoint-\d+", Path(name).name)
+        path = Path(name).parent / CONFIG_FILE if is_part else Path(name, CONFIG_FILE)
         config = read_config(path) if path.is_file() else {}
     else:
         try:
-            source = {"revision": model_args.model_revision, "cache_dir": model_args.cache_dir, "token": token}
-            config = read_config(hf_hub_download(name, CONFIG_FILE, **source))
+            config = read_config(hf_hub_download(name, CONFIG_FILE, **_hub_source(model_args, token)))
         except HUB_ERRORS:  # where more than this file is the trouble, what loads the model says so
             return {}
     if not {"dataset_name", "split_protocol"} <= config.keys():  # somebody else's file of that name
         return {}
     try:
+        config = {"group_segments": "never", **config}  # as in runs of before that option
         adopted = (*_SOURCE_OPTIONS, *_SPLIT_OPTIONS, *_WINDOW_OPTIONS)
         return {option: check_value(options[option], config[option]) for option in adopted if option in config}
     except ValueError as error:
         raise UserError(f"{CONFIG_FILE} of {name} does not fit this version: a value is {error}") from error
+
+
+def _hub_source(model_args: ModelArguments, token: str | None) -> dict:
+    return {"revision": model_args.model_revision, "cache_dir": model_args.cache_dir, "token": token}

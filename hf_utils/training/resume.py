@@ -14,6 +14,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoin
 from hf_utils.arguments.run_arguments import RunArguments
 from hf_utils.arguments.run_options import deciding_options, differing_options
 from hf_utils.config_files import read_config
+from hf_utils.data.split_record import RECORD_FILE, SplitRecord
 from hf_utils.errors import UserError
 from hf_utils.files import to_json, write_atomically
 
@@ -143,4 +144,17 @@ def check_options(checkpoint: str, options: Mapping[str, Any]) -> None:
             "per_device_train_batch_size x gradient_accumulation_steps x processes; the learning rate of most "
             "schedules depends on the number of epochs or steps. Give the options of before, or start a new run from "
             f"the weights: --model_name_or_path {checkpoint} --output_dir ..."
+        )
+
+
+def check_data(checkpoint: str, now: SplitRecord) -> None:
+    """Raise UserError, with the difference, if a training would go on from `checkpoint` with other data."""
+    path = Path(checkpoint, RECORD_FILE)
+    if not path.is_file():  # of an earlier version
+        return
+    if differences := SplitRecord.read(path, checkpoint).list_differences(now):
+        raise UserError(
+            f"--resume_from_checkpoint: the data of {checkpoint} was another:\n"
+            + "\n".join(f"  {line}" for line in differences)
+            + "\nGive the options and the music of the run that is to go on, or start another one in another folder."
         )

@@ -52,10 +52,17 @@ from hf_utils.results.run_results import (
 )
 from hf_utils.training.classifier import Classifier, check_checkpoint, load_model
 from hf_utils.training.linear_probe import choose_trainer
-from hf_utils.training.past_runs import adopt_data_options, expand_stages
+from hf_utils.training.past_runs import adopt_data_options, expand_stages, read_past_split
 from hf_utils.training.prediction import predict
 from hf_utils.training.provenance import find_earlier_trainings, find_licenses
-from hf_utils.training.resume import KeepOptions, check_checkpoints, check_options, describe_options, find_checkpoint
+from hf_utils.training.resume import (
+    KeepOptions,
+    check_checkpoints,
+    check_data,
+    check_options,
+    describe_options,
+    find_checkpoint,
+)
 from hf_utils.training.robustness import (
     CorruptedSet,
     RobustnessReport,
@@ -157,13 +164,11 @@ class Experiment:
     """A model, the data it is to learn from, and the Trainer over both.
 
     Attributes:
-        clips: the clip table of `--dataset_name`, with audio files and splits.
         windows: of every evaluated set, by name: validation, test and those the user named.
         num_trainable, num_parameters: of the model.
         seconds: what reading, loading and decoding took.
     """
 
-    clips: datasets.Dataset
     corpus: Corpus
     lengths: WindowLengths
     windows: dict[str, EvaluationWindows]
@@ -176,8 +181,9 @@ class Experiment:
     def test_clips(self) -> datasets.Dataset:
         """Return the audio files of the test tracks, without those that were left out as bad audio."""
         heard = set(self.windows["test"].track_ids)
-        rows = enumerate(zip(self.clips["split"], self.clips["track_id"], strict=True))
-        return self.clips.select([row for row, (split, name) in rows if split == "test" and name in heard])
+        clips = self.corpus.clips
+        rows = enumerate(zip(clips["split"], clips["track_id"], strict=True))
+        return clips.select([row for row, (split, name) in rows if split == "test" and name in heard])
 
     def describe(
         self, arguments: RunArguments, config: dict[str, Any], seconds: dict[str, float], training: dict | None
@@ -196,7 +202,7 @@ class Experiment:
         if arguments.training.do_train:
             model["validation_hop_samples"] = _validation_hop(arguments.data, self.lengths)
         return RunRecord(
-            protocol=read_protocol(self.clips),
+            protocol=read_protocol(self.corpus.clips),
             genres=self.corpus.genres,
             demo=self.corpus.facts["demo"],
             data=data,
@@ -227,7 +233,8 @@ def prepare_experiment(arguments: RunArguments) -> Experiment:
 
     # 2. Read the clips and split them by track.
     with training_args.main_process_first(desc="reading the dataset"):
-        clips = load_split_clips(data_args, training_args.hub_token)
+        past = read_past_split(arguments)
+        clips = load_split_clips(data_args, training_args.hub_token, None if training_args.do_train else past)
     logger.info("%s", describe_splits(clips))
 
     # 3. Load the model.
@@ -247,7 +254,10 @@ def prepare_experiment(arguments: RunArguments) -> Experiment:
             train=training_args.do_train,
             seed=training_args.seed,
             token=training_args.hub_token,
+            past=past,
         )
+    if corpus.clips is not clips:
+        logger.info("%s", describe_splits(corpus.clips))
     seconds = time.time() - started
     if fit_stats:
         num_workers = training_args.dataloader_num_workers
@@ -260,7 +270,7 @@ def prepare_experiment(arguments: RunArguments) -> Experiment:
     if training_args.do_train:
         logger.info("%s: %s of %s parameters learn", type(model).__name__, f"{trainable:,}", f"{total:,}")
     trainer = make_trainer(arguments, classifier, corpus, augmentation)
-    return Experiment(clips, corpus, lengths, windows, trainer, augmentation, trainable, total, seconds)
+    return Experiment(corpus, lengths, windows, trainer, augmentation, trainable, total, seconds)
 
 
 def make_trainer(
@@ -307,6 +317,7 @@ def make_trainer(
         eval_dataset=validation_windows,
         data_collator=WindowCollator(feature_extractor, spec_augment=spec_augment),
         processing_class=feature_extractor,
+        record=corpus.record,
     )
 
 
@@ -330,6 +341,7 @@ def train(experiment: Experiment, arguments: RunArguments, repository: Repositor
     checkpoint = find_checkpoint(output_dir, resume, overwrite=training_args.overwrite)
     if checkpoint is not None:
         check_options(checkpoint, options)
+        check_data(checkpoint, experiment.corpus.record)
     learning.train(resume_from_checkpoint=checkpoint)
     trainer.state = learning.state
     trainer.save_model()

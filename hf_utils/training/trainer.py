@@ -26,6 +26,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy
 
 from hf_utils.arguments.run_options import select_hyperparameters
 from hf_utils.arguments.training import TRACKED_SCORES
+from hf_utils.data.split_record import SplitRecord
 from hf_utils.errors import UserError
 from hf_utils.models.freezing import frozen_modules
 from hf_utils.models.weights import reload_weights
@@ -70,7 +71,17 @@ class CrossEntropy:
 class GenreTrainer(Trainer):
     """Trainer over `TrainingWindows` and `EvaluationWindows` whose evaluation metrics are those of whole tracks."""
 
-    def __init__(self, *, model, args, genres: list[str], class_weights: torch.Tensor | None = None, **kwargs):
+    def __init__(
+        self,
+        *,
+        model,
+        args,
+        genres: list[str],
+        class_weights: torch.Tensor | None = None,
+        record: SplitRecord | None = None,
+        **kwargs,
+    ):
+        """Take `record`, what the weights will know, beside the arguments of `Trainer`: every save holds it."""
         args = copy.copy(args)
         args.push_to_hub = False  # HubCheckpoints pushes, and only what is fit for others
         super().__init__(
@@ -82,7 +93,7 @@ class GenreTrainer(Trainer):
         )
         # Our loss does the scaling (see CrossEntropy); no model shall.
         self.model_accepts_loss_kwargs = False
-        self.genres, self.class_weights = genres, class_weights
+        self.genres, self.class_weights, self.record = genres, class_weights, record
         self._evaluated: EvaluatedSet | None = None
         self._frozen_modules: list[torch.nn.Module] = []
         for stock in (ProgressCallback, PrinterCallback):
@@ -176,6 +187,11 @@ class GenreTrainer(Trainer):
     def floating_point_ops(self, inputs) -> int:
         """Return 0. The stock estimate takes every number of the input for a word, and counts parameters each step."""
         return 0
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.record is not None and self.args.should_save:
+            self.record.write(output_dir or self.args.output_dir)
 
     def _load_best_model(self) -> None:
         """Reload through `from_pretrained`: checkpoints of AST hold old parameter names, which the stock way skips."""

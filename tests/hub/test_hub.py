@@ -1,5 +1,6 @@
 """Pushing to a Hub on this machine and back: scripts and fresh processes as children, failures one by one."""
 
+import dataclasses
 import hashlib
 import json
 import shlex
@@ -22,11 +23,12 @@ from tiny_musicgen import save_tiny_musicgen
 from tones import write_tone
 from transformers.trainer_utils import HubStrategy
 
-from hf_utils.arguments.data import DataArguments
+from hf_utils.arguments.data import SPLITS, DataArguments
 from hf_utils.arguments.parsing import build_arguments
 from hf_utils.arguments.run_arguments import RunArguments
 from hf_utils.arguments.training import ClassificationTrainingArguments
 from hf_utils.data.clips import load_clips
+from hf_utils.data.split_record import RECORD_FILE, SplitRecord
 from hf_utils.errors import UserError
 from hf_utils.hub import repository as pushes
 from hf_utils.hub.checkpoint_push import HubCheckpoints, fetch_checkpoint, open_model_repository
@@ -34,7 +36,7 @@ from hf_utils.hub.published_files import select_files
 from hf_utils.hub.repository import open_repository, push_folder
 from hf_utils.models.checkpoints import Checkpoint
 from hf_utils.models.loading import load_classifier
-from hf_utils.training.past_runs import adopt_data_options
+from hf_utils.training.past_runs import adopt_data_options, read_past_split
 
 ROOT = Path(__file__).resolve().parents[2]
 # What may not break a card, a page or a table; "/" cannot be in the name of a folder.
@@ -85,6 +87,7 @@ def run(tmp_path) -> Path:
             "config.json": "{}",
             "preprocessor_config.json": "{}",
             "modeling_spectrogram_cnn.py": "",
+            RECORD_FILE: "{}",
             "confusion_test.png": b"png",
             "README.md": "---\n---\n",
             "results.json": json.dumps(results),
@@ -118,6 +121,7 @@ def test_only_listed_files_go_up_and_without_paths(hub, run):
         "modeling_spectrogram_cnn.py",
         "preprocessor_config.json",
         "results.json",
+        RECORD_FILE,
     ]
     config = {"dataset_name": "genres", "eval_datasets": ["noisy=noisy"]}
     assert json.loads(uploaded["results.json"]) == {"config": config, "score": 0.5}
@@ -229,6 +233,22 @@ def test_a_checkpoint_on_the_hub_is_tested_on_the_split_of_its_revision(hub, mon
         tagging = adopt({}, do_eval=False)
     assert (tagging.dataset_name, tagging.window_seconds) == (DataArguments.dataset_name, 5.0)
     assert caplog.messages == ["Windows are those of the run in me/cnn"]
+
+
+def test_the_record_of_a_checkpoint_on_the_hub_is_that_of_its_revision(hub, monkeypatch, tmp_path):
+    arguments = RunArguments.from_options({"model_name_or_path": "me/cnn", "use_cpu": True, "do_train": True})
+    assert read_past_split(arguments) is None
+    repository = open_repository("me/cnn", "model")
+    for seed in (3, 4):
+        record = SplitRecord({"name": "stratified", "seed": seed}, ["a", "b"], dict.fromkeys(SPLITS, {}), set(), set())
+        record.write(tmp_path)
+        repository.commit({RECORD_FILE: tmp_path / RECORD_FILE}, f"seed {seed}")
+    first = dataclasses.replace(arguments.model, model_revision=hub.repos["models/me/cnn"].commits[1][0])
+    for online in (True, False):
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", not online)
+        assert read_past_split(arguments).protocol["seed"] == 4
+        assert read_past_split(dataclasses.replace(arguments, model=first)).protocol["seed"] == 3
+    assert read_past_split(arguments).checkpoint == "me/cnn"
 
 
 def test_a_checkpoint_of_the_hub_that_was_trained_on_a_folder_wants_to_know_where_it_is(hub):
@@ -488,6 +508,7 @@ def test_a_killed_training_goes_on_from_the_hub_to_the_same_weights(story):
     assert "last-checkpoint/optimizer.pt" in story.left and "README.md" not in story.left
     uploaded = files_of(story.server, "models/me/killed")
     assert uploaded["model.safetensors"] == files_of(story.server, "models/me/cnn")["model.safetensors"]
+    assert uploaded[RECORD_FILE] == uploaded[f"last-checkpoint/{RECORD_FILE}"] == story.left[RECORD_FILE]
     assert (story.work / "continued" / "model.safetensors").read_bytes() == uploaded["model.safetensors"]
     for name in ("killed", "cnn"):
         contents = [str(sorted(files.items())) for _, files, _ in story.server.repos[f"models/me/{name}"].commits]

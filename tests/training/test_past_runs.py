@@ -1,0 +1,112 @@
+"""The split that travels with a checkpoint: evaluated, resumed and trained further by the script, on a tiny model."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import tiny_models
+
+import run_classification
+from hf_utils.data.split_record import RECORD_FILE, SplitRecord
+from hf_utils.errors import UserError
+from hf_utils.hub.published_files import select_files
+
+OPTIONS = "--window_seconds 0.5 --dataloader_num_workers 0 --num_proc 1 --use_cpu --precision fp32".split()
+TRAINING = "--num_train_epochs 1 --num_mel_bins 32 --n_fft 512 --hop_length 256".split()
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory) -> Path:
+    """A folder with music, a model, and a run of it on a split that is not the default one."""
+    folder = tmp_path_factory.mktemp("work")
+    for number, genre in enumerate(("jazz", "rock", "soul")):
+        for track in range(10):
+            path = folder / "G" / genre / f"{genre}-{track}.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            noise = 0.1 * np.random.default_rng(100 * number + track).standard_normal(10_000)
+            soundfile.write(path, noise, 16_000)
+    tiny_models.save_convnext(folder / "model")
+    start(
+        folder / "model", "--dataset_name", folder / "G", *TRAINING, "--split_seed", 3, "--output_dir", folder / "run"
+    )
+    return folder
+
+
+def start(model, *options) -> None:
+    run_classification.main([*map(str, ("--model_name_or_path", model, *OPTIONS, *options))])
+
+
+def read_results(folder: Path) -> dict:
+    return json.loads((folder / "results.json").read_text())
+
+
+def test_every_checkpoint_of_a_run_says_what_it_knows(work):
+    run = work / "run"
+    record = SplitRecord.read(run / RECORD_FILE, "run")
+    assert {name: len(tracks) for name, tracks in record.splits.items()} == {"train": 24, "validation": 3, "test": 3}
+    assert record.protocol == read_results(run)["protocol"] and record.protocol["seed"] == 3
+    assert read_results(run)["data"]["split_digests"] == record.summarize()
+    (checkpoint,) = run.glob("checkpoint-*")
+    assert SplitRecord.read(checkpoint / RECORD_FILE, "run") == record
+    assert RECORD_FILE in select_files(run, "model")
+
+
+@pytest.mark.parametrize("spelling", ["slash", "relative", "renamed copy"])
+def test_the_same_music_is_evaluated_on_the_split_of_the_run(spelling, work, tmp_path, monkeypatch):
+    name = work / "G"
+    if spelling == "slash":
+        name = f"{name}/"
+    elif spelling == "relative":
+        monkeypatch.chdir(work)
+        name = "./G"
+    else:
+        name = tmp_path / "copy"
+        for path in (work / "G").rglob("*.wav"):
+            (name / path.parent.name).mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, name / path.parent.name / f"{path.stem[::-1]}.wav")
+    start(work / "run", "--do_eval", "--dataset_name", name, "--output_dir", tmp_path / "eval")
+    found, expected = read_results(tmp_path / "eval"), read_results(work / "run")
+    assert found["protocol"] == expected["protocol"]
+    for key, value in expected["evaluations"]["test"]["track"].items():
+        assert found["evaluations"]["test"]["track"][key] == pytest.approx(value, nan_ok=True)
+
+
+def test_a_checkpoint_in_the_middle_is_evaluated_like_its_run(work, tmp_path):
+    (checkpoint,) = (work / "run").glob("checkpoint-*")
+    start(checkpoint, "--do_eval", "--output_dir", tmp_path / "eval")
+    assert read_results(tmp_path / "eval")["protocol"]["seed"] == 3
+    with pytest.raises(UserError, match="split_seed"):
+        start(checkpoint, "--do_eval", "--split_seed", 4, "--output_dir", tmp_path / "other")
+
+
+def test_weights_are_not_trained_on_where_they_were_trained_on_test_tracks(work, tmp_path):
+    shutil.copytree(work / "G", tmp_path / "copy")
+    options = [*TRAINING, "--dataset_name", tmp_path / "copy", "--output_dir", tmp_path / "again"]
+    with pytest.raises(UserError, match="test: trained on . of 3 tracks.*-.*\n.*--split_seed 3.*--allow_seen_tracks"):
+        start(work / "run", *options)
+    start(work / "run", *options, "--allow_seen_tracks", "true")
+    assert read_results(tmp_path / "again")["data"]["seen_tracks"]["test"]["trained on"] > 0
+    assert "allow_seen_tracks" in (tmp_path / "again" / "README.md").read_text()
+    trained = SplitRecord.read(tmp_path / "again" / RECORD_FILE, "again").trained
+    assert trained > SplitRecord.read(work / "run" / RECORD_FILE, "run").trained
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--split_seed", 4], "split seed: 3 before, 4 now"),
+        (["--split_seed", 3, "--genres", "rock", "jazz", "soul"], "genres: jazz, rock, soul before, rock, jazz, soul"),
+        (["--split_seed", 3, "--train_datasets", "real:0.5"], "recordings to train on: 12 missing"),
+        (["--split_protocol", "artist_folds", "--num_folds", 5], "split name: stratified before, artist_folds now"),
+    ],
+)
+def test_a_training_goes_on_only_with_its_data(options, words, work, tmp_path):
+    run = shutil.copytree(work / "run", tmp_path / "run")
+    with pytest.raises(UserError, match=rf"resume_from_checkpoint.*checkpoint-\d+.*\n.*{words}"):
+        start(
+            *(work / "model", "--dataset_name", work / "G", *TRAINING, "--output_dir", run),
+            *("--resume_from_checkpoint", "auto", *options),
+        )
