@@ -266,7 +266,7 @@ def _card_body(output_dir, results, command, robustness):
         genre_scores=genre_table(evaluations[main_set], results["genres"]) if main_set else "",
         robustness=robustness_part(robustness) if robustness else "",
         protocol=protocol["name"],
-        protocol_text=protocol_text(protocol),
+        protocol_text=protocol_text(results),
         data=data_table(results),
         licenses=_license_text(results),
         caveats=[Markdown(text) for applies, text in CAVEATS if applies(results)],
@@ -318,9 +318,13 @@ def _read_model_config(output_dir):
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def protocol_text(protocol: Mapping) -> Markdown:
-    """Return how a split, `results["protocol"]`, was drawn, and what may be concluded from its scores."""
-    return Markdown(PROTOCOL_TEXTS[protocol["name"]].format_map({key: escape(v) for key, v in protocol.items()}))
+def protocol_text(results: Mapping) -> Markdown:
+    """Return how the split of a run was drawn, and what may be concluded from its scores."""
+    protocol = results["protocol"]
+    text = PROTOCOL_TEXTS[protocol["name"]].format_map({key: escape(value) for key, value in protocol.items()})
+    for name, genres in results["data"].get("lacking_genres", {}).items():
+        text += f" **No track of {escape(', '.join(genres))} is in {name}**: its scores leave that out."
+    return Markdown(text)
 
 
 def order_sets(sets: Mapping[str, Mapping]) -> dict[str, Mapping]:

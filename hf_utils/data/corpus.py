@@ -14,7 +14,14 @@ from hf_utils.data.demo_data import is_demo
 from hf_utils.data.leaks import check_leaks
 from hf_utils.data.mixing import REAL, filter_clips, mix_training, parse_mix
 from hf_utils.data.split_record import SplitRecord
-from hf_utils.data.splits import assign_splits, keep_genres, read_protocol, select_split, set_splits
+from hf_utils.data.splits import (
+    assign_splits,
+    find_lacking_genres,
+    keep_genres,
+    read_protocol,
+    select_split,
+    set_splits,
+)
 from hf_utils.data.waveforms import decode_clips
 from hf_utils.errors import UserError
 
@@ -134,6 +141,7 @@ def decode_corpus(
         "dataset": args.dataset_name,
         "demo": is_demo(args.dataset_name),
         "splits": {name: _counts(evaluations[name]) for name in ("validation", "test")},
+        "lacking_genres": find_lacking_genres(tracks),
         "evaluation_sets": {name: _counts(clips) for name, clips in named.items()},
     }
     if past is not None:

@@ -68,6 +68,7 @@ def split_artist_folds(
             f"num_folds is {num_folds}, but these {len(clips)} clips of {len(numbers)} artists can be cut into "
             f"{most} at most. Lower --num_folds, or choose {name_alternatives('artist_folds')}."
         )
+    _warn_of_few_artists(clips, groups, num_folds)
     folds = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed % 2**32)
     with warnings.catch_warnings():  # small genres: `_check_contents` says what came of it
         warnings.filterwarnings("ignore", message="The least populated class")
@@ -79,6 +80,21 @@ def split_artist_folds(
         for position in part:
             splits[order[position]] = name
     return splits
+
+
+def _warn_of_few_artists(clips: datasets.Dataset, groups: Sequence[int], num_folds: int) -> None:
+    """Log the genres that cannot be in every fold, whatever the assignment: an artist is in one fold only."""
+    artists: dict[str, set[int]] = {}
+    for genre, group in zip(label_names(clips), groups, strict=True):
+        artists.setdefault(genre, set()).add(group)
+    few = {genre: len(found) for genre, found in artists.items() if len(found) < num_folds}
+    if few:
+        logger.warning(
+            "artist_folds: with %d folds, some folds have no track of %s. Score all folds together, as the report "
+            "does, or set --num_folds to %d or less.",
+            *(num_folds, " or ".join(f"{genre} ({count} artists)" for genre, count in few.items())),
+            max(3, min(few.values())),
+        )
 
 
 def split_stratified(clips: datasets.Dataset, names: Sequence[str], seed: int) -> list[str]:
@@ -338,8 +354,7 @@ def describe_splits(clips: datasets.Dataset) -> str:
 def _check_contents(clips: datasets.Dataset, splits: list[str | None], protocol: str, only_evaluate: bool) -> None:
     """Raise UserError for an empty split or a genre without training tracks; log what is missing elsewhere."""
     counts = Counter(zip(clips["label"][:], splits, strict=True))
-    genres = genre_names(clips)
-    lacking = {name: [genre for label, genre in enumerate(genres) if not counts[label, name]] for name in SPLITS}
+    lacking = _list_lacking(counts, genre_names(clips))
     sizes = ", ".join(f"{sum(split == name for split in splits)} {name}" for name in SPLITS)
     empty = [name for name in SPLITS if name not in splits]
     if (empty or lacking["train"]) and not only_evaluate:
@@ -352,4 +367,18 @@ def _check_contents(clips: datasets.Dataset, splits: list[str | None], protocol:
         )
     for name in ("validation", "test"):
         if lacking[name]:
-            logger.warning("Split %s has no track of %s.", name, ", ".join(lacking[name]))
+            logger.warning(
+                "Split %s has no track of %s: its scores leave that out, so do not compare them with those of other "
+                "splits.",
+                *(name, ", ".join(lacking[name])),
+            )
+
+
+def find_lacking_genres(clips: datasets.Dataset) -> dict[str, list[str]]:
+    """Return {validation or test: genres of which it has no track}, of clips with splits; {} if none is lacking."""
+    lacking = _list_lacking(Counter(zip(clips["label"][:], clips["split"][:], strict=True)), genre_names(clips))
+    return {name: lacking[name] for name in ("validation", "test") if lacking[name]}
+
+
+def _list_lacking(counts: Counter, genres: Sequence[str]) -> dict[str, list[str]]:
+    return {name: [genre for label, genre in enumerate(genres) if not counts[label, name]] for name in SPLITS}

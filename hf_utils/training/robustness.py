@@ -367,15 +367,14 @@ class RobustnessReport:
             write_atomically(output_dir / CARD_FILE, self._page(results, command))
 
     def _page(self, results: Mapping, command: str) -> str:
-        protocol = results["protocol"]
         return render_template(
             "robustness.md",
             model=show_source(results["model"]["name"]),
             dataset=show_source(results["data"]["dataset"]),
             demo=results["demo"],
             robustness=robustness_part(self.describe()),
-            protocol=protocol["name"],
-            protocol_text=protocol_text(protocol),
+            protocol=results["protocol"]["name"],
+            protocol_text=protocol_text(results),
             command=code_block(show_command(command), "bash"),
             command_note=SHORTENED_NOTE if show_command(command) != command else "",
         )

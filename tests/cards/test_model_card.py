@@ -141,6 +141,17 @@ def test_protocols_are_told_in_words(tmp_path, protocol, words):
     assert all(word in text for word in words) and "GTZAN" not in text
 
 
+def test_what_makes_scores_too_good_or_leaves_a_genre_out_is_told(tmp_path):
+    data = {"dataset": "x", "demo": False, "splits": {}}
+    plain = write_card(tmp_path, data=data)
+    assert "would not have started" in plain and "No track of" not in plain
+    seen = {"seen_tracks": {"test": {"trained on": 3}}, "lacking_genres": {"test": ["blues"], "validation": ["<b>"]}}
+    card = write_card(tmp_path, data=data | seen)
+    assert "would not have started" not in card and "--allow_seen_tracks" in card
+    assert "**No track of blues is in test**" in card and "is in validation**" in card and "<b>" not in card
+    assert write_card(tmp_path, data=data | {"seen_tracks": {}, "lacking_genres": {}}) == plain
+
+
 def test_demo_says_that_nothing_is_a_result(tmp_path):
     text = write_card(tmp_path, demo=True)
     assert "no number on this page is a result" in " ".join(text.split())
