@@ -129,7 +129,7 @@ def run_stage(arguments: RunArguments, plan: RunPlan) -> None:
         check_checkpoints(arguments)
     # 2. to 4.
     experiment = prepare_experiment(arguments)
-    try_corruptions(plan.corruptions, experiment.clips)
+    try_corruptions(plan.corruptions, experiment.corpus.clips)
     trainer, seconds = experiment.trainer, {"data": experiment.seconds}
     # 5.
     started, training = time.time(), None
