@@ -14,6 +14,8 @@ from hf_utils.disclosure import is_secret
 from hf_utils.errors import UserError
 
 _LOCK_FILE = ".lock"
+# In every message of PyTorch about it: of a worker killed by a bus error, and of memory that cannot be allocated.
+_SHARED_MEMORY = "shared memory"
 logger = logging.getLogger(__name__)
 
 
@@ -125,7 +127,7 @@ def launch_command() -> str:
 
 
 def run_script(main: Callable[[], int]) -> None:
-    """Call `main` and exit with its code; a user's mistake prints only its message and exits with 2.
+    """Call `main` and exit with its code; a user's mistake, or want of memory, prints one message and exits with 2.
 
     The process group, if any, is ended last: a group that is alive at interpreter exit aborts some runs on CPU after
     correct results.
@@ -134,6 +136,15 @@ def run_script(main: Callable[[], int]) -> None:
         code = main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except RuntimeError as error:
+        if _SHARED_MEMORY not in str(error):
+            raise
+        print(
+            "error: the workers of the data loader ran out of shared memory, /dev/shm. Give it more (Docker: `docker "
+            "run --shm-size 8g ...`), or do without workers: --dataloader_num_workers 0.",
+            file=sys.stderr,
+        )
         code = 2
     except KeyboardInterrupt:
         print(

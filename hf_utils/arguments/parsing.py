@@ -310,7 +310,10 @@ def build_arguments(classes: Iterable[type], values: Mapping[str, Any]) -> tuple
         name for name, field in options.items() if default_of(field) is dataclasses.MISSING and name not in values
     ]
     if missing:
-        raise UserError("\n".join(f"{name} is required: {describe_option(options[name])}" for name in missing))
+        raise UserError(
+            "\n".join(f"--{name} {metavar_of(options[name])} is required, here or in a YAML file" for name in missing)
+            + "; --help shows what it takes"
+        )
     derived = {name: f.metadata["derive"](values) for name, f in options.items() if "derive" in f.metadata}
     values = derived | dict(values)
     instances = []

@@ -260,6 +260,7 @@ def _card_body(output_dir, results, command, robustness):
         sets=list(evaluations),
         main_set=main_set,
         selected="validation" in evaluations and config.get("load_best_model_at_end", True),
+        selected_on=_selection_text(results),
         training=(results.get("training") or {}).get("summary", ""),
         scores=score_table(evaluations),
         pictures=[picture(f"Confusion matrix of {name}", entry["confusion"]) for name, entry in evaluations.items()],
@@ -299,6 +300,15 @@ def _windows_text(model: Mapping) -> str:
         f"It hears windows of {window:.4g} s; the genre of a track is the mean of the probabilities of {lie} that "
         "cover it."
     )
+
+
+def _selection_text(results: Mapping) -> str:
+    """Return why the score that chose the checkpoint can differ from that of the table; "" where it cannot."""
+    window, hop = (results["model"][f"{name}_samples"] / results["model"]["sample_rate"] for name in ("window", "hop"))
+    selecting_hop = results["config"].get("validation_hop_seconds") or window
+    if math.isclose(selecting_hop, hop, rel_tol=1e-3):
+        return ""
+    return f"While training it was measured on windows one every {selecting_hop:.4g} s; the table has all of them."
 
 
 def _license_text(results: Mapping) -> str:

@@ -1,8 +1,11 @@
 """How long windows are, and how far apart, in samples."""
 
 import dataclasses
+import logging
 
 from hf_utils.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -12,6 +15,15 @@ class WindowLengths:
     sample_rate: int
     window_samples: int
     hop_samples: int
+
+    def warn_of_short(self, num_short: int, num_clips: int) -> None:
+        """Log that clips are shorter than a window, if any are: a model hears them several times over."""
+        if num_short:
+            logger.warning(
+                "%d of %d clips are shorter than the window of %.4g s and are repeated to fill it. A shorter "
+                "--window_seconds avoids that.",
+                *(num_short, num_clips, self.window_samples / self.sample_rate),
+            )
 
 
 def hop_samples_for(window_samples: int, hop_seconds: float | None, sample_rate: int, *, share: float = 0.5) -> int:

@@ -10,7 +10,9 @@ import json
 import logging
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import hf_hub_download
 
@@ -81,7 +83,7 @@ def adopt_data_options(arguments: RunArguments) -> RunArguments:
     config = _read_run_config(arguments.model, arguments.training.hub_token)
     windows = {option: config[option] for option in _WINDOW_OPTIONS if option in config}
     if not arguments.training.do_eval:
-        return _merge(arguments, windows, f"Windows are those of the run in {name}")
+        return _merge(arguments, windows)
     if not config:
         if read_past_split(arguments) is None:
             message = "%s has neither %s nor %s of a run: its training tracks may be among the test tracks."
@@ -90,7 +92,7 @@ def adopt_data_options(arguments: RunArguments) -> RunArguments:
     if not Path(name).is_dir():
         config["dataset_name"] = _find_dataset(config["dataset_name"], given.get("dataset_name"), name)
     if not _is_same_source(given.get("dataset_name", config["dataset_name"]), config["dataset_name"]):
-        return _merge(arguments, windows, f"Windows are those of the run in {name}")
+        return _merge(arguments, windows)
     for option in _SPLIT_OPTIONS:
         if option in given and given[option] != config.get(option) and not arguments.data.allow_seen_tracks:
             raise UserError(
@@ -98,7 +100,11 @@ def adopt_data_options(arguments: RunArguments) -> RunArguments:
                 "dataset: its training tracks would be among the test tracks. Leave the option out, or, if you mean "
                 "it, add --allow_seen_tracks."
             )
-    return _merge(arguments, config, f"Data, split and windows are those of the run in {name}")
+    return _merge(arguments, config)
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    return one == other or isinstance(one, str) and isinstance(other, str) and _is_same_source(one, other)
 
 
 def _is_same_source(one: str, other: str) -> bool:
@@ -124,12 +130,24 @@ def read_past_split(arguments: RunArguments) -> SplitRecord | None:
     return SplitRecord.read(path, name) if path.is_file() else None
 
 
-def _merge(arguments: RunArguments, adopted: dict, message: str) -> RunArguments:
+def _merge(arguments: RunArguments, adopted: dict) -> RunArguments:
     if adopted.keys() - arguments.given.keys():
-        logger.info("%s", message)
+        logger.info("%s", _describe_adopted(adopted, arguments.given, arguments.model.model_name_or_path))
     given = {**adopted, **arguments.given}
     data, _ = build_arguments((DataArguments,), given)
     return dataclasses.replace(arguments, data=data, given=given)
+
+
+def _describe_adopted(adopted: Mapping, given: Mapping, name: str) -> str:
+    """Return what is taken over from the run in `name`, and which of its options have another value here."""
+    same, other = [], []
+    for noun, options in (("Data", _SOURCE_OPTIONS), ("Split", _SPLIT_OPTIONS), ("Windows", _WINDOW_OPTIONS)):
+        known = [option for option in options if option in adopted]
+        changed = [option for option in known if not _is_same(given.get(option, adopted[option]), adopted[option])]
+        if known and not changed:
+            same.append(noun)
+        other += [f"{option} is {given[option]}, there {adopted[option]}" for option in changed]
+    return "; ".join([f"Of the run in {name}: {', '.join(same).lower() or 'nothing'}", *other])
 
 
 def _find_dataset(trained_on: str, given: str | None, name: str) -> str:

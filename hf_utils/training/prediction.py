@@ -56,7 +56,7 @@ def predict(arguments: RunArguments) -> int:
         overwrite=training_args.overwrite or training_args.do_train,
     )
     skipped = f", {len(failures)} skipped" if failures else ""
-    print(f"{done} files tagged{skipped}: {Path(training_args.output_dir, PREDICTIONS_FILE)}")
+    print(f"{done} file{'s' * (done != 1)} tagged{skipped}: {Path(training_args.output_dir, PREDICTIONS_FILE)}")
     return 1 if failures else 0
 
 
@@ -91,11 +91,12 @@ def predict_files(
     files = find_audio(path)
     timelines = {name: Path(TIMELINE_FOLDER, file).as_posix() for name, file in name_outputs(files, ".csv").items()}
     journal = _open_journal(classifier, output_dir, files, timelines if per_window else {}, overwrite)
+    window_seconds = classifier.lengths.window_samples / classifier.lengths.sample_rate
     genres = own_genres(classifier.model.config)
     classifier.model.eval()
     if is_multi_label(classifier.model.config):
         logger.info("The model is a tagger: each label has a probability by itself, and they do not sum to 1.")
-    failures = []
+    failures, num_short = [], 0
     missing = [name for name in files if name not in journal.results]
     states = {name: read_state(files[name]) for name in missing}
     decoded = decode_ahead([files[name] for name in missing], classifier.lengths.sample_rate, num_proc)
@@ -108,6 +109,7 @@ def predict_files(
                     logger.warning("Skipped %s: %s", show_name(name), error)
                     failures.append((name, str(error)))
                     continue
+                num_short += len(times) == 1 and float(times[0][1]) < window_seconds - 1e-3
                 result = {"row": _row(probabilities.mean(axis=0), genres)}
                 if per_window:
                     result["timeline"] = timelines[name]
@@ -119,6 +121,7 @@ def predict_files(
             results = journal.results
             rows = [[name, *results[name]["row"]] for name in files if name in results]
             write_csv(output_dir / PREDICTIONS_FILE, ["file", "prediction", *genres], rows)
+    classifier.lengths.warn_of_short(num_short, len(missing) - len(failures))
     return len(rows), failures
 
 

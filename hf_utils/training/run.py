@@ -262,6 +262,9 @@ def prepare_experiment(arguments: RunArguments) -> Experiment:
     if fit_stats:
         num_workers = training_args.dataloader_num_workers
         fit_feature_stats(feature_extractor, corpus.train, lengths.window_samples, num_workers=num_workers)
+    heard = [*corpus.evaluations.values(), *([] if corpus.train is None else [corpus.train])]
+    num_samples = [count for clips_of_set in heard for count in clips_of_set["num_samples"]]
+    lengths.warn_of_short(sum(count < lengths.window_samples for count in num_samples), len(num_samples))
     windows = {
         name: EvaluationWindows(tracks, lengths.window_samples, lengths.hop_samples)
         for name, tracks in corpus.evaluations.items()

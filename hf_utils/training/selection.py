@@ -71,7 +71,8 @@ def describe_training(args: ClassificationTrainingArguments, state: TrainerState
     elif kept is None:
         reason = f"the last step, since no evaluation gave {name}"
     else:
-        reason = f"step {kept['step']} (epoch {kept['epoch']:.4g}), {name} {state.best_metric:.3f} on validation"
+        score = f"{name} {state.best_metric:.3f} on validation while training"
+        reason = f"step {kept['step']} (epoch {kept['epoch']:.4g}), {score}"
     stopped = state.global_step < state.max_steps and is_patience_spent(args, state)
     drops = _find_drops(args, state)
     done = f"step {state.global_step} of {state.max_steps} (epoch {state.epoch:.4g})"

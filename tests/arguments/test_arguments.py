@@ -43,7 +43,7 @@ def test_a_model_is_all_that_must_be_given():
     assert training.metric_for_best_model == "accuracy" and training.greater_is_better
     assert training.save_total_limit == 2 and not training.remove_unused_columns
     assert training.get_warmup_steps(560) == 56
-    with pytest.raises(UserError, match="model_name_or_path is required: Checkpoint of the Hub"):
+    with pytest.raises(UserError, match="--model_name_or_path .* required"):
         RunArguments.parse([])
 
 

@@ -232,6 +232,13 @@ def test_windows_are_told_in_seconds_and_overlap_only_where_they_do(tmp_path):
     assert "| window | 10 s (160,000 samples) |" in text
 
 
+def test_the_score_that_chose_the_checkpoint_may_be_of_fewer_windows(tmp_path):
+    evaluations = [evaluate(GENRES, np.arange(6) % 3, "validation")]
+    assert "one every 10 s" in write_card(tmp_path, evaluations=evaluations)
+    text = write_card(tmp_path, evaluations=evaluations, config={"validation_hop_seconds": 5.0})
+    assert "selected on *validation*" in text and "While training" not in text
+
+
 def test_settings_are_those_that_somebody_chose(tmp_path):
     config = {"weight_decay": 0.0, "label_smoothing_factor": 0.1, "freeze": "none", "num_proc": 9, "hub_token": "x"}
     text = write_card(tmp_path, config=config | {"learning_rate": 5e-5, "per_device_train_batch_size": 8})

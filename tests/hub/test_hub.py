@@ -232,7 +232,13 @@ def test_a_checkpoint_on_the_hub_is_tested_on_the_split_of_its_revision(hub, mon
     with caplog.at_level("INFO"):
         tagging = adopt({}, do_eval=False)
     assert (tagging.dataset_name, tagging.window_seconds) == (DataArguments.dataset_name, 5.0)
-    assert caplog.messages == ["Windows are those of the run in me/cnn"]
+    [message] = caplog.messages
+    assert "me/cnn: windows" in message and "split" not in message
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        adopt({"window_seconds": 2.5})
+    [message] = caplog.messages
+    assert "me/cnn: data, split" in message and "window_seconds is 2.5, there 5.0" in message
 
 
 def test_the_record_of_a_checkpoint_on_the_hub_is_that_of_its_revision(hub, monkeypatch, tmp_path):

@@ -207,7 +207,7 @@ def test_files_of_any_kind_are_tagged_and_bad_ones_listed(run, music, tmp_path):
         *("--model_name_or_path", run, "--do_predict", "--predict_path", folder, "--per_window"),
         *("--output_dir", tmp_path / "tags"),
     )
-    assert done.returncode == 1 and "1 files tagged, 1 skipped" in done.stdout
+    assert done.returncode == 1 and "1 file tagged, 1 skipped" in done.stdout
     assert (done.stdout + done.stderr).count("broken.mp3") == 1
     (row,) = read_rows(tmp_path / "tags" / "predictions.csv")
     probabilities = [float(row[genre]) for genre in ("blues", "hiphop", "rock")]

@@ -1,0 +1,45 @@
+"""What surrounds a script: its lock, and the exit code and message of what ends it."""
+
+import pytest
+
+from hf_utils.errors import UserError
+from hf_utils.launch import lock_file, run_script
+
+
+def raising(error):
+    def main():
+        raise error
+
+    return main
+
+
+def test_workers_without_shared_memory_are_one_message(capsys):
+    message = (  # of PyTorch 2.11
+        "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers are out "
+        "of shared memory. Please try to raise your shared memory limit."
+    )
+    with pytest.raises(SystemExit) as exit:
+        run_script(raising(RuntimeError(message)))
+    error = capsys.readouterr().err
+    assert exit.value.code == 2
+    assert "/dev/shm" in error and "--dataloader_num_workers 0" in error and "--shm-size" in error
+
+
+def test_other_errors_keep_their_traceback_and_mistakes_have_none(capsys):
+    with pytest.raises(RuntimeError, match="odd"):
+        run_script(raising(RuntimeError("odd")))
+    with pytest.raises(SystemExit) as exit:
+        run_script(raising(UserError("--fold is 11")))
+    assert exit.value.code == 2 and capsys.readouterr().err == "error: --fold is 11\n"
+
+
+def test_a_lock_is_held_once_and_follows_its_file(tmp_path):
+    first = lock_file(tmp_path / "log")
+    assert lock_file(tmp_path / "log") is None
+    first.close()
+    second = lock_file(tmp_path / "log")
+    (tmp_path / "log").unlink()  # whoever locks the name now has another file
+    third = lock_file(tmp_path / "log")
+    assert second is not None and third is not None
+    second.close()
+    third.close()
