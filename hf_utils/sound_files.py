@@ -8,6 +8,7 @@ import io
 import mmap
 import os
 import re
+import stat
 import struct
 import tempfile
 from collections.abc import Iterator
@@ -86,6 +87,8 @@ def open_sound(source: Source, lines: list[str]) -> Iterator[OpenSound]:
 
 def _open_file(source: Source) -> BinaryIO:
     try:
+        if not isinstance(source, bytes) and not stat.S_ISREG(os.stat(source).st_mode):
+            raise AudioError("unreadable: not a file")  # to open a pipe would wait for ever
         file = io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb")
         if file.seek(0, io.SEEK_END):
             file.seek(0)

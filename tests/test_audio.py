@@ -317,6 +317,9 @@ def test_missing_files_folders_and_headerless_files_say_why(tmp_path):
         audio.decode(tmp_path / "none.wav")
     with pytest.raises(audio.AudioError, match="^unreadable"):
         audio.decode(tmp_path)
+    os.mkfifo(tmp_path / "pipe.wav")
+    with pytest.raises(audio.AudioError, match="^unreadable"):
+        audio.decode(tmp_path / "pipe.wav")
     with pytest.raises(audio.AudioError, match="^undecodable"):
         audio.decode(tmp_path / "x.raw")
 
