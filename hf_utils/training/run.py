@@ -71,6 +71,7 @@ from hf_utils.training.robustness import (
     try_corruptions,
 )
 from hf_utils.training.selection import describe_training
+from hf_utils.training.shared_memory import check_shared_memory
 from hf_utils.training.trainer import GenreTrainer, balanced_class_weights, write_tensorboard_summary
 
 logger = logging.getLogger(__name__)
@@ -244,6 +245,8 @@ def prepare_experiment(arguments: RunArguments) -> Experiment:
         augmentation.try_out(lengths.sample_rate)
     feature_stats = arguments.model.feature_stats
     fit_stats = wants_training_stats(feature_extractor, feature_stats, do_train=training_args.do_train)
+
+    check_shared_memory(training_args, lengths.window_samples)
 
     # 4. Decode the audio, check it and the split, and cut it into windows.
     with training_args.main_process_first(desc="decoding"):
