@@ -18,7 +18,7 @@ help:
 	@echo "make test         environment and the whole test suite"
 	@echo "make lint         ruff, and the layers of hf_utils, without changing anything"
 	@echo "make format       mend what ruff can mend"
-	@echo "make env          the environment alone, in .venv; PYTHON=python3.12 chooses the interpreter"
+	@echo "make env          only the environment, in .venv; PYTHON=python3.12 chooses the interpreter"
 	@echo "make tensorboard  curves and pictures of all runs; LOGDIR=runs/ast chooses some"
 	@echo "make clean        remove the environment and the demo, but no other run"
 

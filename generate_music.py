@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     """Do what the command line asks for; return the exit code, 1 if clips are missing that were to be made here."""
     description, _, examples = __doc__.partition("\n\n")
     args, _ = parse_arguments((GenerationArguments,), argv, description=description, examples=examples)
-    # Here, because generators take seconds to import, and help and mistakes in options shall not wait for them.
+    # Here, because generators take seconds to import, and help and mistakes in options should not wait for them.
     from hf_utils.generation import dataset_run, plan
     from hf_utils.generation.synthesis import BatchError
 

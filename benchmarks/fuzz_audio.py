@@ -3,7 +3,7 @@
     python benchmarks/fuzz_audio.py --files 300 --seed 0
 
 WAV, FLAC, MP3 and OGG are cut at random, have random bytes changed, or get the beginning of a file of another format.
-Every file is decoded as for training and as for prediction, in a process of its own that is watched: a traceback, a
+Every file is decoded as for training and as for prediction, in its own process, which is watched: a traceback, a
 crash, more than the time limit, or two ways that differ, is trouble, and the exit code is then 1. Then all of them go
 through a whole prediction (`predict_files`) by a tiny model. The files of a seed are always the same, but for the
 serial number that libsndfile draws for an OGG file; `--keep` leaves those that made trouble in a folder.

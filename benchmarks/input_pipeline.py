@@ -71,11 +71,11 @@ def compare_speed(folder: Path, sample_rate: int, seconds: float, cache_dir: str
     )
     print(f"{len(paths)} clips to {WINDOW_SECONDS:g} s windows at {sample_rate} Hz, one process")
     print(f"{'':34}{'ours':>12}{'ordinary':>12}{'ratio':>8}")
-    print(f"{'windows/s, samples alone':34}{ours:12.0f}{ordinary:12.1f}{ours / ordinary:8.1f}")
+    print(f"{'windows/s, only samples':34}{ours:12.0f}{ordinary:12.1f}{ours / ordinary:8.1f}")
     print(
         f"{'windows/s, with feature extractor':34}{ours_all:12.1f}{ordinary_all:12.1f}{ours_all / ordinary_all:8.1f}"
     )
-    print(f"{'extractor alone, calls/s':34}{extractor:12.1f}")
+    print(f"{'only the extractor, calls/s':34}{extractor:12.1f}")
     print(f"share of the extractor in our time per window: {ours_all / extractor:.0%}")
 
 

@@ -8,7 +8,7 @@ Both ways train the same model on the same windows in one process, one after the
 validation set and a checkpoint after each epoch, as the script does; the cached one starts with no embeddings. Weights
 are random, at the size of AST-base, and tracks are 30 s of noise: time depends on neither.
 
-With --measured_epochs below --epochs the slow path trains so many alone, and its time for all is computed: an epoch of
+With --measured_epochs below --epochs the slow path trains only so many, and its time for all is computed: an epoch of
 it costs what the one before cost. The cached way is always run in full.
 """
 

@@ -12,14 +12,14 @@ SUFFIXES = (".yaml", ".yml")
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """The safe loader, which also refuses a key that stands twice; plain YAML lets the last one win in silence."""
+    """The safe loader, which also refuses a key that is given twice; plain YAML lets the last one win in silence."""
 
     def construct_mapping(self, node, deep=False):
         lines = {}
         for key_node, _ in node.value:
             key, line = str(key_node.value), key_node.start_mark.line + 1
             if key in lines:
-                raise UserError(f"{key} stands twice, in lines {lines[key]} and {line}: keep one")
+                raise UserError(f"{key} is given twice, in lines {lines[key]} and {line}: keep one")
             lines[key] = line
         return super().construct_mapping(node, deep)
 

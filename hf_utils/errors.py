@@ -2,4 +2,4 @@
 
 
 class UserError(ValueError):
-    """A mistake in the input. Scripts print its message alone, without a traceback, and exit with code 2."""
+    """A mistake in the input. Scripts print only its message, without a traceback, and exit with code 2."""

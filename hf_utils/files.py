@@ -173,7 +173,7 @@ def to_json(value: Any) -> Any:
 def write_csv(path: str | os.PathLike, header: Sequence[str], rows: Sequence[Sequence]) -> None:
     """Write a CSV file; texts with commas, quotes or line breaks are quoted, floats keep every digit."""
     text = io.StringIO(newline="")
-    # The writer quotes what contains a character of its line end: with "\n" alone, "\r" in a name would break a row.
+    # The writer quotes what contains a character of its line end: with only "\n", "\r" in a name would break a row.
     writer = csv.writer(text, lineterminator="\r\n")
     writer.writerow(header)
     writer.writerows(rows)

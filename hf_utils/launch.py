@@ -54,14 +54,14 @@ def setup_logging(is_main_process: bool, *, with_datasets: bool = True) -> None:
 
 
 def expect_processes(num_processes: int) -> None:
-    """Stop if a launcher started several processes and this one believes it is alone.
+    """Stop if a launcher started several processes and this one sees no other.
 
     Each would do the whole work and write the same files. It happens on machines without a GPU.
     """
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched > 1 and num_processes == 1:
         raise UserError(
-            f"{launched} processes were launched, but each sees itself alone. On a machine without a GPU start them "
+            f"{launched} processes were launched, but each sees only itself. On a machine without a GPU start them "
             "by `accelerate launch --config_file configs/accelerate/cpu_2.yaml ...`, or give the script --use_cpu."
         )
 

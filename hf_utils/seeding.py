@@ -5,7 +5,7 @@ import json
 
 
 def derive_seed(*parts: int | str) -> int:
-    """Return a 63-bit seed that is a function of `parts` alone: not of order of calls, process, worker or machine.
+    """Return a 63-bit seed that is a function of `parts` only, not of order of calls, process, worker or machine.
 
     `derive_seed(seed, epoch, track_id)` is the usual form. Parts are encoded as a JSON list, so that `("a", "bc")` and
     `("ab", "c")` differ; Python's own `hash` is salted per process and cannot serve.

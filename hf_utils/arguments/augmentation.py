@@ -38,17 +38,17 @@ class AugmentationArguments(MadeDatasetArguments):
     )
     splits: list[str] = _copies(
         ["train"],
-        "Splits to copy: train, validation, test. Copies of the last two are for evaluation alone.",
+        "Splits to copy: train, validation, test. Copies of the last two are only for evaluation.",
         metavar="SPLIT",
     )
     copies: int = _copies(1, "Copies of every clip, each drawn anew.", metavar="COPIES", at_least=1)
     include_original: bool = _copies(
-        False, "Write the clips themselves as well. Then train on this dataset alone, not beside real."
+        False, "Write the clips themselves as well. Then train only on this dataset, not on real as well."
     )
     sampling_rate: int | None = _copies(
         None, "Sampling rate of the copies, in Hz. (default: that of each clip)", metavar="HZ", at_least=8000
     )
-    seed: int | None = _copies(None, "Seed of the transforms. (default: 42; corruptions have one of their own)")
+    seed: int | None = _copies(None, "Seed of the transforms. (default: 42; corruptions have fixed seeds)")
     output_dir: str | None = _job(
         None, "Folder of the new dataset. (default: data/<dataset>-<file>)", metavar="FOLDER", derive=_dataset_folder
     )

@@ -76,7 +76,7 @@ class GenerationArguments(MadeDatasetArguments):
     continue_from: str | None = _real(
         None,
         "Start every clip from a real clip of its genre: a dataset, of which only the training split is used. The "
-        "real part is cut off again. MusicGen only. (default: from text alone)",
+        "real part is cut off again. MusicGen only. (default: only from text)",
         metavar="NAME_OR_PATH",
     )
     prompt_seconds: float | None = _real(

@@ -49,7 +49,7 @@ def option(
 def collect_options(classes: Iterable[type]) -> dict[str, dataclasses.Field]:
     """Return the options of `classes` by name, as fields with resolved types.
 
-    An option that a subclass declares anew stands where the subclass has it, so that the help can be put in order.
+    An option that a subclass declares anew is listed where the subclass has it, so that the help can be put in order.
     """
     options = {}
     for cls in classes:

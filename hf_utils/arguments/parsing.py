@@ -139,7 +139,7 @@ def describe_option(field: dataclasses.Field) -> str:
 
 
 def metavar_of(field: dataclasses.Field) -> str:
-    """Return what stands for the value in the help: the option's own word, its choices, or its type; "" for none."""
+    """Return the placeholder in the help: the option's own word, its choices, or its type; "" for none."""
     if "metavar" in field.metadata:
         return field.metadata["metavar"]
     is_union = typing.get_origin(field.type) in (typing.Union, types.UnionType)

@@ -85,7 +85,7 @@ def count_free_cores() -> int:
 
 
 def _run_folder(options: Mapping[str, Any]) -> str:
-    """A folder of its own where nothing is trained: that of the model may be the run that trained it."""
+    """Another folder than the model's where nothing is trained: the model's may be the run that trained it."""
     trains = options.get("do_train") or not (options.get("do_eval") or options.get("do_predict"))
     kind = "" if trains else "-eval" if options.get("do_eval") else "-predict"
     return str(Path("runs", Path(options.get("model_name_or_path", "run")).name + kind))
@@ -104,11 +104,11 @@ class ClassificationTrainingArguments(TrainingArguments):
 
     `do_train`, `do_eval`, `do_predict`, `bf16`, `fp16`, `use_cpu`, `dataloader_num_workers`,
     `dataloader_persistent_workers` and `greater_is_better` hold what was decided, whether or not it was asked for.
-    Without `do_train`, the Trainer evaluates and saves nothing of its own accord. The Hub token is never pickled.
+    Without `do_train`, the Trainer evaluates and saves nothing by itself. The Hub token is never pickled.
     """
 
     do_train: bool = _job(False, "Fine-tune the model.")
-    do_eval: bool = _job(False, "Evaluate validation, test and --eval_datasets after training, or alone.")
+    do_eval: bool = _job(False, "Evaluate validation, test and --eval_datasets, after training or without it.")
     do_predict: bool = _job(False, "Tag the files of --predict_path.")
     predict_path: str | None = _job(None, "Audio file, or folder with files at any depth, to tag.", metavar="PATH")
     per_window: bool = _job(False, "Also write the genre of every window of a tagged file: a timeline.")
@@ -141,7 +141,7 @@ class ClassificationTrainingArguments(TrainingArguments):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = _training(
         "auto", "Numbers in matrix products. (default: auto = bf16 where the GPU or CPU has it in hardware, else fp32)"
     )
-    use_cpu: bool = _training(False, "Leave GPUs alone. (default: off where there is a GPU)")
+    use_cpu: bool = _training(False, "Use no GPU. (default: off where there is a GPU)")
     seed: int = _training(42, "Seed of the new head, the order of tracks and the windows.")
     dataloader_num_workers: int | None = _training(
         None,
@@ -298,7 +298,7 @@ class ClassificationTrainingArguments(TrainingArguments):
                 )
             options = {**options, "mode": mode}
             self.lr_scheduler_kwargs = options
-        # Made once for a parameter that learns nothing: some want options of their own.
+        # Made once for a parameter that learns nothing: some want their own options.
         optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=self.learning_rate)
         steps = {"num_warmup_steps": 1, "num_training_steps": 10}
         try:

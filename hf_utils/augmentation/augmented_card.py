@@ -23,7 +23,7 @@ _COLUMN_TEXT = (
     "cut instead. Every clip has the length of its original."
 )
 _SEED_TEXT = (
-    "The result for a clip depends on the seed, its `track_id`, the number of the copy and the transforms alone; the "
+    "The result for a clip depends only on the seed, its `track_id`, the number of the copy and the transforms; the "
     "seed that follows from them is in `seed`. The same command makes the same files, on any number of processes and "
     "machines with the same versions."
 )
@@ -32,7 +32,7 @@ _TRAIN_TEXT = (
     "or test track."
 )
 _ORIGINALS_TEXT = (
-    "The originals are in this dataset as well (origin `real`): train on it alone, without `real`, which would count "
+    "The originals are in this dataset as well (origin `real`): train on it without `real`, which would count "
     "them twice."
 )
 _OTHER_SPLITS_TEXT = (
@@ -43,7 +43,7 @@ _TEST_TEXT = (
     "This is for evaluation: never train on it. `--eval_datasets` gives one score over all its clips{originals}."
 )
 _KINDS_TEXT = (
-    "Every corruption is a configuration of its own, {first} for instance, and the same for everybody. For a score of "
+    "Every corruption is a configuration, {first} for instance, and the same for everybody. For a score of "
     "each, give run_classification.py `--corruptions` with the file that this dataset was made from: it makes the "
     "same clips. Report a model that was trained on one of these kinds apart from one that was not."
 )

@@ -74,7 +74,7 @@ class Copy:
         return clip, seed
 
     def name_split(self, split: str) -> str:
-        """Return the split of the copies: every corruption has one of its own."""
+        """Return the split of the copies: every corruption has its own."""
         return f"{split}_{self.name}" if isinstance(self.transform, Corruption) else split
 
 

@@ -124,7 +124,7 @@ def _mapping(value, where: str) -> Mapping:
         raise UserError(f"{where} is {value!r}, expected names and what they stand for")
     for name in value:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise UserError(f"{where}: {name!r} is no name: use letters, digits and _, and not a digit alone")
+            raise UserError(f"{where}: {name!r} is no name: use letters, digits and _, and not only digits")
     return value
 
 

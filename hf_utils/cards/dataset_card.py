@@ -78,7 +78,7 @@ def use_for_training(name: str, source: Mapping[str, Any], *, with_real: bool) -
         words += [f"--{option}", *(map(str, value) if isinstance(value, list) else [str(value)])]
     words += ["--train_datasets", *([REAL] if with_real else []), name]
     clips = source.get("dataset_name", "")
-    unknown = f", where `{clips}` stands for the folder of the real clips" if clips.startswith("path/to/") else ""
+    unknown = f", where `{clips}` is the folder of the real clips" if clips.startswith("path/to/") else ""
     return Use(f"To train on it, here with the recipe `{_RECIPE}`{unknown}", _join(words, name))
 
 
@@ -86,7 +86,7 @@ def use_for_evaluation(name: str) -> Use:
     """Return how to test a trained model on the dataset: one score over all its clips."""
     words = ["python", "run_classification.py", "--model_name_or_path", _RUN, "--do_eval"]
     return Use(
-        f"To test on it, where `{_RUN}` stands for a run on the same dataset and split (its training tracks are "
+        f"To test on it, where `{_RUN}` is a run on the same dataset and split (its training tracks are "
         "refused as test tracks)",
         _join([*words, "--eval_datasets", f"copies={name}"], name),
     )

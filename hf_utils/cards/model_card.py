@@ -47,8 +47,8 @@ PROTOCOL_TEXTS = {
     ),
     "artist_folds": (
         "Fold {fold} (counted from 0) of {num_folds}, stratified by genre, seed {seed}. Tracks of one artist, and "
-        "known repetitions, are on one side only; a track of an unknown artist stands alone, so an artist without a "
-        "name can still be on two sides. One fold is not the cross-validated score: that pools all of them."
+        "known repetitions, are on one side only; a track of an unknown artist is its own group, so an artist "
+        "without a name can still be on two sides. One fold is not the cross-validated score: that pools all of them."
     ),
     "stratified": (
         "80 % training, 10 % validation and 10 % test tracks, drawn per genre with seed {seed}. Tracks of one artist "

@@ -201,7 +201,7 @@ def _relative(path: PurePath, root: str) -> PurePath:
 
 
 def number_unnamed(track_ids: Sequence[str | None], embedded: Sequence[bool]) -> list[str]:
-    """Return `track_ids` with `row-000012` for clips without a name, or with bytes of their own but a shared name.
+    """Return `track_ids` with `row-000012` for clips without a name, or with their own bytes but a shared name.
 
     Datasets with embedded files often lost the file names. Two rows with the same path are the same clip twice,
     which is for `refuse_duplicates`.

@@ -109,10 +109,10 @@ class Shards:
         (self.folder / CARD_FILE).unlink(missing_ok=True)
 
     def finish(self, card_text: str) -> None:
-        """Check that every shard is there and every `track_id` stands once, then write the card.
+        """Check that every shard is there and every `track_id` occurs once, then write the card.
 
         Raises:
-            UserError: shards are missing, a `track_id` stands twice, or `data` holds Parquet files of something else.
+            UserError: shards are missing, a `track_id` occurs twice, or `data` holds Parquet files of something else.
         """
         if missing := self.missing():
             names = ", ".join(self.paths[i].name for i in missing[:5]) + (" ..." if len(missing) > 5 else "")

@@ -256,7 +256,7 @@ def _read_source(pickled: bytes, row: int) -> bytes | str:
 
 @functools.lru_cache(maxsize=1)
 def _open_block(pickled: bytes, block: int) -> datasets.Dataset:
-    """Return the table behind `pickled`, with a memory map of its own for this block of rows.
+    """Return the table behind `pickled`, with its own memory map for this block of rows.
 
     Where files lie in Arrow tables on disk, every page that was read stays in the process until the map is closed:
     over one map the memory would grow with the dataset.
@@ -291,7 +291,7 @@ def estimate_bytes(files: datasets.Dataset, sample_rate: int | None, num_proc: i
     seconds = sum(audio.read_duration(_read_source(pickled, row)) for row in range(len(files)))
     _open_block.cache_clear()
     num_bytes = round(seconds * sample_rate) * BYTES_PER_SAMPLE
-    # Every process writes a part of its own, and each part is there twice while it is joined to the first.
+    # Every process writes its own part, and each part is there twice while it is joined to the first.
     return num_bytes + (num_bytes // num_proc if num_proc > 1 else 0)
 
 

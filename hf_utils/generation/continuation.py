@@ -26,7 +26,7 @@ def load_training_clips(args: SourceArguments, sample_rate: int) -> datasets.Dat
 
 @dataclasses.dataclass(frozen=True)
 class Parents:
-    """The clips of each genre, in an order of their own, and how much of one is heard.
+    """The clips of each genre, in a shuffled order, and how much of one is heard.
 
     Attributes:
         by_genre: rows of decoded clips (`waveforms.decode_clips`) per label.

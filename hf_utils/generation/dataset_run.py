@@ -59,7 +59,7 @@ def open_dataset(args: GenerationArguments, recipe: Recipe, device: torch.device
 def make_dataset(
     args: GenerationArguments, recipe: Recipe, shards: Shards, state: PartialState, name: str | None
 ) -> bool:
-    """Make this process's share of the clips, and score them once all are there; return whether it shall publish them.
+    """Make this process's share of the clips, and score them once all are there; return whether it is to publish them.
 
     Nobody waits for anybody: a share follows from the numbers of the batches, and whoever sees all of them there
     finishes. Two that do so at the same moment write the same.

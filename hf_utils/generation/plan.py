@@ -102,7 +102,7 @@ class Recipe:
         return range(batch * self.batch_size, min((batch + 1) * self.batch_size, self.num_clips))
 
     def describe_clip(self, index: int) -> dict:
-        """Return what clip `index` shall be: label, track_id, prompt, parent_id and prompt_start_seconds."""
+        """Return what clip `index` is to be: label, track_id, prompt, parent_id and prompt_start_seconds."""
         label, seed = index % len(self.genres), derive_seed(self.seed, "clip", index)
         kind = "-continued" if self.parents else ""
         clip = {

@@ -39,7 +39,7 @@ class GenrePrompts:
     tempo_bpm: tuple[int, int] | None = None
 
     def draw(self, seed: int) -> str:
-        """Return a prompt that depends on `seed` alone: each field has a seed of its own."""
+        """Return a prompt that depends only on `seed`: each field has its own seed."""
         template = self.templates[derive_seed(seed, "template") % len(self.templates)]
         words = {name: items[derive_seed(seed, name) % len(items)] for name, items in self.lists.items()}
         if self.tempo_bpm:

@@ -246,7 +246,7 @@ def report_figure(rows: Sequence[Mapping], name: str):
     Args:
         name: of the checkpoint whose embeddings were compared.
     """
-    from matplotlib.figure import Figure  # here, because importing this module shall cost nothing
+    from matplotlib.figure import Figure  # here, so that importing this module costs nothing
 
     figure = Figure(figsize=(max(9.0, 1.1 * len(rows) + 3), 7.5), layout="constrained", dpi=120)
     places = np.arange(len(rows))
@@ -281,7 +281,7 @@ def _describe(name: str, text: str) -> str:
         "# Synthetic against real training clips\n\n"
         f"Embeddings: {name}. `mmd_synthetic` is the unbiased squared kernel distance (MMD) between `compared` "
         "synthetic and as many real clips, `mmd_real` that between two disjoint sets of as many real clips each: what "
-        f"chance alone gives. Both are means over {NUM_DRAWS} draws, `_sd` is their spread; one Gaussian kernel per "
+        f"chance gives. Both are means over {NUM_DRAWS} draws, `_sd` is their spread; one Gaussian kernel per "
         "genre, as wide as the median distance. The loudness of synthetic clips was set by us.\n\n"
         f"{text}\n\n![Kernel distance, loudness and spectrum per genre](quality.png)\n"
     )

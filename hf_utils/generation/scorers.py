@@ -122,7 +122,7 @@ class ClapScorer:
 class ClassifierScorer:
     """A genre classifier of this project: probabilities over whole clips, the mean over their windows.
 
-    It must have been trained on the training split alone; else it would choose the clips by what validation and test
+    It must have been trained only on the training split; else it would choose the clips by what validation and test
     sound like.
     """
 
@@ -130,7 +130,7 @@ class ClassifierScorer:
         if not Path(folder, "results.json").is_file():
             raise UserError(
                 f"score_with is {folder}, expected the folder of a finished run of run_classification.py: only of its "
-                "own runs is it known that they learn from the training split alone"
+                "own runs is it known that they learn only from the training split"
             )
         self._model, self._extractor = load_classifier(Checkpoint(folder), None)
         self._model.to(device)

@@ -174,7 +174,7 @@ def write_batches(
 def replace_duplicates(shards: Shards, recipe: Recipe, load_maker: Callable[[], BatchMaker]) -> int:
     """Make clips anew that repeat one of an earlier batch; return their number. Without any, nothing is loaded.
 
-    All batches must be there. What comes out depends on their contents alone, so it does not matter which process does
+    All batches must be there. What comes out depends only on their contents, so it does not matter which process does
     it, nor whether two do.
 
     Raises:

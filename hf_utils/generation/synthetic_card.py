@@ -24,7 +24,7 @@ _AGAIN = (
 _CONTINUED = (
     "Every clip goes on from {seconds:g} s of a real training clip of {source}, named in `parent_id`; that part "
     "itself is cut off. Never train on a clip whose parent is in a validation or test split. The music of {source} "
-    "has owners of its own."
+    "has other owners."
 )
 
 

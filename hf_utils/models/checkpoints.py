@@ -148,7 +148,7 @@ class Checkpoint:
                 config=config,
                 # Weights stored in half precision would otherwise be trained in it.
                 dtype=torch.float32,
-                # None takes safetensors where there are some, and else unpickles tensors alone (weights_only).
+                # None takes safetensors where there are some, and else unpickles only tensors (weights_only).
                 use_safetensors=None if self.allow_pickle else True,
                 # Not ignored: listed, so that the message below can name them.
                 ignore_mismatched_sizes=True,

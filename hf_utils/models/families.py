@@ -67,7 +67,7 @@ def window_samples_for(config: PreTrainedConfig, feature_extractor, window_secon
         if window_seconds is not None and round(window_seconds * sample_rate) != fixed_samples:
             raise UserError(
                 f"window_seconds is {window_seconds}, but {config.model_type} takes windows of "
-                f"{fixed_samples / sample_rate:g} s alone: leave it out"
+                f"{fixed_samples / sample_rate:g} s: leave it out"
             )
         return fixed_samples
     if window_seconds is None:
@@ -163,7 +163,7 @@ def fit_masks(model: PreTrainedModel, feature_extractor, window_samples: int) ->
     config.mask_time_length = max(1, min(config.mask_time_length, int(LONGEST_SPAN * num_frames)))
     config.mask_feature_length = min(config.mask_feature_length, config.hidden_size)
     if config.apply_spec_augment and config.mask_time_prob > 0:
-        # One span at least, so that the embedding that stands for masked frames has a gradient in every step.
+        # One span at least, so that the embedding of masked frames has a gradient in every step.
         config.mask_time_min_masks = max(1, config.mask_time_min_masks)
     elif hasattr(backbone, "masked_spec_embed"):
         backbone.masked_spec_embed.requires_grad_(False)

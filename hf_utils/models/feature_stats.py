@@ -34,7 +34,7 @@ def fit_feature_stats(
 ) -> None:
     """Set the extractor's mean and standard deviation to those of the log spectrograms of `clips`.
 
-    Call it with the training split alone. Every sample of every clip is read once; sums are in float64.
+    Call it only with the training split. Every sample of every clip is read once; sums are in float64.
     """
     windows = EvaluationWindows(clips, window_samples, window_samples)
     total, squares, count = 0.0, 0.0, 0

@@ -35,7 +35,7 @@ class SpecAugment:
     frequency_bins: int
 
     def __call__(self, features: torch.Tensor, seed: int) -> torch.Tensor:
-        """Return masked features of one window (T, F) or (C, F, T); the draw depends on `seed` alone."""
+        """Return masked features of one window (T, F) or (C, F, T); the draw depends only on `seed`."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             for axis, width in ((self.time_axis, self.time_frames), (self.frequency_axis, self.frequency_bins)):

@@ -24,7 +24,7 @@ _METHOD = (
     "The interval in brackets is a bootstrap over test tracks (2,000 resamples) of the mean over seeds; for pooled "
     "folds, ROC-AUC counts only pairs of tracks that one model scored.",
     "An arm is compared with its reference on the same tracks and seeds. With one run per arm the test is McNemar's "
-    "exact one, and the interval is over tracks alone. With several, the standard error has two parts: the paired "
+    "exact one, and the interval is only over tracks. With several, the standard error has two parts: the paired "
     "bootstrap over tracks, and the variance over seeds, for which the largest of three estimates counts (of this "
     "comparison, of the model's arms, of the table), because two or three seeds can agree by luck. The interval and p "
     "are Student's. In simulated studies without any difference this finds one in fewer than 5 % of the studies.",
@@ -46,7 +46,7 @@ def write_report(
 ) -> list[ScoredTable]:
     """Write the report on the runs in `folders` into the folder `output`; return its tables.
 
-    `note` stands at its top: what a reader must know of the data.
+    `note` is printed at its top: what a reader must know of the data.
 
     Raises UserError if a folder does not exist, or holds no run at all.
     """

@@ -137,7 +137,7 @@ def mixed_cells(table: Table) -> list[str]:
         first, *rest = [run for replicate in cell for run in replicate.runs]
         names = {name for run in rest for name in differing_options(first.config, run.config, ignored=_VARYING)}
         if names:
-            warnings.append(f"{model}, {arm}: the runs differ in {', '.join(sorted(names))}, not in their seed alone")
+            warnings.append(f"{model}, {arm}: the runs differ in {', '.join(sorted(names))}, not only in their seed")
     return warnings
 
 

@@ -151,7 +151,7 @@ def _collect_robustness(scored: ScoredTable) -> tuple[dict, dict]:
 
 
 def _figure(width: float, height: float, rows: int = 1, columns: int = 1):
-    from matplotlib.figure import Figure  # here, because importing this module shall cost nothing
+    from matplotlib.figure import Figure  # here, so that importing this module costs nothing
 
     figure = Figure(figsize=(width, height), layout="constrained", dpi=_DPI)
     grid = figure.subplots(rows, columns, squeeze=False)

@@ -11,7 +11,7 @@ _LONGEST_NAME = 18
 
 def confusion_figure(evaluated, genres: Sequence[str], note: str = ""):
     """Return a matplotlib Figure of the confusion matrix of an `EvaluatedSet`, in counts; `note` ends its title."""
-    from matplotlib.figure import Figure  # here, because importing this module shall cost nothing
+    from matplotlib.figure import Figure  # here, so that importing this module costs nothing
 
     side = min(3.0 + 0.42 * len(genres), 18.0)
     figure = Figure(figsize=(side + 1.4, side), layout="compressed", dpi=120)

@@ -34,7 +34,7 @@ PACKAGES = (
 class EvaluatedSet:
     """One evaluated set: `labels` (N,), `probabilities` (N, K) of the soft vote, and scores by `metrics.GenreMetrics`.
 
-    `scores` holds "track" (soft vote: the headline), "track_hard" (hard vote) and "window" (every window alone).
+    `scores` holds "track" (soft vote: the headline), "track_hard" (hard vote) and "window" (every window by itself).
     """
 
     name: str
@@ -83,7 +83,7 @@ def is_near_chance(evaluated: EvaluatedSet) -> bool:
     """Return whether track accuracy is not two standard errors above always choosing the commonest genre."""
     num_tracks = len(evaluated.labels)
     chance = np.bincount(evaluated.labels).max() / num_tracks
-    if chance == 1:  # one genre alone: choosing it always is no baseline
+    if chance == 1:  # only one genre: choosing it always is no baseline
         chance = 1 / evaluated.probabilities.shape[1]
     accuracy = evaluated.scores["track"]["accuracy"]
     return accuracy < 1 and accuracy <= chance + 2 * math.sqrt(chance * (1 - chance) / num_tracks)
@@ -129,7 +129,7 @@ class RunRecord:
         model: its name, class, size and window lengths.
         config: the merged configuration of the run.
         seconds: by what they were spent on.
-        training: what ended it and which checkpoint was kept, from `trainer.describe_training`; None where nothing was
+        training: what ended it and what was kept, from `selection.describe_training`; None where nothing was
             trained.
         earlier, licenses: from `training.provenance`: the trainings before this one, and the licences stated by what
             the model is made from.

@@ -67,7 +67,7 @@ def _make_cell(study, model, arm, seed, fold) -> Cell:
 def read_configs(cells: Sequence[Cell]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Return the merged configuration of every cell, as results.json will hold it, and that of no option at all.
 
-    The options are parsed in another process: the study itself shall hold neither torch nor a GPU.
+    The options are parsed in another process: the study itself holds neither torch nor a GPU.
 
     Raises UserError with the mistakes of all cells, each once, or if arms of one model train for different lengths.
     """

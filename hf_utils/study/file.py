@@ -135,7 +135,7 @@ def _read_numbers(numbers: Any, key: str) -> tuple[int, ...]:
     if not isinstance(numbers, list) or not numbers or any(type(number) is not int for number in numbers):
         raise UserError(f"{key} is {numbers!r}, expected a list of whole numbers")
     if len(set(numbers)) < len(numbers):
-        raise UserError(f"{key} is {numbers}: a number stands twice")
+        raise UserError(f"{key} is {numbers}: a number is given twice")
     return tuple(numbers)
 
 

@@ -146,7 +146,7 @@ def evaluate_corruptions(
 
 @contextlib.contextmanager
 def _cache_folder(trainer, args: DataArguments, num_bytes: int) -> Iterator[tuple[Path, bool]]:
-    """Give the folder for corrupted tracks, the same in every process, and whether it is there for this run alone."""
+    """Give the folder for corrupted tracks, the same in every process, and whether it is there only for this run."""
     cache_dir = find_cache(args.waveform_cache_dir)
     made: list[str | None] = [None]
     if trainer.is_world_process_zero():

@@ -218,7 +218,7 @@ class Experiment:
 
 
 def prepare_experiment(arguments: RunArguments) -> Experiment:
-    """Read the clips, load the model, decode and check the audio, and freeze what shall not learn.
+    """Read the clips, load the model, decode and check the audio, and freeze what is not to learn.
 
     Raises:
         UserError: as `read_augmentation`, `load_classifier`, `load_split_clips`, `decode_corpus` and `freeze`.

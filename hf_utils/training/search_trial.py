@@ -1,6 +1,6 @@
 """One trial of a search: trained as the script does, and judged on validation.
 
-A trial may change the model, its windows and its features, so each is an experiment of its own with a fresh model.
+A trial may change the model, its windows and its features, so each has a fresh model.
 """
 
 import dataclasses

@@ -91,7 +91,7 @@ class GenreTrainer(Trainer):
             compute_loss_func=CrossEntropy(class_weights, args.label_smoothing_factor),
             **kwargs,
         )
-        # Our loss does the scaling (see CrossEntropy); no model shall.
+        # Our loss does the scaling (see CrossEntropy); no model does it.
         self.model_accepts_loss_kwargs = False
         self.genres, self.class_weights, self.record = genres, class_weights, record
         self._evaluated: EvaluatedSet | None = None
@@ -219,7 +219,7 @@ class TellEpoch(TrainerCallback):
 
 
 class ProgressBars(ProgressCallback):
-    """The stock bars, without a printed dictionary per log: `EpochLine` says it. For terminals alone."""
+    """The stock bars, without a printed dictionary per log: `EpochLine` says it. Only for terminals."""
 
     def on_log(self, args, state, control, **kwargs):
         """Print nothing."""
