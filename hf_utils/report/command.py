@@ -15,7 +15,7 @@ from hf_utils.errors import UserError
 from hf_utils.files import write_csv
 from hf_utils.report.run_folders import REFERENCE_ARM, LeftOut, make_tables, read_runs
 from hf_utils.report.scores import METRICS, ScoredTable, score_table
-from hf_utils.report.sections import Grid, Page, Section, Text, describe_table, title_of, write_page
+from hf_utils.report.sections import Grid, Page, Section, Text, describe_table, percent, title_of, write_page
 
 NUM_RESAMPLES = 2000
 _DEMO_BANNER = "Demo data: no number here is a result."
@@ -126,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for scored in tables:
         print(title_of(scored.table))
         for comparison in scored.comparisons:
-            points = 100 * comparison.accuracy.mean
-            print(f"  {comparison.model}, {comparison.arm}: {comparison.verdict} ({points:+.1f} points)")
+            points = percent(comparison.accuracy.mean, "+.1f")
+            print(f"  {comparison.model}, {comparison.arm}: {comparison.verdict} ({points} points)")
     print(f"Report: {Path(args.output, 'report.html')}; report.md and results.csv beside it")
     return 0

@@ -24,6 +24,7 @@ from hf_utils.report.findings import (
 from hf_utils.report.pictures import draw_comparisons, draw_confusions, draw_genre_changes, draw_robustness
 from hf_utils.report.run_folders import Table
 from hf_utils.report.scores import BETTER, METRICS, NO_DIFFERENCE, WORSE, Comparison, Score, ScoredTable
+from hf_utils.results.display import show_change
 
 _TEMPLATES = Path(__file__).parents[1] / "templates"
 _TITLES = {"roc_auc": "ROC-AUC (macro, one genre against the rest)", "accuracy": "Accuracy, %", "f1": "Macro F1"}
@@ -213,7 +214,7 @@ def percent(value: float, form: str = ".1f") -> str:
     if not math.isfinite(value):
         return "–"
     text = format(100 * value, form)
-    return text.replace("-", "+") if float(text) == 0 else text  # no -0.0
+    return text.lstrip("+-") if float(text) == 0 else text  # neither -0.0 nor +0.0
 
 
 def p_text(p: float) -> str:
@@ -249,17 +250,17 @@ def comparison_grid(scored: ScoredTable) -> Grid:
                 comparison.model,
                 comparison.arm,
                 comparison.verdict,
+                str(accuracy.num_seeds),
                 percent(accuracy.mean, "+.1f"),
                 f"{percent(accuracy.low, '+.1f')} to {percent(accuracy.high, '+.1f')}",
                 p_text(accuracy.p),
                 p_text(comparison.p_corrected),
                 percent(accuracy.detectable),
-                f"{roc_auc.mean:+.3f} ({roc_auc.low:+.3f} to {roc_auc.high:+.3f})",
-                str(accuracy.num_seeds),
+                f"{show_change(roc_auc.mean)} ({show_change(roc_auc.low)} to {show_change(roc_auc.high)})",
             ]
         )
-    header = ["model", "arm", "verdict", "accuracy, points", "95 % interval", "p", "p, Holm", "detectable, points"]
-    header += ["ROC-AUC (95 % interval)", "seeds"]
+    header = ["model", "arm", "verdict", "seeds", "accuracy, points", "95 % interval", "p", "p, Holm"]
+    header += ["detectable, points", "ROC-AUC (95 % interval)"]
     return Grid(f"Each arm against {scored.reference}", header, rows, num_names=3)
 
 

@@ -18,6 +18,7 @@ from hf_utils.report.command import main, write_report
 from hf_utils.report.findings import confused_pairs, describe_track, missed_tracks
 from hf_utils.report.run_folders import make_tables, read_runs
 from hf_utils.report.scores import score_table
+from hf_utils.report.sections import percent
 
 GENRES = ["blues", "jazz", "rock"]
 TRACKS = [f"{GENRES[index % 3]}.{index:05d}" for index in range(60)]
@@ -465,3 +466,10 @@ def test_the_page_opens_in_a_browser_without_errors(tmp_path):
     done = subprocess.run(["chromium", *options, page.as_uri()], capture_output=True, text=True, timeout=60)
     assert "</table>" in done.stdout
     assert "CONSOLE" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(0.1, "+10.0"), (-0.1, "-10.0"), (-0.00001, "0.0"), (0.00001, "0.0"), (float("nan"), "–")]
+)
+def test_a_difference_of_nothing_has_no_sign(value, shown):
+    assert percent(value, "+.1f") == shown
