@@ -3,13 +3,14 @@
 import hashlib
 import json
 import logging
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_utils.arguments.run_arguments import RunArguments
 from hf_utils.arguments.run_options import deciding_options, differing_options
@@ -58,20 +59,37 @@ def _check_folders(output_dir: str, resume_from_checkpoint: str | None, *, overw
     if resume_from_checkpoint in ("auto", "hub"):
         return
     if resume_from_checkpoint is not None:
-        if not Path(resume_from_checkpoint, "trainer_state.json").is_file():
+        if not _is_whole(Path(resume_from_checkpoint)):
             raise UserError(
-                f"--resume_from_checkpoint {resume_from_checkpoint} holds no trainer_state.json, so no training can "
-                "continue from it. Name a checkpoint-N folder of a run, or `auto` for the newest one in --output_dir."
+                f"--resume_from_checkpoint {resume_from_checkpoint} holds no whole trainer_state.json, so no training "
+                "can continue from it. Name a checkpoint-N folder of a run, or `auto` for the newest one in "
+                "--output_dir."
             )
-    elif _find_newest(output_dir) and not overwrite:
+    elif _list_checkpoints(output_dir) and not overwrite:
         raise UserError(
             f"--output_dir {output_dir} holds the checkpoints of an earlier run. Continue it by "
             "--resume_from_checkpoint auto, replace it by --overwrite, or choose another folder."
         )
 
 
+def _list_checkpoints(output_dir: str) -> list[Path]:
+    """Return the checkpoint folders of a run, the newest first."""
+    name = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
+    folders = {path: match for path in Path(output_dir).glob("*/") if (match := name.fullmatch(path.name))}
+    return sorted(folders, key=lambda path: int(folders[path][1]), reverse=True)
+
+
 def _find_newest(output_dir: str) -> str | None:
-    return get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
+    """Return the newest checkpoint that was saved to its end: a process may be killed while it saves one."""
+    return next((str(folder) for folder in _list_checkpoints(output_dir) if _is_whole(folder)), None)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether the last file that the Trainer writes of a checkpoint is there, and can be read."""
+    try:
+        return "global_step" in json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def find_checkpoint(output_dir: str, resume_from_checkpoint: str | None, *, overwrite: bool) -> str | None:

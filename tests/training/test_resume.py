@@ -1,12 +1,13 @@
 """What two trainings must have in common for one to go on where the other was interrupted."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from hf_utils.arguments.run_arguments import RunArguments
 from hf_utils.errors import UserError
-from hf_utils.training.resume import OPTIONS_FILE, check_options, describe_options
+from hf_utils.training.resume import OPTIONS_FILE, check_options, describe_options, find_checkpoint
 
 
 def describe(flags: str) -> dict:
@@ -74,3 +75,27 @@ def test_no_secret_and_no_path_is_kept():
     flags = "--dataset_name /home/anna/music --waveform_cache_dir /home/anna/cache --output_dir /home/anna/run"
     kept = json.dumps(describe(f"{flags} --push_to_hub --hub_token hf_secret"))
     assert "anna" not in kept and "hf_secret" not in kept and "some/model" not in kept
+
+
+def save_checkpoints(run: Path, *steps: int) -> None:
+    for step in steps:
+        (run / f"checkpoint-{step}").mkdir(parents=True)
+        (run / f"checkpoint-{step}" / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+
+
+@pytest.mark.parametrize("written", [None, "", '{"global_step": 10', "[1]", "1"])
+def test_a_checkpoint_whose_saving_was_killed_is_passed_over(written, tmp_path):
+    save_checkpoints(tmp_path, 2, 9, 10)
+    state = tmp_path / "checkpoint-10" / "trainer_state.json"
+    state.unlink() if written is None else state.write_text(written)
+    assert find_checkpoint(str(tmp_path), "auto", overwrite=False) == str(tmp_path / "checkpoint-9")
+    with pytest.raises(UserError, match="trainer_state.json"):
+        find_checkpoint(str(tmp_path), str(tmp_path / "checkpoint-10"), overwrite=False)
+
+
+def test_half_a_checkpoint_is_no_start_and_is_not_removed_unasked(tmp_path):
+    (tmp_path / "checkpoint-10").mkdir()
+    assert find_checkpoint(str(tmp_path), "auto", overwrite=False) is None
+    with pytest.raises(UserError, match="--overwrite"):
+        find_checkpoint(str(tmp_path), None, overwrite=False)
+    assert (tmp_path / "checkpoint-10").is_dir()
