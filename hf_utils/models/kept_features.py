@@ -231,11 +231,11 @@ class KeptTracks:
         _, left_end = self._frames.span(0, count)
         left = self._read_samples(clip, start, start + max(left_end, before + 1))
         right_begin, right_end = self._frames.span(self._num_frames - count, self._num_frames)
-        behind = right_end - length
+        behind = max(0, right_end - length)  # with a wide hop, the last frame may end inside the window
         begin = min(right_begin, length - behind - 1)
         right = self._read_samples(clip, start + begin, start + length)
         left = np.concatenate([left[before:0:-1], left[:left_end]])
-        right = np.concatenate([right[right_begin - begin :], right[-2 : -2 - behind : -1]])
+        right = np.concatenate([right[right_begin - begin : right_end - begin], right[-2 : -2 - behind : -1]])
         return np.stack([left, right])
 
     def _read_samples(self, clip: int, begin: int, end: int) -> np.ndarray:

@@ -23,6 +23,9 @@ SLICED = {
     "ast": (transformers.ASTFeatureExtractor(sampling_rate=RATE, num_mel_bins=24, max_length=100), 200 + 99 * 80),
     "mel": (SpectrogramCNNFeatureExtractor(n_fft=512, hop_length=128, **CNN), 8000),
     "wide hop": (SpectrogramCNNFeatureExtractor(n_fft=400, hop_length=230, **CNN), 8001),
+    # No frame reaches past the window's end.
+    "hop over half a frame": (SpectrogramCNNFeatureExtractor(n_fft=512, hop_length=400, **CNN), 15999),
+    "hop of a frame": (SpectrogramCNNFeatureExtractor(n_fft=512, hop_length=512, **CNN), 16300),
     "stft": (SpectrogramCNNFeatureExtractor(spectrogram="stft", n_fft=256, hop_length=100, **CNN), 4000),
     "multi_stft": (SpectrogramCNNFeatureExtractor(spectrogram="multi_stft", n_fft=512, hop_length=60, **CNN), 5001),
 }
