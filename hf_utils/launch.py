@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -14,8 +15,8 @@ from hf_utils.disclosure import is_secret
 from hf_utils.errors import UserError
 
 _LOCK_FILE = ".lock"
-# In every message of PyTorch about it: of a worker killed by a bus error, and of memory that cannot be allocated.
-_SHARED_MEMORY = "shared memory"
+# PyTorch's messages about a full /dev/shm: of a worker killed by a bus error, and of a file there that finds no room.
+_SHARED_MEMORY_FULL = re.compile(r"raise your shared memory limit|</torch_.*>: No space left")
 logger = logging.getLogger(__name__)
 
 
@@ -138,7 +139,7 @@ def run_script(main: Callable[[], int]) -> None:
         print(f"error: {error}", file=sys.stderr)
         code = 2
     except RuntimeError as error:
-        if _SHARED_MEMORY not in str(error):
+        if not _SHARED_MEMORY_FULL.search(str(error)):
             raise
         print(
             "error: the workers of the data loader ran out of shared memory, /dev/shm. Give it more (Docker: `docker "

@@ -13,16 +13,34 @@ def raising(error):
     return main
 
 
-def test_workers_without_shared_memory_are_one_message(capsys):
-    message = (  # of PyTorch 2.11
+@pytest.mark.parametrize(
+    "message",  # of PyTorch 2.11
+    [
         "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers are out "
-        "of shared memory. Please try to raise your shared memory limit."
-    )
+        "of shared memory. Please try to raise your shared memory limit.",
+        "unable to allocate shared memory(shm) for file </torch_7_1_0>: No space left on device (28)",
+        "unable to write to file </torch_7_1_0>: No space left on device (28)",
+    ],
+)
+def test_workers_without_shared_memory_are_one_message(message, capsys):
     with pytest.raises(SystemExit) as exit:
         run_script(raising(RuntimeError(message)))
     error = capsys.readouterr().err
     assert exit.value.code == 2
     assert "/dev/shm" in error and "--dataloader_num_workers 0" in error and "--shm-size" in error
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "unable to open shared memory object </torch_7_1_0> in read-write mode: Too many open files (24)",
+        "out of resource: shared memory, Required: 147456, Hardware limit: 101376",
+        "PytorchStreamWriter failed writing file data/3: No space left on device",
+    ],
+)
+def test_other_errors_that_name_shared_memory_or_a_full_disk_keep_their_traceback(message):
+    with pytest.raises(RuntimeError, match=message[:20]):
+        run_script(raising(RuntimeError(message)))
 
 
 def test_other_errors_keep_their_traceback_and_mistakes_have_none(capsys):
