@@ -304,11 +304,12 @@ def _windows_text(model: Mapping) -> str:
 
 def _selection_text(results: Mapping) -> str:
     """Return why the score that chose the checkpoint can differ from that of the table; "" where it cannot."""
-    window, hop = (results["model"][f"{name}_samples"] / results["model"]["sample_rate"] for name in ("window", "hop"))
-    selecting_hop = results["config"].get("validation_hop_seconds") or window
-    if math.isclose(selecting_hop, hop, rel_tol=1e-3):
+    model = results["model"]
+    hop = model.get("validation_hop_samples")  # of the last stage; the options are those of the whole run
+    if hop in (None, model["hop_samples"]):
         return ""
-    return f"While training it was measured on windows one every {selecting_hop:.4g} s; the table has all of them."
+    seconds = hop / model["sample_rate"]
+    return f"While training it was measured on windows one every {seconds:.4g} s; the table has all of them."
 
 
 def _license_text(results: Mapping) -> str:

@@ -234,8 +234,11 @@ def test_windows_are_told_in_seconds_and_overlap_only_where_they_do(tmp_path):
 
 def test_the_score_that_chose_the_checkpoint_may_be_of_fewer_windows(tmp_path):
     evaluations = [evaluate(GENRES, np.arange(6) % 3, "validation")]
-    assert "one every 10 s" in write_card(tmp_path, evaluations=evaluations)
-    text = write_card(tmp_path, evaluations=evaluations, config={"validation_hop_seconds": 5.0})
+    model = MODEL | {"validation_hop_samples": 160000}
+    # Of a run in stages, the options are those of the whole run, and the samples those of its last stage.
+    text = write_card(tmp_path, evaluations=evaluations, model=model, config={"validation_hop_seconds": 5.0})
+    assert "one every 10 s" in text
+    text = write_card(tmp_path, evaluations=evaluations, model=model | {"validation_hop_samples": 80000})
     assert "selected on *validation*" in text and "While training" not in text
 
 
