@@ -75,6 +75,11 @@ def test_all_arms_of_the_study_have_the_same_budget():
     )
 
 
+@pytest.mark.parametrize("metric", ["accuracy", "log_loss"])
+def test_the_plateau_overlay_goes_with_every_score(metric):
+    parse("convnext.yaml", "overlays/plateau.yaml", flags=("--use_cpu", "--metric_for_best_model", metric))
+
+
 def test_the_demo_needs_no_network_and_no_gpu():
     arguments = parse("demo.yaml", flags=())
     model, data, training = arguments.model, arguments.data, arguments.training
