@@ -9,6 +9,7 @@ import csv
 import errno
 import hashlib
 import io
+import json
 import math
 import os
 import re
@@ -113,6 +114,19 @@ def hash_content(source: bytes | str | os.PathLike) -> str:
     except OSError as error:
         return f"unreadable {error.errno}"
     return digest.hexdigest()
+
+
+def is_complete(folder: str | os.PathLike) -> bool | None:
+    """Return whether a folder has all results of a run, as its `results.json` says; None where that is damaged.
+
+    Until the pictures and the card of the run are there, too, it says that it has not. An early one says nothing.
+    """
+    try:
+        return bool(json.loads(Path(folder, RESULTS_FILE).read_text(encoding="utf-8")).get("complete", True))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def file_stem(name: str) -> str:

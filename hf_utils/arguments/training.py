@@ -19,6 +19,7 @@ from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrate
 
 from hf_utils.arguments.options import option
 from hf_utils.errors import UserError
+from hf_utils.files import is_complete
 
 _search = partial(option, group="search for hyper-parameters")
 _NUM_TRIALS = 30
@@ -241,8 +242,9 @@ class ClassificationTrainingArguments(TrainingArguments):
         if self.per_window and not self.do_predict:
             raise UserError("per_window is given, but not do_predict, which would use it")
         writes_results = self.do_train or self.do_eval or not self.do_predict
-        results = Path(os.path.expanduser(self.output_dir or ""), "results.json")
-        if writes_results and _is_complete(results) and not (self.overwrite or self.resume_from_checkpoint):
+        # A damaged file may be anybody's: it is not written over, either.
+        has_results = is_complete(os.path.expanduser(self.output_dir or "")) is not False
+        if writes_results and has_results and not (self.overwrite or self.resume_from_checkpoint):
             raise UserError(
                 f"output_dir {self.output_dir} holds the results of a run: choose another, or add overwrite"
             )
@@ -323,16 +325,6 @@ class ClassificationTrainingArguments(TrainingArguments):
         self.bf16, self.fp16 = ("bf16" in (self.precision, *asked)), ("fp16" in (self.precision, *asked))
         if self.fp16 and self.use_cpu:
             raise UserError("precision fp16 needs a GPU: use bf16 or fp32 on the processor")
-
-
-def _is_complete(results: Path) -> bool:
-    """Whether a file has all results of a run; before its pictures and its card are there, it says that it has not."""
-    if not results.is_file():
-        return False
-    try:
-        return json.loads(results.read_text(encoding="utf-8")).get("complete", True)
-    except (ValueError, AttributeError):  # nobody knows whose it is
-        return True
 
 
 def _value(strategy: Any) -> str:

@@ -6,7 +6,6 @@ inside the run's, and sees neither test set nor Hub.
 """
 
 import dataclasses
-import json
 import logging
 import os
 import re
@@ -30,6 +29,8 @@ logger = logging.getLogger(__name__)
 CONFIG_FILE = "config.yaml"
 _OF_THE_WHOLE_RUN = frozenset(
     "model_name_or_path output_dir do_train do_eval do_predict push_to_hub stages seed".split()
+    # What tests or tags with the model takes them from the whole run.
+    + ["window_seconds", "eval_hop_seconds"]
 )
 _SPLIT_OPTIONS = ("genres", "split_protocol", "split_seed", "num_folds", "fold", "group_segments")
 _SOURCE_OPTIONS = ("dataset_name", "dataset_config_name", "dataset_revision", "audio_column_name", "label_column_name")
@@ -37,7 +38,7 @@ _WINDOW_OPTIONS = ("window_seconds", "eval_hop_seconds")
 
 
 def expand_stages(arguments: RunArguments) -> list[RunArguments]:
-    """Return the arguments of each stage that is still to be run: `arguments` itself where there are no stages.
+    """Return the arguments of each stage: `arguments` itself where there are no stages.
 
     Raises:
         UserError: a stage sets what belongs to the whole run, or contradicts it.
@@ -57,16 +58,8 @@ def expand_stages(arguments: RunArguments) -> list[RunArguments]:
         if number < len(training_args.stages):
             before = str(Path(training_args.output_dir, f"stage-{number}"))
             options |= {"output_dir": before, "do_train": True, "do_eval": False, "push_to_hub": False}
-        if _is_finished(options) and training_args.resume_from_checkpoint:
-            logger.info("Stage %d is finished: %s", number, before)
-        else:
-            expanded.append(RunArguments.from_options(options))
+        expanded.append(RunArguments.from_options(options))
     return expanded
-
-
-def _is_finished(options: dict) -> bool:
-    results = Path(options.get("output_dir") or "", "results.json")
-    return results.is_file() and json.loads(results.read_text(encoding="utf-8"))["complete"]
 
 
 def adopt_data_options(arguments: RunArguments) -> RunArguments:

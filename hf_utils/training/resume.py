@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -14,20 +15,21 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_utils.arguments.run_arguments import RunArguments
 from hf_utils.arguments.run_options import deciding_options, differing_options
-from hf_utils.config_files import read_config
+from hf_utils.augmentation.pipeline import read_augmentation
 from hf_utils.data.split_record import RECORD_FILE, SplitRecord
 from hf_utils.errors import UserError
-from hf_utils.files import to_json, write_atomically
+from hf_utils.files import hash_content, to_json, write_atomically
 
 logger = logging.getLogger(__name__)
 OPTIONS_FILE = "training_options.json"
+_WEIGHT_FILES = "config.json", "*.safetensors", "pytorch_model*.bin"
 # Compared by what is in them (the data's record, the content of the transforms, the windows of a step), of no effect
 # on the weights, or about how and not what is computed.
 _NOT_COMPARED = frozenset(
     """
     dataset_name dataset_config_name dataset_revision audio_column_name label_column_name genres on_bad_audio
     split_protocol split_seed num_folds fold group_segments train_datasets train_filter allow_seen_tracks
-    augmentation noise_folder model_name_or_path model_revision trust_remote_code allow_pickle
+    augmentation noise_folder trust_remote_code allow_pickle
     per_device_train_batch_size gradient_accumulation_steps per_device_eval_batch_size eval_accumulation_steps
     eval_datasets corruptions do_train do_eval do_predict stages use_cpu hub_strategy hub_always_push hub_revision
     gradient_checkpointing gradient_checkpointing_kwargs torch_compile torch_compile_backend torch_compile_mode
@@ -129,22 +131,37 @@ def describe_options(arguments: RunArguments) -> dict[str, Any]:
     processes = training.world_size * max(1, training.n_gpu)
     batch = training.per_device_train_batch_size * training.gradient_accumulation_steps
     options["windows_per_step"] = batch * processes
+    if Path(arguments.model.model_name_or_path).is_dir():
+        options["model_name_or_path"] = _describe_weights(Path(arguments.model.model_name_or_path))
+        options.pop("model_revision", None)
     if arguments.data.augmentation is not None:
-        content = json.dumps(read_config(arguments.data.augmentation), sort_keys=True)
+        augmentation = read_augmentation(arguments.data.augmentation, arguments.data.noise_folder)
+        content = json.dumps(augmentation.config, sort_keys=True)
         options["transforms"] = hashlib.sha256(content.encode()).hexdigest()[:16]
     return to_json(options)
+
+
+def _describe_weights(folder: Path) -> str:
+    """Return what a model in a folder is told apart by: its path is private, and may change."""
+    files = sorted(path for pattern in _WEIGHT_FILES for path in folder.glob(pattern))
+    contents = [[path.name, hash_content(path)] for path in files]
+    return f"a folder with weights {hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:16]}"
+
+
+def write_options(folder: str | os.PathLike, options: Mapping[str, Any]) -> None:
+    """Write the options of a training beside what it saved in `folder`, for `check_options`."""
+    write_atomically(Path(folder, OPTIONS_FILE), json.dumps(options, indent=1, sort_keys=True) + "\n")
 
 
 class KeepOptions(TrainerCallback):
     """Writes the options of the training into every checkpoint."""
 
     def __init__(self, options: Mapping[str, Any]):
-        self._text = json.dumps(options, indent=1, sort_keys=True) + "\n"
+        self._options = options
 
     def on_save(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
-            folder = Path(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
-            write_atomically(folder / OPTIONS_FILE, self._text)
+            write_options(Path(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"), self._options)
 
 
 def check_options(checkpoint: str, options: Mapping[str, Any]) -> None:

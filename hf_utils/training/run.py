@@ -35,6 +35,7 @@ from hf_utils.data.corpus import Corpus, check_sources, decode_corpus, load_spli
 from hf_utils.data.splits import describe_splits, read_protocol
 from hf_utils.data.window_lengths import WindowLengths, hop_samples_for
 from hf_utils.data.windows import EvaluationWindows, TrainingWindows
+from hf_utils.files import is_complete
 from hf_utils.hub.checkpoint_push import HubCheckpoints, fetch_checkpoint, open_model_repository
 from hf_utils.hub.repository import Repository, push_folder
 from hf_utils.launch import launch_command
@@ -62,6 +63,7 @@ from hf_utils.training.resume import (
     check_options,
     describe_options,
     find_checkpoint,
+    write_options,
 )
 from hf_utils.training.robustness import (
     CorruptedSet,
@@ -110,7 +112,10 @@ class RunPlan:
 
 
 def train_and_evaluate(arguments: RunArguments) -> None:
-    """Run every stage that is still to be run: one, where the options name none."""
+    """Run every stage that is still to be run: one, where the options name none.
+
+    A stage that is finished is passed over if the run is resumed, and this stage would be the same again.
+    """
     # 1. Options and files, of all stages before the first of them.
     corruptions = check_transforms(arguments.data, arguments.training)
     repository = open_model_repository(arguments.training, arguments.given)
@@ -118,9 +123,25 @@ def train_and_evaluate(arguments: RunArguments) -> None:
     if repository is not None:
         config["hub_model_id"] = repository.name
     plan = RunPlan(config, corruptions, repository)
-    for stage in expand_stages(arguments):
+    for number, stage in enumerate(expand_stages(arguments), start=1):
+        folder, is_resumed = stage.training.output_dir, stage.training.resume_from_checkpoint is not None
+        if arguments.training.stages and is_resumed and is_complete(folder):
+            check_stage(stage)
+            logger.info("Stage %d is finished: %s", number, folder)
+            continue
         is_pushed = stage.training.push_to_hub
         run_stage(stage, plan if is_pushed else dataclasses.replace(plan, repository=None))
+
+
+def check_stage(arguments: RunArguments) -> None:
+    """Check that a finished stage would be the same again.
+
+    Raises:
+        UserError: it had other options or other data, and as `prepare_experiment`.
+    """
+    folder = arguments.training.output_dir
+    check_options(folder, describe_options(arguments))
+    check_data(folder, prepare_experiment(arguments).corpus.record)
 
 
 def run_stage(arguments: RunArguments, plan: RunPlan) -> None:
@@ -352,6 +373,8 @@ def train(experiment: Experiment, arguments: RunArguments, repository: Repositor
     trainer.state = learning.state
     trainer.save_model()
     trainer.save_state()
+    if trainer.is_world_process_zero():
+        write_options(output_dir, options)
 
 
 def write_run(

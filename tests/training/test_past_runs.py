@@ -12,6 +12,7 @@ import tiny_models
 import run_classification
 from hf_utils.data.split_record import RECORD_FILE, SplitRecord
 from hf_utils.errors import UserError
+from hf_utils.files import is_complete
 from hf_utils.hub.published_files import select_files
 
 OPTIONS = "--window_seconds 0.5 --dataloader_num_workers 0 --num_proc 1 --use_cpu --precision fp32".split()
@@ -110,3 +111,55 @@ def test_a_training_goes_on_only_with_its_data(options, words, work, tmp_path):
             *(work / "model", "--dataset_name", work / "G", *TRAINING, "--output_dir", run),
             *("--resume_from_checkpoint", "auto", *options),
         )
+
+
+@pytest.fixture(scope="module")
+def staged(work, tmp_path_factory) -> Path:
+    """A folder with a finished run in two stages; `resume` runs it again."""
+    folder = tmp_path_factory.mktemp("staged")
+    resume_stages(folder, work, {"learning_rate": 1e-3})
+    return folder
+
+
+def resume_stages(folder: Path, work: Path, first: dict, *options) -> None:
+    stages = [{**first, "max_steps": 1}, {"max_steps": 2}]
+    config = folder / "stages.yaml"
+    config.write_text(json.dumps({"stages": stages, "save_strategy": "no", "eval_strategy": "no"}))
+    given = ["--dataset_name", work / "G", *TRAINING[2:], "--output_dir", folder / "run", *options]
+    given += ["--model_name_or_path", work / "model", "--resume_from_checkpoint", "auto"]
+    run_classification.main([str(config), *OPTIONS, *map(str, given)])
+
+
+def test_a_finished_stage_is_passed_over_only_if_it_would_be_the_same(staged, work):
+    results = staged / "run" / "stage-1" / "results.json"
+    before = results.stat().st_mtime_ns
+    resume_stages(staged, work, {"learning_rate": 1e-3})
+    assert results.stat().st_mtime_ns == before
+    with pytest.raises(UserError, match=r"stage-1(.*\n)*.*learning_rate: 0.001 before, 0.01 now"):
+        resume_stages(staged, work, {"learning_rate": 1e-2})
+    with pytest.raises(UserError, match=r"stage-1(.*\n)*.*split seed"):
+        resume_stages(staged, work, {"learning_rate": 1e-3}, "--split_seed", 4)
+
+
+def test_windows_belong_to_the_whole_run(work, tmp_path):
+    with pytest.raises(UserError, match=r"stages\[0\] sets window_seconds"):
+        resume_stages(tmp_path, work, {"window_seconds": 0.25})
+
+
+@pytest.mark.parametrize(
+    "content, expected",
+    [
+        (None, False),
+        ('{"complete": false}', False),
+        ('{"complete": true}', True),
+        ('{"scores": 1}', True),
+        ("", None),
+        ('{"complete":', None),
+        ("[]", None),
+        (b"\xff", None),
+    ],
+)
+def test_results_say_whether_a_run_is_complete_unless_they_are_damaged(content, expected, tmp_path):
+    if content is not None:
+        (tmp_path / "results.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert is_complete(tmp_path) is expected

@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from hf_utils.arguments.run_arguments import RunArguments
 from hf_utils.errors import UserError
@@ -51,6 +53,8 @@ def test_what_leaves_the_training_as_it_is_may_change(before, now, tmp_path):
         ("--num_mel_bins 64", "--num_mel_bins 128", "num_mel_bins"),
         ("", "--train_windows grid", "train_windows"),
         ("", "--adam_beta2 0.9", "adam_beta2"),
+        ("", "--model_name_or_path other/model", "model_name_or_path"),
+        ("", "--model_revision v2", "model_revision"),
         ("", "--early_stopping_patience 3", "early_stopping_patience"),
         (
             "--eval_strategy steps --save_strategy steps --logging_steps 5",
@@ -74,7 +78,30 @@ def test_a_checkpoint_that_tells_nothing_is_warned_of(tmp_path, caplog):
 def test_no_secret_and_no_path_is_kept():
     flags = "--dataset_name /home/anna/music --waveform_cache_dir /home/anna/cache --output_dir /home/anna/run"
     kept = json.dumps(describe(f"{flags} --push_to_hub --hub_token hf_secret"))
-    assert "anna" not in kept and "hf_secret" not in kept and "some/model" not in kept
+    assert "anna" not in kept and "hf_secret" not in kept
+
+
+def test_a_model_in_a_folder_is_compared_by_its_weights(tmp_path):
+    for name, weights in (("a", b"1"), ("moved", b"1"), ("b/a", b"2")):
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+        (tmp_path / name / "config.json").write_text("{}")
+        (tmp_path / name / "model.safetensors").write_bytes(weights)
+    first, moved, other = (describe(f"--model_name_or_path {tmp_path / name}") for name in ("a", "moved", "b/a"))
+    assert first == moved and str(tmp_path) not in json.dumps(first)
+    assert {name for name in first if first[name] != other[name]} == {"model_name_or_path"}
+
+
+def test_another_noise_folder_is_another_training(tmp_path):
+    (tmp_path / "noise.yaml").write_text("transforms: [AddBackgroundNoise: {min_snr_db: 10, max_snr_db: 10, p: 1.0}]")
+    flags = []
+    for folder, seed in (("one", 1), ("moved", 1), ("two", 2)):
+        noise = 0.1 * np.random.default_rng(seed).standard_normal(16_000)
+        (tmp_path / folder / "noise").mkdir(parents=True)
+        soundfile.write(tmp_path / folder / "noise" / "hum.wav", noise, 16_000)
+        flags.append(f"--augmentation {tmp_path / 'noise.yaml'} --noise_folder {tmp_path / folder / 'noise'}")
+    first, moved, other = map(describe, flags)
+    assert first == moved
+    assert {name for name in first if first[name] != other[name]} == {"transforms"}
 
 
 def save_checkpoints(run: Path, *steps: int) -> None:
