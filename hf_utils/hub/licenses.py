@@ -1,33 +1,30 @@
 """The licence that a dataset or a model states, in the metadata of its card."""
 
 import re
-from pathlib import Path
 from typing import Literal
 
 import yaml
-from huggingface_hub import hf_hub_download
 
-from hf_utils.disclosure import is_hub_id
 from hf_utils.files import CARD_FILE
-from hf_utils.hub.repository import HUB_ERRORS
+from hf_utils.hub.run_files import find_run_file
 
 _METADATA = re.compile(r"\ufeff?\s*---\r?\n(.*?)\r?\n---\s*(?:\r?\n|$)", re.S)
 
 
 def read_licenses(
-    name: str, kind: Literal["model", "dataset"], *, revision: str | None = None, token: str | None = None
+    name: str,
+    kind: Literal["model", "dataset"],
+    *,
+    revision: str | None = None,
+    cache_dir: str | None = None,
+    token: str | None = None,
 ) -> list[str]:
     """Return the licence identifiers that the card of a folder, or of a repository on the Hub, states; often none.
 
     A card that is not there, cannot be reached or cannot be read states none.
     """
-    path = Path(name, CARD_FILE)
-    if is_hub_id(name):
-        try:
-            path = Path(hf_hub_download(name, CARD_FILE, repo_type=kind, revision=revision, token=token))
-        except HUB_ERRORS:
-            return []
-    if not path.is_file():
+    path = find_run_file(name, CARD_FILE, kind=kind, revision=revision, cache_dir=cache_dir, token=token)
+    if path is None:
         return []
     match = _METADATA.match(path.read_text(encoding="utf-8", errors="replace"))
     try:

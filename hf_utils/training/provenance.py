@@ -2,16 +2,14 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download
-
+from hf_utils.arguments.model import ModelArguments
 from hf_utils.arguments.run_arguments import RunArguments
 from hf_utils.data.mixing import REAL, parse_mix
 from hf_utils.files import RESULTS_FILE
 from hf_utils.hub.licenses import read_licenses
-from hf_utils.hub.repository import HUB_ERRORS
+from hf_utils.hub.run_files import find_run_file
 
 
 def find_earlier_trainings(arguments: RunArguments) -> list[dict[str, Any]]:
@@ -21,7 +19,7 @@ def find_earlier_trainings(arguments: RunArguments) -> list[dict[str, Any]]:
     clips of every one of the `sources` of its training mix, and the `licenses` they state. A stage counts as a run.
     """
     model_args = arguments.model
-    results = _read_results(model_args.model_name_or_path, model_args.model_revision, arguments.training.hub_token)
+    results = _read_results(model_args, arguments.training.hub_token)
     data = results.get("data")
     if not isinstance(data, Mapping) or not isinstance(data.get("train_mix"), Mapping):
         return []  # somebody else's results, or those of a run that trained nothing
@@ -46,19 +44,22 @@ def find_licenses(arguments: RunArguments) -> dict[str, list[str]]:
         revision = data_args.dataset_revision if name == data_args.dataset_name else None
         found[name] = read_licenses(name, "dataset", revision=revision, token=token)
     checkpoint = model_args.model_name_or_path
-    found[checkpoint] = read_licenses(checkpoint, "model", revision=model_args.model_revision, token=token)
+    found[checkpoint] = read_licenses(
+        checkpoint, "model", revision=model_args.model_revision, cache_dir=model_args.cache_dir, token=token
+    )
     return {name: ids for name, ids in found.items() if ids}
 
 
-def _read_results(checkpoint: str, revision: str | None, token: str | None) -> Mapping[str, Any]:
-    """Return the results of the run that made a checkpoint, in its folder or on the Hub; {} without them."""
-    path = Path(checkpoint, RESULTS_FILE)
-    if not Path(checkpoint).is_dir():
-        try:
-            path = Path(hf_hub_download(checkpoint, RESULTS_FILE, revision=revision, token=token))
-        except HUB_ERRORS:
-            return {}
-    if not path.is_file():
+def _read_results(model_args: ModelArguments, token: str | None) -> Mapping[str, Any]:
+    """Return the results of the run that made the checkpoint; {} without them."""
+    path = find_run_file(
+        model_args.model_name_or_path,
+        RESULTS_FILE,
+        revision=model_args.model_revision,
+        cache_dir=model_args.cache_dir,
+        token=token,
+    )
+    if path is None:
         return {}
     results = json.loads(path.read_text(encoding="utf-8"))
     return results if isinstance(results, Mapping) else {}

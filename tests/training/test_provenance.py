@@ -2,6 +2,7 @@
 
 import json
 
+import huggingface_hub
 import pytest
 
 from hf_utils.arguments.run_arguments import RunArguments
@@ -65,3 +66,44 @@ def test_a_training_that_goes_on_from_a_run_knows_what_was_before(tmp_path):
         assert find_earlier_trainings(arguments) == []
     arguments = RunArguments.from_options({**options, "model_name_or_path": "me/not-in-the-cache"})
     assert find_earlier_trainings(arguments) == []
+
+
+RESULTS = {
+    "data": {
+        "dataset": "songs",
+        "splits": {"train": {"tracks": 4}},
+        "train_mix": {"sources": {"synth": {"clips": 4, "of": 4}}},
+    }
+}
+NON_COMMERCIAL = "---\nlicense: cc-by-nc-4.0\n---\n"
+
+
+def make_arguments(tmp_path, checkpoint, **options):
+    options |= {"dataset_name": str(tmp_path / "songs"), "output_dir": str(tmp_path / "next"), "use_cpu": True}
+    return RunArguments.from_options({"model_name_or_path": str(checkpoint), **options})
+
+
+def test_a_checkpoint_in_the_middle_has_the_past_of_its_run(tmp_path):
+    run = tmp_path / "run"
+    write_card(run, NON_COMMERCIAL)
+    (run / "results.json").write_text(json.dumps(RESULTS))
+    for name in ("checkpoint-40", "other"):
+        (run / name).mkdir()
+    arguments = make_arguments(tmp_path, run / "checkpoint-40")
+    assert [past["dataset"] for past in find_earlier_trainings(arguments)] == ["songs"]
+    assert find_licenses(arguments) == {str(run / "checkpoint-40"): ["cc-by-nc-4.0"]}
+    arguments = make_arguments(tmp_path, run / "other")
+    assert find_earlier_trainings(arguments) == [] and find_licenses(arguments) == {}
+
+
+def test_the_past_of_a_checkpoint_on_the_hub_is_in_the_cache_of_the_model(tmp_path, monkeypatch):
+    """--cache_dir says where models are, and nothing is fetched for a run without a network."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    folder, commit = tmp_path / "cache" / "models--me--net", 40 * "a"
+    write_card(folder / "snapshots" / commit, NON_COMMERCIAL)
+    (folder / "snapshots" / commit / "results.json").write_text(json.dumps(RESULTS))
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text(commit)
+    arguments = make_arguments(tmp_path, "me/net", cache_dir=str(tmp_path / "cache"))
+    assert [past["dataset"] for past in find_earlier_trainings(arguments)] == ["songs"]
+    assert find_licenses(arguments) == {"me/net": ["cc-by-nc-4.0"]}
