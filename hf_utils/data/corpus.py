@@ -145,6 +145,7 @@ def decode_corpus(
         "evaluation_sets": {name: _counts(clips) for name, clips in named.items()},
     }
     if past is not None:
+        _warn_of_unknown_copies(named, clips, args.dataset_name, past)
         facts["seen_tracks"] = past.check_seen(evaluations, allow=args.allow_seen_tracks)
     if not train:
         if past is None:
@@ -200,6 +201,21 @@ def _follow(
     )
     clips, everything = (set_splits(table, sides, past.protocol) for table in (clips, everything))
     return clips, _select_splits(everything, wanted)
+
+
+def _warn_of_unknown_copies(
+    named: Mapping[str, datasets.Dataset], clips: datasets.Dataset, source: str, past: SplitRecord
+) -> None:
+    """Log the sets with copies of tracks that are not at hand: a copy sounds unlike its track, so needs it."""
+    known = set(clips["track_id"][:])
+    for name, copies in named.items():
+        unknown = sum(parent is not None and parent not in known for parent in copies["parent_id"][:])
+        if unknown:
+            logger.warning(
+                "%s: %d of %d tracks are copies of tracks that %s does not have, so whether %s was trained on those "
+                "cannot be told. Give the music that they were made from by --dataset_name.",
+                *(name, unknown, len(copies), source, past.checkpoint),
+            )
 
 
 def _list_asked(args: DataArguments, protocol: Mapping) -> list[str]:

@@ -296,6 +296,20 @@ def test_a_set_with_the_names_of_trained_tracks_is_another_set(music, record, tm
     assert len(decode(music, eval_datasets=[f"live={live}"]).evaluations["live"]) == 30
 
 
+@pytest.mark.parametrize("at_hand", [True, False])
+def test_copies_of_tracks_that_are_not_at_hand_are_named(at_hand, music, record, tmp_path, caplog):
+    """By sound, a copy of a training track is new to the weights."""
+    other = write_music(tmp_path / "other", seed=7)
+    lines = ["path,label,origin,parent_id"]
+    for genre in ("rock", "rock"):
+        path = tmp_path / f"copy-{len(lines)}.wav"
+        write_noise(path, 90_000 + len(lines))
+        lines.append(f"{path},{genre},noisy,{'rock-1' if at_hand else 'away-1'}")
+    (tmp_path / "noisy.csv").write_text("\n".join(lines) + "\n")
+    decode(other, record, eval_datasets=[f"noisy={tmp_path / 'noisy.csv'}"])
+    assert ("noisy: 2 of 2 tracks are copies" in caplog.text) == (not at_hand)
+
+
 def test_without_a_record_the_training_split_is_compared_by_sound(music, tmp_path):
     live = tmp_path / "live"
     corpus = decode(music, train=True)
