@@ -184,14 +184,20 @@ def to_json(value: Any) -> Any:
     return value if value is None or isinstance(value, (bool, int, str)) else str(value)
 
 
-def write_csv(path: str | os.PathLike, header: Sequence[str], rows: Sequence[Sequence]) -> None:
-    """Write a CSV file; texts with commas, quotes or line breaks are quoted, floats keep every digit."""
-    text = io.StringIO(newline="")
-    # The writer quotes what contains a character of its line end: with only "\n", "\r" in a name would break a row.
-    writer = csv.writer(text, lineterminator="\r\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    write_atomically(path, text.getvalue())
+def write_csv(path: str | os.PathLike, header: Sequence[str], rows: Iterable[Sequence]) -> None:
+    """Write a CSV file; texts with commas, quotes or line breaks are quoted, floats keep every digit.
+
+    A row is in memory at a time, so `rows` may be made as they are written.
+    """
+    with atomic_writer(path) as file:
+        # A file name that is no UTF-8 comes as lone surrogates, which cannot be encoded otherwise.
+        text = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="")
+        # The writer quotes what holds a character of its line end: with "\n" only, "\r" in a name would break a row.
+        writer = csv.writer(text, lineterminator="\r\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+        text.flush()
+        text.detach()
 
 
 class Predictions(NamedTuple):

@@ -97,7 +97,8 @@ def predict_files(
     if is_multi_label(classifier.model.config):
         logger.info("The model is a tagger: each label has a probability by itself, and they do not sum to 1.")
     failures, num_short = [], 0
-    missing = [name for name in files if name not in journal.results]
+    finished = journal.results
+    missing = [name for name in files if name not in finished]
     states = {name: read_state(files[name]) for name in missing}
     decoded = decode_ahead([files[name] for name in missing], classifier.lengths.sample_rate, num_proc)
     with journal, contextlib.closing(decoded):
@@ -113,7 +114,7 @@ def predict_files(
                 result = {"row": _row(probabilities.mean(axis=0), genres)}
                 if per_window:
                     result["timeline"] = timelines[name]
-                    rows = [[*span, *_row(row, genres)] for span, row in zip(times, probabilities, strict=True)]
+                    rows = ([*span, *_row(row, genres)] for span, row in zip(times, probabilities, strict=True))
                     header = ["start_seconds", "end_seconds", "prediction", *genres]
                     write_csv(output_dir / timelines[name], header, rows)
                 journal.add(name, states[name], result)
