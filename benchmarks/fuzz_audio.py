@@ -110,6 +110,12 @@ def decode_both_ways(path: Path) -> str:
     return f"{trained.size} samples"
 
 
+def _peak_bytes() -> int:
+    """Return the most memory that this process has held. `ru_maxrss` would include that of the process before exec."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
 def _serve(paths: list[Path], connection) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES * 8, MEMORY_BYTES * 8))
     for path in paths:
@@ -118,7 +124,7 @@ def _serve(paths: list[Path], connection) -> None:
             text, trouble = decode_both_ways(path), None
         except Exception:
             text, trouble = "", traceback.format_exc()
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak = _peak_bytes()
         if trouble is None and peak > MEMORY_BYTES:
             trouble = f"{peak >> 20} MB in memory"
         connection.send(Outcome(path.name, text, trouble, time.perf_counter() - started))
