@@ -13,6 +13,7 @@ of its trials, and pictures. (Optuna's word for a search is study, which is anot
 
 import contextlib
 import logging
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -39,6 +40,7 @@ from hf_utils.seeding import derive_seed
 from hf_utils.training.search_trial import NoRepeats, run_trial
 
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+_TABLES_SECONDS = 5  # what another process may need to make all tables
 _HEARTBEAT_SECONDS = 60
 _CONNECT_SECONDS = 30
 # How long a driver may wait, for the lock of a file or for a server, by the name of its own option.
@@ -149,12 +151,7 @@ def _open_search(url: sqlalchemy.URL, name: str, *, maximise: bool) -> optuna.St
     # Trials of a killed process are found by their silence, and others take their place.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of the heartbeat; the pin keeps it
-        storage = optuna.storages.RDBStorage(
-            # Optuna fills in names in braces.
-            url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}"),
-            heartbeat_interval=_HEARTBEAT_SECONDS,
-            engine_kwargs=options,
-        )
+        storage = _open_storage(url, options)
     return optuna.create_study(
         storage=storage,
         study_name=name,
@@ -162,6 +159,23 @@ def _open_search(url: sqlalchemy.URL, name: str, *, maximise: bool) -> optuna.St
         pruner=optuna.pruners.HyperbandPruner(),
         load_if_exists=True,
     )
+
+
+def _open_storage(url: sqlalchemy.URL, engine_options: dict) -> optuna.storages.RDBStorage:
+    """Open the database, and make its tables if it has none."""
+    for is_last in (False, False, True):
+        try:
+            return optuna.storages.RDBStorage(
+                # Optuna fills in names in braces.
+                url.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}"),
+                heartbeat_interval=_HEARTBEAT_SECONDS,
+                engine_kwargs=engine_options,
+            )
+        except sqlalchemy.exc.SQLAlchemyError as error:
+            # Another process has made the same table since Optuna looked. Then there will be nothing left to make.
+            if is_last or "already exists" not in str(error):
+                raise
+            time.sleep(_TABLES_SECONDS)
 
 
 def _claim(search: optuna.Study, config: dict) -> None:
