@@ -28,6 +28,9 @@ from hf_utils.errors import UserError
 # The card of a model or dataset, by the name that the Hub shows.
 CARD_FILE = "README.md"
 
+# What identifies the tracks that a model has learned from, beside its weights.
+RECORD_FILE = "split.json"
+
 # What a run of run_classification.py measured, written last.
 RESULTS_FILE = "results.json"
 

@@ -18,10 +18,9 @@ import datasets
 from hf_utils.arguments.data import SPLITS
 from hf_utils.data.clips import genre_names, label_names
 from hf_utils.errors import UserError
-from hf_utils.files import write_atomically
+from hf_utils.files import RECORD_FILE, write_atomically
 
 logger = logging.getLogger(__name__)
-RECORD_FILE = "split.json"
 _FORMAT = 1
 _ABOUT = (
     "recordings that these weights know: the first 64 bits of the SHA-256 of their 16-bit samples, at their own rate"

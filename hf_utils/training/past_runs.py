@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import hf_hub_download
 
@@ -21,9 +21,12 @@ from hf_utils.arguments.options import check_value, collect_options
 from hf_utils.arguments.parsing import build_arguments
 from hf_utils.arguments.run_arguments import RunArguments
 from hf_utils.config_files import read_config
-from hf_utils.data.split_record import RECORD_FILE, SplitRecord
 from hf_utils.errors import UserError
+from hf_utils.files import RECORD_FILE
 from hf_utils.hub.repository import HUB_ERRORS
+
+if TYPE_CHECKING:
+    from hf_utils.data.split_record import SplitRecord
 
 logger = logging.getLogger(__name__)
 CONFIG_FILE = "config.yaml"
@@ -105,12 +108,15 @@ def _is_same_source(one: str, other: str) -> bool:
     return one == other or (os.path.exists(one) and os.path.exists(other) and os.path.samefile(one, other))
 
 
-def read_past_split(arguments: RunArguments) -> SplitRecord | None:
+def read_past_split(arguments: RunArguments) -> "SplitRecord | None":
     """Return what the weights that the run starts from know of its music; None for those of no run, or an early one.
 
     Raises:
         UserError: there is a record, but it cannot be read.
     """
+    # Here, because it imports datasets, and a prediction does not need them.
+    from hf_utils.data.split_record import SplitRecord
+
     name = arguments.model.model_name_or_path
     path = Path(name, RECORD_FILE)
     if not Path(name).is_dir():
