@@ -145,7 +145,7 @@ def test_values_of_yaml_become_the_option_s_type(parse):
             "warmup_ratio: 0.1",
             "warmup_ratio in a.yaml is not an option here: use warmup_steps: below 1 it is a fraction of all steps",
         ),
-        ("steps: 1\nname: m\nsteps: 2", "a.yaml: steps stands twice, in lines 1 and 3: keep one"),
+        ("steps: 1\nname: m\nsteps: 2", "a.yaml: steps is given twice, in lines 1 and 3: keep one"),
         ("steps: [1", "a.yaml, line 1: not valid YAML (expected ',' or ']', but got '<stream end>')"),
         ("", "a.yaml: the file is empty, expected lines of the form `option: value`"),
         ("- steps", "a.yaml: found a list, expected lines of the form `option: value`"),

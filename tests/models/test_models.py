@@ -318,7 +318,7 @@ def test_whisper_takes_its_encoder_and_its_window(tmp_path_factory, caplog):
     assert_same_weights(model.encoder, AutoModel.from_pretrained(folder).encoder)
     assert window_samples_for(model.config, feature_extractor, None) == 30 * 16000
     for options, message in (
-        ({"window_seconds": 10.0}, "windows of 30 s alone"),
+        ({"window_seconds": 10.0}, "windows of 30 s"),
         ({"head": "mlp"}, "not for whisper"),
     ):
         with pytest.raises(UserError, match=message):
