@@ -122,7 +122,7 @@ def _serve(paths: list[Path], connection) -> None:
         started = time.perf_counter()
         try:
             text, trouble = decode_both_ways(path), None
-        except Exception:
+        except Exception:  # whatever it is, it is what this run looks for, and is reported with its traceback
             text, trouble = "", traceback.format_exc()
         peak = _peak_bytes()
         if trouble is None and peak > MEMORY_BYTES:

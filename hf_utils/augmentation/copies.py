@@ -129,7 +129,7 @@ class CopyPlan:
                 yield self._make_row(clip, self.copies[copy_index], samples, sample_rate)
 
     def read_clip(self, clip: Mapping) -> tuple[np.ndarray, int]:
-        """Return the samples of a row of `clips`, float32 (T,), and their rate in Hz, which its copies have, too.
+        """Return the samples of a row of `clips`, float32 (T,), and their rate in Hz, which its copies share.
 
         Raises:
             UserError: the clip cannot be used.

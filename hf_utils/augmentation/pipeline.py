@@ -219,7 +219,7 @@ class Augmentation:
         If no draw helps, the clip has a `fault`.
 
         Args:
-            must_change: the result must be another sound: nothing changed, or mostly silent, is a fault, too.
+            must_change: the result must be another sound: nothing changed, or mostly silent, is also a fault.
 
         Raises:
             TypeError: other samples: audiomentations would take 16-bit ones for 90 dB louder music, and say nothing.

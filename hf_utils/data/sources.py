@@ -204,7 +204,7 @@ def _list_labels(features: datasets.Features) -> _LabelLists:
 
 
 def _read_by_labels(builder: datasets.DatasetBuilder, token: str | None) -> _Parts | None:
-    """Return (split, its rows) of a dataset on the Hub by the lists of its own files; None if they have but one."""
+    """Return (split, its rows) of a dataset on the Hub by the lists of its files; None if they have only one."""
     if not isinstance(builder, Parquet) or not builder.config.data_files:
         return None
     splits = {str(split): [*files] for split, files in builder.config.data_files.items()}

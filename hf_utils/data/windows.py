@@ -98,7 +98,7 @@ class TrainingWindows(torch.utils.data.Dataset):
         return int(self._shared_epoch[0])
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by the Trainer's data loader before each epoch, in the main process; workers hear of it, too."""
+        """Called by the Trainer's data loader before each epoch, in the main process; workers hear of it as well."""
         self._shared_epoch[0] = int(epoch)
 
     def __len__(self) -> int:
