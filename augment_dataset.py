@@ -30,7 +30,8 @@ from hf_utils.data.bad_audio import drop_problems
 from hf_utils.data.corpus import load_split_clips
 from hf_utils.data.shards import Shards, open_shards
 from hf_utils.data.splits import describe_splits, read_protocol, select_split
-from hf_utils.data.waveforms import check_clips, hash_files, read_sampling_rates, select_files
+from hf_utils.data.track_files import TrackFiles
+from hf_utils.data.waveforms import check_clips
 from hf_utils.disclosure import show_source
 from hf_utils.hub.repository import Repository, open_dataset_repository, push_folder
 from hf_utils.launch import run_script, setup_logging
@@ -95,7 +96,7 @@ def check_clips_and_transforms(args: AugmentationArguments, plan: CopyPlan) -> N
     """
     clips = plan.list_clips()
     drop_problems(check_clips(clips, num_proc=args.num_proc), "error")
-    rates = {args.sampling_rate} if args.sampling_rate else read_sampling_rates(clips)
+    rates = {args.sampling_rate} if args.sampling_rate else TrackFiles(clips).sampling_rates
     for copy in plan.copies:
         if copy.transform is not None:
             for rate in sorted(rates):
@@ -105,7 +106,7 @@ def check_clips_and_transforms(args: AugmentationArguments, plan: CopyPlan) -> N
 def describe_config(args: AugmentationArguments, plan: CopyPlan) -> dict[str, Any]:
     """Return everything that the clips depend on, and nothing that they do not, for config.json and the card."""
     chosen = plan.list_clips()
-    tracks = zip(chosen["track_id"], chosen["label"], chosen["split"], hash_files(select_files(chosen)), strict=True)
+    tracks = zip(chosen["track_id"], chosen["label"], chosen["split"], TrackFiles(chosen).digests, strict=True)
     tracks = sorted(tracks)
     seeds = {copy.seed for copy in plan.copies} - {None}
     return {

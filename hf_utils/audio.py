@@ -185,22 +185,13 @@ def _mix_down(block: np.ndarray) -> np.ndarray:
     return mono
 
 
-def read_sampling_rate(source: Source) -> int:
-    """Return the sampling rate in Hz that a file's header states; 0 where it cannot be read."""
+def read_header(source: Source) -> tuple[int, float]:
+    """Return (sampling rate in Hz, length in seconds) that a file's header states, without decoding; 0 for none."""
     try:
         with open_sound(source, []) as sound:
-            return sound.decoder.samplerate
+            return sound.decoder.samplerate, find_length(sound.decoder) or 0.0
     except AudioError:
-        return 0
-
-
-def read_duration(source: Source) -> float:
-    """Return the length in seconds that a file's header states, without decoding; 0.0 where it cannot be read."""
-    try:
-        with open_sound(source, []) as sound:
-            return find_length(sound.decoder) or 0.0
-    except AudioError:
-        return 0.0
+        return 0, 0.0
 
 
 def resample(samples: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:

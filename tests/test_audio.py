@@ -39,7 +39,7 @@ def test_what_the_mp3_decoder_remarks_is_logged_under_the_name_of_the_file(capfd
     audio.decode(whole, "whole")
     damaged = whole[: len(whole) // 2] + bytes(500) + whole[len(whole) // 2 :]
     samples, _ = audio.decode(damaged, "jazz.00054")
-    audio.read_duration(damaged)
+    audio.read_header(damaged)
     assert samples.size > 2 * RATE
     assert len(caplog.messages) == 1 and caplog.messages[0].startswith("jazz.00054: ")
     assert "damaged" in caplog.text and "Illegal Audio-MPEG-Header" in caplog.text
@@ -331,9 +331,9 @@ def test_exactly_the_shortest_length_is_accepted():
 
 
 def test_duration_is_read_from_the_header(tmp_path):
-    assert audio.read_duration(make_file(make_tone(1.5))) == 1.5
-    assert audio.read_duration(b"nothing") == 0.0
-    assert audio.read_duration(tmp_path / "none.wav") == 0.0
+    assert audio.read_header(make_file(make_tone(1.5)))[1] == 1.5
+    assert audio.read_header(b"nothing") == (0, 0.0)
+    assert audio.read_header(tmp_path / "none.wav") == (0, 0.0)
 
 
 @pytest.mark.parametrize("to_rate", [8000, 16000, 22050, 44100])

@@ -10,13 +10,11 @@ beside it and undone by whoever reads: the level of every track is held. The ove
 """
 
 import errno
-import functools
 import hashlib
 import json
 import logging
 import mmap
 import os
-import pickle
 import shutil
 import time
 import uuid
@@ -31,12 +29,11 @@ import pyarrow as pa
 import pyarrow.parquet
 import soundfile
 import soxr
-from tqdm import tqdm
 
 from hf_utils import audio
 from hf_utils.audio import from_pcm16
+from hf_utils.data.track_files import BUILDING_PREFIX, TrackFiles
 from hf_utils.errors import UserError
-from hf_utils.files import hash_content
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +42,6 @@ logger = logging.getLogger(__name__)
 FORMAT_VERSION = 2
 BYTES_PER_SAMPLE = 2
 PCM_NAME = "samples.pcm16"
-BUILDING_PREFIX = ".building-"
 _INDEX_NAME = "index.parquet"
 INDEX_FEATURES = datasets.Features(
     {
@@ -62,7 +58,6 @@ _PLACE_FEATURES = datasets.Features(
 # By these columns a data set says by what its writer lowered whole clips; as augment_dataset.py does.
 _LEVEL_COLUMNS = ("gain", "clipped_share")
 _READ_BYTES = 1 << 20
-_BLOCK_ROWS = 32
 
 # A build writes all the time; one that has not written for this long was killed.
 _ABANDONED_SECONDS = 24 * 3600
@@ -91,6 +86,7 @@ def decode_clips(
     cache_dir: str | os.PathLike | None = None,
     num_proc: int = 1,
     corruption: TrackCorruption | None = None,
+    files: TrackFiles | None = None,
 ) -> datasets.Dataset:
     """Return the clip table without `audio`, with where each clip's samples lie; decodes only what is not cached.
 
@@ -110,17 +106,18 @@ def decode_clips(
         num_proc: processes that decode. The result does not depend on it.
         corruption: applied to every clip at its own rate, as augment_dataset.py does: then the samples are those of
             its files.
+        files: those of the clips, for whoever decodes them more than once.
 
     Raises:
         UserError: there are no clips, or the cache folder cannot be written, or its disk is too small.
     """
-    files = select_files(clips)
+    files = files or TrackFiles(clips)
     folder, index = _find_index(files, sample_rate, cache_dir, num_proc, corruption)
     num_samples = np.array(index["num_samples"], dtype=np.int64)
     columns = {
         **index,
         "pcm_gain": [own * kept for own, kept in zip(index["pcm_gain"], _read_gains(clips), strict=True)],
-        "file": _list_paths(files),
+        "file": files.paths,
         "pcm_path": [str(folder / PCM_NAME)] * len(clips),
         "pcm_offset": (np.cumsum(num_samples) - num_samples) * BYTES_PER_SAMPLE,
     }
@@ -139,16 +136,16 @@ def check_clips(
     Raises:
         UserError: there are no clips, or the cache folder cannot be written.
     """
-    files = select_files(clips)
+    files = TrackFiles(clips)
     _, index = _find_index(files, None, cache_dir, num_proc)
-    found = {"problem": index["problem"], "remarks": index["remarks"], "file": _list_paths(files)}
+    found = {"problem": index["problem"], "remarks": index["remarks"], "file": files.paths}
     features = datasets.Features({name: datasets.Value("string") for name in found})
     others = clips.remove_columns([name for name in found if name in clips.column_names])
     return datasets.concatenate_datasets([others, datasets.Dataset.from_dict(found, features)], axis=1)
 
 
 def _find_index(
-    files: datasets.Dataset,
+    files: TrackFiles,
     sample_rate: int | None,
     cache_dir: str | os.PathLike | None,
     num_proc: int,
@@ -174,12 +171,7 @@ def _read_gains(clips: datasets.Dataset) -> list[float]:
     return [1.0 if gain is None or not 0 < gain <= 1 else float(gain) for gain in clips["gain"]]
 
 
-def _list_paths(files: datasets.Dataset) -> list[str | None]:
-    # Not by way of the whole column, which may hold the bytes of all files.
-    return files.flatten().select_columns("audio.path")["audio.path"][:]
-
-
-def _explain_full_disk(files: datasets.Dataset, sample_rate: int | None, cache_dir: Path, num_proc: int) -> UserError:
+def _explain_full_disk(files: TrackFiles, sample_rate: int | None, cache_dir: Path, num_proc: int) -> UserError:
     needed, free = estimate_bytes(files, sample_rate, num_proc), shutil.disk_usage(cache_dir).free
     return UserError(
         f"The disk of {cache_dir} is too small for the decoded audio: about {needed / 1e9:.2f} GB are needed, "
@@ -223,54 +215,15 @@ def find_cache(cache_dir: str | os.PathLike | None = None) -> Path:
     return Path(cache_dir or Path(huggingface_hub.constants.HF_HOME, "genre_waveforms")).expanduser().absolute()
 
 
-def select_files(clips: datasets.Dataset) -> datasets.Dataset:
-    """Return the undecoded audio files of a clip table, with the names that corruptions take their seeds from."""
-    return clips.select_columns(["audio", "track_id"]).cast_column("audio", datasets.Audio(decode=False))
-
-
-def make_key(files: datasets.Dataset, sample_rate: int | None, corruption: TrackCorruption | None = None) -> str:
+def make_key(files: TrackFiles, sample_rate: int | None, corruption: TrackCorruption | None = None) -> str:
     """Return the name of what these files decode to: a hash of their bytes, order, rate, decoders and corruption."""
     versions = f"{FORMAT_VERSION} {soxr.__version__} {soundfile.__libsndfile_version__}"
     key = hashlib.sha256(f"{versions} {sample_rate}".encode())
     if corruption is not None:
-        key.update(json.dumps([corruption.fingerprint, files["track_id"][:]]).encode())
-    for digest in hash_files(files):
+        key.update(json.dumps([corruption.fingerprint, files.track_ids]).encode())
+    for digest in files.digests:
         key.update(f"\n{digest}".encode())
     return key.hexdigest()
-
-
-def hash_files(files: datasets.Dataset) -> list[str]:
-    """Return a digest of the bytes of each of the files of `select_files`."""
-    pickled = pickle.dumps(files)
-    rows = tqdm(range(len(files)), desc="Comparing audio files", unit=" files", leave=False, disable=None)
-    try:
-        return [hash_content(_read_source(pickled, row)) for row in rows]
-    finally:
-        _open_block.cache_clear()
-
-
-def _read_source(pickled: bytes, row: int) -> bytes | str:
-    file = _open_block(pickled, row // _BLOCK_ROWS)[row]["audio"]
-    return file["bytes"] if file["bytes"] is not None else file["path"] or ""
-
-
-@functools.lru_cache(maxsize=1)
-def _open_block(pickled: bytes, block: int) -> datasets.Dataset:
-    """Return the table behind `pickled`, with its own memory map for this block of rows.
-
-    Where files lie in Arrow tables on disk, every page that was read stays in the process until the map is closed:
-    over one map the memory would grow with the dataset.
-    """
-    return pickle.loads(pickled)
-
-
-def read_sampling_rates(clips: datasets.Dataset) -> set[int]:
-    """Return the sampling rates in Hz that the headers of the clips' files state; bad files are passed over."""
-    files = select_files(clips)
-    pickled = pickle.dumps(files)
-    rates = {audio.read_sampling_rate(_read_source(pickled, row)) for row in range(len(files))}
-    _open_block.cache_clear()
-    return rates - {0}
 
 
 def read_index(folder: Path) -> dict[str, list] | None:
@@ -283,20 +236,17 @@ def read_index(folder: Path) -> dict[str, list] | None:
         return None
 
 
-def estimate_bytes(files: datasets.Dataset, sample_rate: int | None, num_proc: int) -> int:
+def estimate_bytes(files: TrackFiles, sample_rate: int | None, num_proc: int) -> int:
     """Return the disk space that building takes at its peak, from the files' headers."""
     if sample_rate is None:
         return 0
-    pickled = pickle.dumps(files)
-    seconds = sum(audio.read_duration(_read_source(pickled, row)) for row in range(len(files)))
-    _open_block.cache_clear()
-    num_bytes = round(seconds * sample_rate) * BYTES_PER_SAMPLE
+    num_bytes = files.estimate_samples(sample_rate) * BYTES_PER_SAMPLE
     # Every process writes its own part, and each part is there twice while it is joined to the first.
     return num_bytes + (num_bytes // num_proc if num_proc > 1 else 0)
 
 
 def build_index(
-    files: datasets.Dataset,
+    files: TrackFiles,
     sample_rate: int | None,
     folder: Path,
     num_proc: int,
@@ -319,9 +269,7 @@ def build_index(
             _decode_row,
             input_columns="row",
             with_rank=True,
-            fn_kwargs=dict(
-                pickled=pickle.dumps(files), sample_rate=sample_rate, folder=str(building), corruption=corruption
-            ),
+            fn_kwargs=dict(files=files, sample_rate=sample_rate, folder=str(building), corruption=corruption),
             remove_columns="row",
             features=INDEX_FEATURES,
             num_proc=min(num_proc, len(files)) if num_proc > 1 else None,
@@ -336,7 +284,7 @@ def build_index(
         assert read_index(building) is not None, "the samples written are not those counted"
         _publish(building, folder)
     finally:
-        _open_block.cache_clear()
+        files.release()
         shutil.rmtree(building, ignore_errors=True)
     return index.to_pydict()
 
@@ -345,23 +293,25 @@ def _decode_row(
     row: int,
     rank: int | None,
     *,
-    pickled: bytes,
+    files: TrackFiles,
     sample_rate: int | None,
     folder: str,
     corruption: TrackCorruption | None,
 ) -> dict:
     """Append a file's samples to its process's part, and return its row of the index."""
-    source, name = _read_source(pickled, row), _open_block(pickled, row // _BLOCK_ROWS)[row]["track_id"]
     none = {"sha256": None, "num_samples": 0, "problem": None, "remarks": None, "pcm_gain": 1.0}
     try:
         if sample_rate is None:
-            return {**none, "remarks": "; ".join(audio.inspect(source).remarks) or None}
-        samples, recording = audio.decode_with_remarks(source)
+            return {**none, "remarks": "; ".join(audio.inspect(files.source(row)).remarks) or None}
+        if corruption is None:
+            samples, recording = audio.decode_with_remarks(files.source(row))
+            native_rate, remarks, gain = recording.sample_rate, recording.remarks, 1.0
+        else:
+            samples, native_rate = files.decode(row)
     except audio.AudioError as error:
         return {**none, "problem": str(error)}
-    native_rate, remarks, gain = recording.sample_rate, recording.remarks, 1.0
     if corruption is not None:
-        made = corruption(samples, native_rate, name)
+        made = corruption(samples, native_rate, files.track_ids[row])
         samples = audio.from_pcm16(audio.to_pcm16(made.samples))  # what a file of it would hold
         remarks, gain = [made.fault] if made.fault else [], made.gain
     pcm = audio.to_pcm16(audio.resample(samples, native_rate, sample_rate)).astype("<i2")

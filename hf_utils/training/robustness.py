@@ -27,14 +27,8 @@ from hf_utils.augmentation.corruptions import Corruption, read_corruptions
 from hf_utils.augmentation.pipeline import read_augmentation
 from hf_utils.cards.markup import code_block, render_template
 from hf_utils.cards.model_card import RobustnessText, protocol_text, robustness_part
-from hf_utils.data.waveforms import (
-    BUILDING_PREFIX,
-    decode_clips,
-    estimate_bytes,
-    find_cache,
-    read_sampling_rates,
-    select_files,
-)
+from hf_utils.data.track_files import BUILDING_PREFIX, TrackFiles
+from hf_utils.data.waveforms import decode_clips, estimate_bytes, find_cache
 from hf_utils.data.window_lengths import WindowLengths
 from hf_utils.data.windows import EvaluationWindows
 from hf_utils.disclosure import SHORTENED_NOTE, show_command, show_source
@@ -59,7 +53,7 @@ _DPI = 100
 # Processes cost a second to start: fewer clips than this are not worth one.
 _CLIPS_PER_PROCESS = 16
 
-# What a cache of all corruptions may take of the free disk.
+# What a cache of all corruptions may take of the free disk; the decoded tracks, while they are needed, half as much.
 _DISK_SHARE = 0.5
 
 
@@ -95,7 +89,7 @@ def try_corruptions(corruptions: Sequence[Corruption], clips: datasets.Dataset) 
     """
     if corruptions:
         test = clips.select([row for row, split in enumerate(clips["split"]) if split == "test"])
-        for rate in sorted(read_sampling_rates(test)):
+        for rate in sorted(TrackFiles(test).sampling_rates):
             for corruption in corruptions:
                 corruption.try_out(rate)
 
@@ -117,17 +111,27 @@ def evaluate_corruptions(
     """
     if not corruptions:
         return []
-    num_bytes = estimate_bytes(select_files(clips), lengths.sample_rate, num_proc=1) * len(corruptions)
+    files = TrackFiles(clips)
+    num_bytes = estimate_bytes(files, lengths.sample_rate, num_proc=1) * len(corruptions)
     num_proc = max(1, min(args.num_proc, len(clips) // _CLIPS_PER_PROCESS))
     bars = trainer.pop_callback(ProgressBars)  # a bar for every corruption is too many
     measured = []
-    with _cache_folder(trainer, args, num_bytes) as (folder, temporary), _no_bars_of_datasets():
+    with (
+        _cache_folder(trainer, args, num_bytes) as (folder, temporary),
+        files.keep_decoded(find_cache(args.waveform_cache_dir), _DISK_SHARE / 2),
+        _no_bars_of_datasets(),
+    ):
         bar = tqdm(corruptions, desc="Corruptions", disable=None if trainer.is_world_process_zero() else True)
         for number, corruption in enumerate(bar, start=1):
             bar.set_postfix_str(corruption.name)
             with trainer.args.main_process_first(desc="corrupting"):
                 tracks = decode_clips(
-                    clips, lengths.sample_rate, cache_dir=folder, num_proc=num_proc, corruption=corruption
+                    clips,
+                    lengths.sample_rate,
+                    cache_dir=folder,
+                    num_proc=num_proc,
+                    corruption=corruption,
+                    files=files,
                 )
             windows = EvaluationWindows(tracks, lengths.window_samples, lengths.hop_samples)
             measured.append(CorruptedSet(corruption, trainer.evaluate_set(windows, corruption.name)))

@@ -16,9 +16,10 @@ import pytest
 import soundfile
 
 from hf_utils import audio
-from hf_utils.data import bad_audio, waveforms
+from hf_utils.data import bad_audio, track_files, waveforms
 from hf_utils.data.bad_audio import drop_problems
 from hf_utils.data.clips import load_clips
+from hf_utils.data.track_files import TrackFiles
 from hf_utils.data.waveforms import decode_clips, read_samples
 from hf_utils.errors import UserError
 
@@ -365,7 +366,7 @@ def test_space_is_estimated_from_the_headers(genre_folder, tmp_path):
     clips = load_clips(str(genre_folder))
     decoded = decode_clips(clips, RATE, cache_dir=tmp_path / "cache")
     size = os.path.getsize(decoded[0]["pcm_path"])
-    estimate = waveforms.estimate_bytes(clips.select_columns("audio"), RATE, num_proc=1)
+    estimate = waveforms.estimate_bytes(TrackFiles(clips), RATE, num_proc=1)
     assert abs(estimate - size) < 100
 
 
@@ -386,18 +387,18 @@ def test_memory_does_not_grow_with_what_was_read(tmp_path):
 def test_memory_does_not_grow_with_embedded_files(tmp_path, monkeypatch):
     """Files inside an Arrow table on disk: pages that were read must not stay mapped."""
     rng = np.random.default_rng(0)
-    files = [{"bytes": rng.bytes(1_000_000), "path": f"{i}.wav"} for i in range(96)]
-    datasets.Dataset.from_dict({"audio": files, "label": ["rock"] * 96}).save_to_disk(tmp_path / "saved")
-    files.clear()
-    rows = load_clips(str(tmp_path / "saved")).select_columns("audio")
-    digest, used_bytes = waveforms.hash_content, []
+    embedded = [{"bytes": rng.bytes(1_000_000), "path": f"{i}.wav"} for i in range(96)]
+    datasets.Dataset.from_dict({"audio": embedded, "label": ["rock"] * 96}).save_to_disk(tmp_path / "saved")
+    embedded.clear()
+    files = TrackFiles(load_clips(str(tmp_path / "saved")))
+    digest, used_bytes = track_files.hash_content, []
 
     def watch(source):
         used_bytes.append(psutil.Process().memory_info().rss)
         return digest(source)
 
-    monkeypatch.setattr(waveforms, "hash_content", watch)
-    waveforms.make_key(rows, RATE)
+    monkeypatch.setattr(track_files, "hash_content", watch)
+    waveforms.make_key(files, RATE)
     assert len(used_bytes) == 96
     assert max(used_bytes) - used_bytes[0] < 60_000_000
 

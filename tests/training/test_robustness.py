@@ -16,8 +16,9 @@ from tones import write_tone
 
 import augment_dataset
 import run_classification
+from hf_utils import audio
 from hf_utils.augmentation.corruptions import read_corruptions
-from hf_utils.data import waveforms
+from hf_utils.data import track_files, waveforms
 from hf_utils.data.clips import load_clips
 from hf_utils.data.waveforms import decode_clips, read_samples
 from hf_utils.errors import UserError
@@ -193,6 +194,23 @@ def test_the_next_checkpoint_finds_the_corrupted_audio(run, corruptions_file, tm
     assert rows == read_results(run)["robustness"]
     page = (tmp_path / "again" / "README.md").read_text()
     assert "Robustness of" in page and "(robustness.png)" in page and "stratified" in page
+
+
+def test_test_files_are_hashed_and_decoded_once_for_all_corruptions(run, corruptions_file, tmp_path, monkeypatch):
+    seen = {"hash": [], "decode": []}
+
+    def watch(kind, function):
+        return lambda source: seen[kind].append(Path(source).name) or function(source)
+
+    monkeypatch.setattr(track_files, "hash_content", watch("hash", track_files.hash_content))
+    monkeypatch.setattr(audio, "decode_with_remarks", watch("decode", audio.decode_with_remarks))
+    rows = evaluate(run, tmp_path / "again", corruptions_file, tmp_path / "cache")
+    assert rows == read_results(run)["robustness"]
+    tested = {Path(row["track_id"]).name for row in read_rows(run / "robustness_predictions.csv")}
+    assert len(tested) == 3
+    for kind, names in seen.items():  # for the clean tracks, and for all corruptions
+        assert {names.count(f"{name}.wav") for name in tested} == {2}, kind
+    assert not list((tmp_path / "cache").glob(".*"))
 
 
 def test_nothing_is_kept_that_shall_not_be_or_has_no_room(run, corruptions_file, tmp_path, monkeypatch, caplog):
