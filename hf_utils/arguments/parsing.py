@@ -25,6 +25,7 @@ from typing import Any
 from transformers import HfArgumentParser
 
 from hf_utils.arguments.options import check_value, collect_options, default_of
+from hf_utils.arguments.precedence import drop_silenced, override, warn_of_stages, without_unused_length
 from hf_utils.config_files import SUFFIXES, read_config
 from hf_utils.disclosure import is_secret
 from hf_utils.errors import UserError
@@ -272,7 +273,8 @@ def parse_arguments(
     """Return an instance of each of `classes`, filled from `argv`, by default the command line's, and what was given.
 
     The last, {option: value}, is as `build_arguments` returns it. `argv` holds YAML files and flags in any order; a
-    later file wins over an earlier one, a flag over every file. `description` and `examples` are the first and the
+    later file wins over an earlier one, a flag over every file; of options that silence each other, as
+    `hf_utils.arguments.precedence`. `description` and `examples` are the first and the
     last paragraph of `--help`. Order `classes` by cost: those whose mistakes are found quickly first.
 
     Raises:
@@ -282,14 +284,22 @@ def parse_arguments(
     """
     options = collect_options(classes)
     files, flags, problems = parse_command_line(options, argv, description, examples)
-    values, sources = {}, {}
-    for source, given in [*_read_files(files, problems), (COMMAND_LINE, flags)]:
-        for name, value in _check_options(given, options, source, problems).items():
-            values[name], sources[name] = value, source
+    values, sources, ranks = {}, {}, {}
+    for rank, (source, given) in enumerate([*_read_files(files, problems), (COMMAND_LINE, flags)]):
+        checked = _check_options(given, options, source, problems)
+        try:
+            values = override(values, checked, _where(source))
+        except UserError as error:
+            problems.append(str(error))
+        sources |= dict.fromkeys(checked, source)
+        ranks |= dict.fromkeys(checked, rank)
     if problems:
         raise UserError("\n".join(problems))
     try:
-        return build_arguments(classes, values)
+        defaults = {name: default_of(field) for name, field in options.items()}
+        instances = build_arguments(classes, drop_silenced(values, ranks, defaults))
+        warn_of_stages(values, ranks)
+        return instances
     except UserError as error:
         message = str(error)
     involved = [name for name in sources if re.search(rf"\b{name}\b", message)]
@@ -332,7 +342,8 @@ def merged_config(classes: Iterable[type], given: Mapping[str, Any]) -> dict[str
     """Return the configuration behind `given`, of `build_arguments`, for `write_config` and results.json.
 
     It has every option of this project and those stock options that were given, each as it was asked for (`auto` stays
-    `auto`), and never a secret. As a YAML file it parses to the same configuration.
+    `auto`), and never a secret; of `num_train_epochs` and `max_steps` only the one that counts. As a YAML file it
+    parses to the same configuration.
     """
     config = {}
     for name, field in collect_options(classes).items():
@@ -340,7 +351,7 @@ def merged_config(classes: Iterable[type], given: Mapping[str, Any]) -> dict[str
             config[name] = given[name]
         elif "group" in field.metadata and not is_secret(name):
             config[name] = default_of(field)
-    return config
+    return without_unused_length(config)
 
 
 def _read_files(files: Iterable[str], problems: list[str]) -> list[tuple[str, dict]]:
@@ -353,11 +364,15 @@ def _read_files(files: Iterable[str], problems: list[str]) -> list[tuple[str, di
     return configs
 
 
+def _where(source: str) -> str:
+    return f"on {source}" if source == COMMAND_LINE else f"in {source}"
+
+
 def _check_options(
     given: Mapping, options: Mapping, source: str, problems: list[str], prefix: str = ""
 ) -> dict[str, Any]:
     """Return the checked options of one file or of the command line; add what is wrong to `problems`."""
-    checked, where = {}, f"on {source}" if source == COMMAND_LINE else f"in {source}"
+    checked, where = {}, _where(source)
     for name, value in given.items():
         if name not in options:
             problems.append(explain_unknown(name, options, f"{prefix}{name} {where}"))

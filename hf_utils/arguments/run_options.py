@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from hf_utils.arguments.precedence import without_unused_length
+
 # Where and how fast, but not what: runs that differ only in these are the same experiment.
 _BOOKKEEPING = frozenset(
     """
@@ -25,8 +27,9 @@ _HYPERPARAMETERS = """
 
 def select_hyperparameters(config: Mapping[str, Any]) -> dict[str, bool | int | float | str]:
     """Return the options by which runs are usually compared, lists as text, without those that are not set."""
-    chosen = {name: config.get(name) for name in _HYPERPARAMETERS}
-    del chosen["num_train_epochs" if (config.get("max_steps") or -1) > 0 else "max_steps"]  # which does not count
+    chosen = without_unused_length({name: config.get(name) for name in _HYPERPARAMETERS})
+    if "num_train_epochs" in chosen:
+        del chosen["max_steps"]  # which does not count
     texts = {name: " + ".join(map(str, value)) for name, value in chosen.items() if isinstance(value, list)}
     return {name: value for name, value in (chosen | texts).items() if value is not None}
 
@@ -41,7 +44,9 @@ def differing_options(
 ) -> dict[str, tuple[Any, Any]]:
     """Return {option: (first's value, second's)} where two configurations differ in what decides a result.
 
-    An option that only one of them has counts as None in the other.
+    An option that only one of them has counts as None in the other. Configurations of before may have a number of
+    epochs that does not count.
     """
+    first, second = without_unused_length(first), without_unused_length(second)
     names = sorted((first.keys() | second.keys()) - _BOOKKEEPING - ignored)
     return {name: (first.get(name), second.get(name)) for name in names if first.get(name) != second.get(name)}

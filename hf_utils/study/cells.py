@@ -7,12 +7,14 @@ is guessed.
 
 import dataclasses
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from hf_utils.arguments.precedence import override
 from hf_utils.arguments.run_options import differing_options
 from hf_utils.config_files import read_config
 from hf_utils.errors import UserError
@@ -56,7 +58,10 @@ def make_cells(study: Study) -> list[Cell]:
 def _make_cell(study, model, arm, seed, fold) -> Cell:
     name = f"seed-{seed}" if fold is None else f"seed-{seed}-fold-{fold}"
     folder = study.output_dir / model.name / arm.name / name
-    options = {**study.options, **model.options, **arm.options, "seed": seed}
+    options = dict(study.options)
+    for part in (model, arm):
+        options = override(options, part.options, f"in {part.name}")
+    options["seed"] = seed
     if fold is not None:
         options["fold"] = fold
     options |= {"run_name": f"{model.name}/{arm.name}", "output_dir": str(folder), "resume_from_checkpoint": "auto"}
@@ -84,6 +89,7 @@ def parse_options(arguments: Sequence[Sequence[str]]) -> list[dict[str, Any] | s
     """Return, for each command line, the configuration with every default, or the message of what is wrong."""
     from hf_utils.arguments.run_arguments import RunArguments
 
+    logging.getLogger("hf_utils").setLevel(logging.ERROR)  # each run warns by itself
     parsed = []
     for words in arguments:
         try:
@@ -124,7 +130,7 @@ def count_steps(config: Mapping[str, Any]) -> int:
 
 def expand_options(config: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the options of every stage of a run: one stage, if it has none."""
-    return [{**config, **changes} for changes in config["stages"] or [{}]]
+    return [override(config, changes, f"in stages[{i}]") for i, changes in enumerate(config["stages"] or [{}])]
 
 
 def find_state(folder: Path, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[str, str]:

@@ -19,6 +19,7 @@ from hf_utils.arguments.data import DataArguments
 from hf_utils.arguments.model import ModelArguments
 from hf_utils.arguments.options import check_value, collect_options
 from hf_utils.arguments.parsing import build_arguments
+from hf_utils.arguments.precedence import override
 from hf_utils.arguments.run_arguments import RunArguments
 from hf_utils.config_files import read_config
 from hf_utils.errors import UserError
@@ -57,7 +58,7 @@ def expand_stages(arguments: RunArguments) -> list[RunArguments]:
             raise UserError(
                 f"stages[{number - 1}] sets {', '.join(fixed)}, which belongs to the whole run: move it up."
             )
-        options = {**common, **changes, "model_name_or_path": before}
+        options = override(common, changes, f"in stages[{number - 1}]") | {"model_name_or_path": before}
         if number < len(training_args.stages):
             before = str(Path(training_args.output_dir, f"stage-{number}"))
             options |= {"output_dir": before, "do_train": True, "do_eval": False, "push_to_hub": False}

@@ -125,7 +125,7 @@ def describe_options(arguments: RunArguments) -> dict[str, Any]:
     scheduler, warmup = training.lr_scheduler_type.value, training.warmup_steps
     if scheduler in _ABSOLUTE_SCHEDULES or (scheduler in _WARMED_SCHEDULES and not 0 < warmup < 1):
         for name in ("num_train_epochs", "max_steps"):
-            options.pop(name)
+            options.pop(name, None)
     if training.eval_strategy == "steps":
         options["eval_steps"] = training.eval_steps
     processes = training.world_size * max(1, training.n_gpu)

@@ -29,6 +29,7 @@ from optuna.trial import Trial, TrialState
 
 from hf_utils.arguments.options import check_value, collect_options
 from hf_utils.arguments.parsing import explain_unknown
+from hf_utils.arguments.precedence import override
 from hf_utils.arguments.run_arguments import RUN_CLASSES, RunArguments
 from hf_utils.arguments.run_options import differing_options
 from hf_utils.arguments.training import ClassificationTrainingArguments, SearchArguments
@@ -204,7 +205,7 @@ def _run_trials(
             trial.report(scores[-1], len(scores))
             return trial.should_prune()
 
-        outcome = run_trial({**common, **chosen}, output_dir, report)
+        outcome = run_trial(override(common, chosen, "in the search"), output_dir, report)
         outcome.log(trial.number, chosen)
         if outcome.pruned_because is not None:
             trial.set_user_attr("pruned_because", outcome.pruned_because)
@@ -250,6 +251,8 @@ def read_space(path: str, options: Mapping) -> dict[str, BaseDistribution]:
             space[name] = _read_distribution(given, options[name], name)
         except ValueError as error:
             problems.append(f"{path}: {error}")
+    if {"num_train_epochs", "max_steps"} <= space.keys():
+        problems.append(f"{path}: num_train_epochs and max_steps both say how long to train: keep one of them")
     if problems:
         raise UserError("\n".join(problems))
     return space

@@ -1,0 +1,96 @@
+"""Options that silence each other: which one counts, and which would do nothing.
+
+transformers lets `max_steps` win over `num_train_epochs`, whichever was given later, and never looks at `eval_steps`
+where evaluation goes by epochs. Here the later source of options wins for the pair, and an option that would do
+nothing is refused.
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from hf_utils.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+# {option: (the option that decides whether it counts, that one's default, the values with which it does nothing, what
+# to do)}.
+_SILENCED = {
+    "eval_steps": ("eval_strategy", "epoch", ("epoch", "no"), "give eval_strategy: steps"),
+    "save_steps": ("save_strategy", "epoch", ("epoch", "best", "no"), "give save_strategy: steps"),
+    "logging_steps": ("logging_strategy", "steps", ("epoch", "no"), "give logging_strategy: steps"),
+    "warmup_steps": (
+        "lr_scheduler_type",
+        "linear",
+        ("constant", "reduce_lr_on_plateau", "greedy"),
+        "choose a schedule with a warm-up, such as constant_with_warmup",
+    ),
+}
+
+
+def override(values: Mapping[str, Any], given: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return `values` with the options of a later source, `given`, in their place.
+
+    Of `num_train_epochs` and `max_steps` the one of the later source counts.
+
+    Args:
+        where: what to call the source in messages, such as "in a.yaml".
+
+    Raises:
+        UserError: `given` has both.
+    """
+    counts_steps = (given.get("max_steps") or -1) > 0
+    merged = {**values, **given}
+    if counts_steps and "num_train_epochs" in given:
+        raise UserError(
+            f"num_train_epochs is {given['num_train_epochs']:g} and max_steps is {given['max_steps']} {where}: both "
+            "say how long to train. Give one of them."
+        )
+    if counts_steps:
+        merged.pop("num_train_epochs", None)
+    elif "num_train_epochs" in given and "max_steps" in merged:
+        merged["max_steps"] = -1
+    return merged
+
+
+def without_unused_length(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration without `num_train_epochs`, where steps are counted instead."""
+    unused = {"num_train_epochs"} if (config.get("max_steps") or -1) > 0 else ()
+    return {name: value for name, value in config.items() if name not in unused}
+
+
+def drop_silenced(values: Mapping[str, Any], ranks: Mapping[str, int], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `values` without the options that do nothing, since a later source chose otherwise.
+
+    Args:
+        values: the options of all sources.
+        ranks: {option: number of the source that gave it}.
+        defaults: of all options. One that is given with its default, as in a saved configuration, may do nothing.
+
+    Raises:
+        UserError: an option does nothing, and was not given before the one that silences it.
+    """
+    kept, problems = dict(values), []
+    for name, (switch, default, silencing, advice) in _SILENCED.items():
+        found = values.get(switch, default)
+        if name not in values or found not in silencing:
+            continue
+        del kept[name]
+        if ranks[name] >= ranks.get(switch, -1) and values[name] not in (0, defaults[name]):
+            problems.append(f"{name} is {values[name]}, but {switch} is {found}: {advice}, or leave {name} out")
+    if problems:
+        raise UserError("\n".join(problems))
+    return kept
+
+
+def warn_of_stages(values: Mapping[str, Any], ranks: Mapping[str, int]) -> None:
+    """Log the options that were given after `stages`, and that a stage has another value for: the stage's counts."""
+    for index, changes in enumerate(values.get("stages") or []):
+        own = {name: {"num_train_epochs": "max_steps", "max_steps": "num_train_epochs"}.get(name) for name in changes}
+        for name, partner in own.items():
+            for later in (name, partner):
+                if later in values and ranks[later] > ranks["stages"] and values[later] != changes.get(later):
+                    logger.warning(
+                        "%s %s is not used in stages[%d], which sets %s: %s.",
+                        *(later, values[later], index, name, changes[name]),
+                    )

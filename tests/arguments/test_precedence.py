@@ -1,0 +1,88 @@
+"""Options that silence each other: the later source counts, and what would do nothing is refused."""
+
+import pytest
+import yaml
+
+from hf_utils.arguments.run_arguments import RunArguments
+from hf_utils.errors import UserError
+
+
+@pytest.fixture
+def parse(tmp_path, monkeypatch):
+    """Parse YAML texts as files a.yaml, b.yaml ... and then flags."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*texts: str, flags: str = "") -> RunArguments:
+        for letter, text in zip("ab", texts, strict=False):
+            (tmp_path / f"{letter}.yaml").write_text(text)
+        files = [f"{letter}.yaml" for letter, _ in zip("ab", texts, strict=False)]
+        return RunArguments.parse([*files, "--model_name_or_path", "m", "--use_cpu", *flags.split()])
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("texts", "flags", "expected"),
+    [
+        (["max_steps: 5"], "--num_train_epochs 3", (-1, 3)),
+        (["max_steps: 5", "num_train_epochs: 3"], "", (-1, 3)),
+        (["num_train_epochs: 3"], "--max_steps 5", (5, None)),
+        (["num_train_epochs: 3", "max_steps: 5"], "--num_train_epochs 2", (-1, 2)),
+        (["max_steps: 5\nlearning_rate: 1.0e-3"], "--learning_rate 1e-2", (5, None)),
+        (["num_train_epochs: 3\nmax_steps: -1"], "", (-1, 3)),
+    ],
+)
+def test_the_later_of_epochs_and_steps_says_how_long_to_train(texts, flags, expected, parse, tmp_path):
+    arguments = parse(*texts, flags=flags)
+    config = arguments.config()
+    assert (arguments.training.max_steps, config.get("num_train_epochs")) == expected
+    assert config["max_steps"] == expected[0]
+    # What is saved says the same when it is read again.
+    again = parse(yaml.safe_dump({name: value for name, value in config.items() if value is not None}))
+    assert again.config() == config
+
+
+@pytest.mark.parametrize(
+    ("texts", "flags", "where"),
+    [
+        (["max_steps: 5\nnum_train_epochs: 3"], "", "in a.yaml"),
+        ([], "--max_steps 5 --num_train_epochs 3", "on the command line"),
+    ],
+)
+def test_one_source_cannot_say_it_twice(texts, flags, where, parse):
+    with pytest.raises(UserError, match=f"num_train_epochs is 3 and max_steps is 5 {where}"):
+        parse(*texts, flags=flags)
+
+
+@pytest.mark.parametrize(
+    ("texts", "flags", "words"),
+    [
+        ([], "--eval_steps 5", "eval_steps is 5.*eval_strategy is epoch"),
+        (["save_steps: 5\nsave_strategy: epoch"], "", "save_steps is 5.*save_strategy is epoch"),
+        (["eval_strategy: epoch"], "--eval_steps 5", "eval_steps is 5.*eval_strategy: steps"),
+        (["logging_strategy: epoch\nlogging_steps: 3"], "", "logging_steps is 3.*logging_strategy is epoch"),
+        ([], "--lr_scheduler_type constant --warmup_steps 7", "warmup_steps is 7.*constant_with_warmup"),
+    ],
+)
+def test_an_option_that_does_nothing_is_refused(texts, flags, words, parse):
+    with pytest.raises(UserError, match=words):
+        parse(*texts, flags=flags)
+
+
+def test_a_later_source_may_silence_an_option(parse):
+    steps = "eval_strategy: steps\nsave_strategy: steps\neval_steps: 5\nsave_steps: 5\nwarmup_steps: 7"
+    flags = "--eval_strategy epoch --save_strategy epoch --lr_scheduler_type constant"
+    config = parse(steps, flags=flags).config()
+    assert "eval_steps" not in config and "save_steps" not in config
+    assert parse(yaml.safe_dump({k: v for k, v in config.items() if v is not None})).config() == config
+
+
+def test_options_after_stages_that_a_stage_sets_are_told_of(parse, caplog):
+    stages = "stages:\n- {max_steps: 3, learning_rate: 1.0e-3}\n- {learning_rate: 1.0e-3}"
+    parse(f"max_steps: 9\n{stages}", flags="--learning_rate 1e-3")
+    assert not caplog.messages
+    parse(stages, flags="--learning_rate 1e-2")
+    assert [message.split(" is not")[0] for message in caplog.messages] == ["learning_rate 0.01"] * 2
+    caplog.clear()
+    parse(stages, flags="--num_train_epochs 2")
+    assert len(caplog.messages) == 1 and "stages[0]" in caplog.text and "max_steps: 3" in caplog.text
