@@ -311,3 +311,15 @@ def test_the_options_of_the_script_are_the_settings_of_the_extractor():
     assert ModelArguments(model_name_or_path="x").spectrogram_settings() == {}
     arguments = ModelArguments(model_name_or_path="x", **given)
     assert arguments.spectrogram_settings() == given and set(given) == set(SETTINGS)
+
+
+@pytest.mark.parametrize("spectrogram", ["mel", "multi_stft"])
+def test_a_large_batch_gives_what_its_windows_give_one_by_one(spectrogram):
+    """It is computed in pieces: two windows, two, and one."""
+    extractor = SpectrogramCNNFeatureExtractor(spectrogram=spectrogram, n_fft=512, hop_length=256, num_mel_bins=32)
+    extractor.do_normalize = False
+    waveforms = np.random.default_rng(0).standard_normal((5, 100_000)).astype(np.float32)
+    batch = extractor(waveforms, sampling_rate=22050)["input_values"]
+    singles = [extractor(waveform, sampling_rate=22050)["input_values"][0] for waveform in waveforms]
+    assert batch.shape[0] == 5
+    np.testing.assert_allclose(batch, np.stack(singles), atol=1e-5)

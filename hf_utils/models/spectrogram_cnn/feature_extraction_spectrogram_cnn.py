@@ -27,6 +27,9 @@ POWER_FLOOR = 1e-10
 MIN_FRAMES = 32
 # Windows of "multi_stft" in parts of n_fft: long ones separate tones, short ones separate beats.
 MULTI_STFT_WINDOWS = (1, 2, 4)
+# A larger batch is computed in pieces of about so many samples: what lies between the steps then stays in the
+# processor's cache, and 16 windows of 10 s take less than half the time.
+_PIECE_SAMPLES = 1 << 18
 
 
 @functools.lru_cache(maxsize=16)
@@ -159,6 +162,11 @@ class SpectrogramCNNFeatureExtractor(SequenceFeatureExtractor):
         A waveform as a whole is first reflected by half of `n_fft` at both ends, so that frame i lies around sample
         i * `hop_length`.
         """
+        rows = max(1, _PIECE_SAMPLES // waveforms.shape[1])
+        pieces = [self._compute_piece(waveforms[i : i + rows]) for i in range(0, len(waveforms), rows)]
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+    def _compute_piece(self, waveforms: np.ndarray) -> np.ndarray:
         highest_hz = self.sampling_rate / 2 if self.max_frequency_hz is None else self.max_frequency_hz
         settings = {name: getattr(self, name) for name in SETTINGS} | {"max_frequency_hz": highest_hz}
         samples = torch.from_numpy(np.ascontiguousarray(waveforms))
