@@ -215,10 +215,13 @@ def _make_timm_config(name: str, raw: dict) -> TimmWrapperConfig:
             f"the config.json of {name!r} describes no model: its architecture is {architecture!r}, expected one of "
             f"timm {timm.__version__}{_name_similar(architecture, timm.list_models())}"
         )
-    if not isinstance(raw.get("model_args") or {}, dict):
-        raise UserError(f"the config.json of {name!r}: model_args is {raw['model_args']!r}, expected a mapping")
     settings = {key: value for key, value in raw.items() if value is not None}
-    return TimmWrapperConfig.from_dict({"num_classes": 2, **settings})
+    model_args = settings.get("model_args", {})
+    if not isinstance(model_args, dict):
+        raise UserError(f"the config.json of {name!r}: model_args is {model_args!r}, expected a mapping")
+    # timm notes their number here, too, since 1.0.31; transformers gives it to timm by itself.
+    settings["model_args"] = {key: value for key, value in model_args.items() if key != "num_classes"}
+    return TimmWrapperConfig.from_dict({"num_classes": model_args.get("num_classes", 2), **settings})
 
 
 def _expect_known_type(name: str, raw: dict) -> None:

@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.models import save_for_hf
 from tiny_models import load
 
 from hf_utils.errors import UserError
@@ -52,6 +53,15 @@ def test_weights_of_timm_load_without_a_pretrained_cfg(tmp_path):
     trained = timm.create_model("resnet18", **SMALL)
     save_file(trained.state_dict(), tmp_path / "model.safetensors")
     write_config(tmp_path, {"architecture": "resnet18", "model_args": SMALL})
+    own = load(tmp_path)[0].backbone.timm_model.state_dict()
+    assert own and all(torch.equal(tensor, trained.state_dict()[name]) for name, tensor in own.items())
+
+
+def test_what_timm_saves_loads(tmp_path):
+    """It notes the number of classes among the arguments as well, which transformers passes by itself."""
+    trained = timm.create_model("resnet18", **SMALL)
+    save_for_hf(trained, tmp_path, safe_serialization=True, model_args=SMALL)
+    assert json.loads((tmp_path / "config.json").read_text())["model_args"]["num_classes"] == 1000
     own = load(tmp_path)[0].backbone.timm_model.state_dict()
     assert own and all(torch.equal(tensor, trained.state_dict()[name]) for name, tensor in own.items())
 
