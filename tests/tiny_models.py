@@ -95,6 +95,25 @@ def save_whisper(folder: Path) -> Path:
     return folder
 
 
+def save_musicnn(folder: Path, **changes) -> Path:
+    """A MusiCNN with four tags, for windows of 1 s."""
+    from hf_utils.models.musicnn import MusiCNNConfig, MusiCNNFeatureExtractor  # here, since scripts may lack it
+
+    sizes = {
+        "num_mel_bins": 24,
+        "timbral_channels": 4,
+        "temporal_channels": 2,
+        "mid_channels": 4,
+        "head_hidden_size": 8,
+        "window_seconds": 1.0,
+    }
+    tags = {i: f"tag {i}" for i in range(4)}
+    outputs = {"id2label": tags, "problem_type": "multi_label_classification"}
+    config = MusiCNNConfig(**outputs | sizes | changes)
+    extractor = MusiCNNFeatureExtractor(sampling_rate=8000, num_mel_bins=config.num_mel_bins)
+    return _save_audio(folder, config, extractor)
+
+
 def save_convnext(folder: Path, **changes) -> Path:
     """An image ConvNeXt with 1000 labels."""
     config = transformers.ConvNextConfig(
@@ -177,6 +196,7 @@ SAVERS = {
     "wav2vec2": save_wav2vec2,
     "wavlm": save_wavlm,
     "whisper": save_whisper,
+    "musicnn": save_musicnn,
     "convnext": save_convnext,
     "resnet": save_resnet,
     "timm_resnet": save_timm_resnet,

@@ -35,11 +35,11 @@ _AUDIOSET_LABELS, _AUDIOSET_EXAMPLES = 527, {0: "Speech", 137: "Music"}
 
 
 def family_of(config: PreTrainedConfig) -> str:
-    """Return "spectrogram_cnn", "spectrogram_transformer" (AST), "waveform" (HuBERT, wav2vec2 ...) or "other"."""
+    """Return "spectrogram_cnn", "musicnn", "spectrogram_transformer" (AST), "waveform" (HuBERT ...) or "other"."""
     if config.model_type == "encoder_mlp":
         return family_of(config.encoder_config)
-    if config.model_type == "spectrogram_cnn":
-        return "spectrogram_cnn"
+    if config.model_type in ("spectrogram_cnn", "musicnn"):
+        return config.model_type
     if config.model_type == "audio-spectrogram-transformer":
         return "spectrogram_transformer"
     # All that read waveforms have convolutions for it, and their sizes in the configuration.

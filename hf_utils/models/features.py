@@ -17,30 +17,35 @@ from hf_utils.errors import UserError
 from hf_utils.models.families import family_of
 
 # The time axis and the frequency axis of one example's features, by family.
-_AXES = {"spectrogram_transformer": (0, 1), "spectrogram_cnn": (2, 1)}
+_AXES = {"spectrogram_transformer": (0, 1), "spectrogram_cnn": (2, 1), "musicnn": (0, 1)}
+# Whose features are not normalised, so that 0 is not their mean.
+_UNNORMALISED = ("musicnn",)
 
 
 @dataclasses.dataclass(frozen=True)
 class SpecAugment:
-    """One time mask and one frequency mask per window (Park et al. 2019, arXiv 1904.08779), filled with the mean, 0.
+    """One time mask and one frequency mask per window (Park et al. 2019, arXiv 1904.08779), filled with the mean.
 
     Attributes:
         time_frames: longest time mask, in frames; 0 for none.
         frequency_bins: highest frequency mask, in bins; 0 for none.
+        is_normalised: whether the mean of all features is 0; otherwise the mean of the window takes its place.
     """
 
     time_axis: int
     frequency_axis: int
     time_frames: int
     frequency_bins: int
+    is_normalised: bool = True
 
     def __call__(self, features: torch.Tensor, seed: int) -> torch.Tensor:
         """Return masked features of one window (T, F) or (C, F, T); the draw depends only on `seed`."""
+        mean = 0.0 if self.is_normalised else features.mean().item()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             for axis, width in ((self.time_axis, self.time_frames), (self.frequency_axis, self.frequency_bins)):
                 if width:
-                    features = torchaudio.functional.mask_along_axis(features, width, 0.0, axis)
+                    features = torchaudio.functional.mask_along_axis(features, width, mean, axis)
         return features
 
 
@@ -101,7 +106,7 @@ def make_spec_augment(
     ):
         if width >= size:
             raise UserError(f"{option} would mask {width} of {size}: choose less than the whole window.")
-    return SpecAugment(time_axis, frequency_axis, time_frames, frequency_bins)
+    return SpecAugment(time_axis, frequency_axis, time_frames, frequency_bins, family not in _UNNORMALISED)
 
 
 def clip_windows(feature_extractor, samples: np.ndarray, sample_rate: int, window_samples: int) -> list[np.ndarray]:

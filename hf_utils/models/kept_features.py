@@ -24,6 +24,7 @@ from transformers import ASTFeatureExtractor
 from hf_utils.data.waveforms import read_samples
 from hf_utils.data.windows import EvaluationWindows, TrainingWindows, read_window
 from hf_utils.models.families import AST_FRAME_SECONDS, AST_SHIFT_SECONDS
+from hf_utils.models.musicnn.feature_extraction_musicnn import MusiCNNFeatureExtractor
 from hf_utils.models.spectrogram_cnn.feature_extraction_spectrogram_cnn import SpectrogramCNNFeatureExtractor
 
 AnyWindows = TrainingWindows | EvaluationWindows
@@ -67,6 +68,9 @@ def find_frames(feature_extractor) -> Frames | None:
         hop, length = feature_extractor.hop_length, feature_extractor.n_fft
         shortest = max(feature_extractor.min_samples, length + hop)
         return Frames(hop, length, length // 2, shortest, 2, feature_extractor.compute_frames)
+    if type(feature_extractor) is MusiCNNFeatureExtractor:
+        hop, length = feature_extractor.hop_length, feature_extractor.n_fft
+        return Frames(hop, length, 0, length, 0, feature_extractor.compute_frames)
     return None
 
 

@@ -15,7 +15,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-import hf_utils.models.sample_cnn  # noqa: F401  makes it known to the Auto classes
+import hf_utils.models.musicnn  # noqa: F401  makes it known to the Auto classes
+import hf_utils.models.sample_cnn  # noqa: F401
 from hf_utils.errors import UserError
 from hf_utils.models.checkpoints import Checkpoint
 from hf_utils.models.encoder_mlp import EncoderMLPConfig, EncoderMLPForAudioClassification
@@ -131,7 +132,7 @@ def _load_audio(
     encoder_config = getattr(config, "encoder_config", config)
     disable_layer_drop(encoder_config)
     feature_extractor = checkpoint.load_feature_extractor(encoder_config)
-    if config.model_type == EncoderMLPConfig.model_type:
+    if hasattr(config, "head_hidden_size"):  # an encoder of ours under a head of two layers, or MusiCNN
         _keep_head(config, head)
         model, head_loaded = checkpoint.load_model(AutoModelForAudioClassification, config)
     elif head.head == "mlp":

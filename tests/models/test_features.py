@@ -34,6 +34,7 @@ def loaded(tmp_path_factory):
         "hubert": load("hubert"),
         "wav2vec2": load("wav2vec2"),
         "convnext": load("convnext", spectrogram=SMALL),
+        "musicnn": load("musicnn"),
     }
 
 
@@ -42,7 +43,7 @@ def make_windows(num_samples: int, seeds=(1, 2)) -> list[dict]:
     return [{"samples": row, "label": i, "seed": seed} for i, (row, seed) in enumerate(zip(noise, seeds, strict=True))]
 
 
-@pytest.mark.parametrize("family", ["ast", "hubert", "wav2vec2", "convnext"])
+@pytest.mark.parametrize("family", ["ast", "hubert", "wav2vec2", "convnext", "musicnn"])
 def test_inputs_are_the_main_input_and_the_labels(loaded, family):
     """No attention mask: windows have one length, and AST takes none."""
     model, extractor = loaded[family]
@@ -85,6 +86,17 @@ def test_masks_reach_every_place_and_width(loaded):
         hits += hidden
         widths.add(int(hidden.sum()))
     assert widths == {0, 1, 2, 3} and (hits[1:-1] > 0).all()
+
+
+def test_features_that_are_not_normalised_are_masked_with_the_mean_of_their_window(loaded):
+    """Zero would be silence, not the mean."""
+    model, extractor = loaded["musicnn"]
+    masks = make_spec_augment(model.config, extractor, 8000, time_seconds=0.3, frequency_bins=8)
+    plain = WindowCollator(extractor)(make_windows(8000))["input_values"]
+    masked = WindowCollator(extractor, spec_augment=masks)(make_windows(8000))["input_values"]
+    changed = masked != plain
+    assert changed[0].any() and (masked[0][changed[0]] == plain[0].mean()).all()
+    assert changed[0].all(dim=0).sum() <= 8 and changed[0].all(dim=1).sum() <= 10
 
 
 def test_masks_are_refused_where_there_is_no_spectrogram_or_nothing_would_be_left(loaded):

@@ -12,7 +12,7 @@ from hf_utils.models.spectrogram_cnn import SpectrogramCNNConfig, SpectrogramCNN
 
 # Blocks of the tiny models: transformer layers, or stages of a convolutional net.
 NUM_BLOCKS = {"ast": 3, "hubert": 3, "wav2vec2": 3, "wavlm": 3, "whisper": 2, "convnext": 4, "resnet": 4}
-NUM_BLOCKS["timm_resnet"] = 4
+NUM_BLOCKS |= {"timm_resnet": 4, "musicnn": 3}
 HEADS = [(name, "linear") for name in NUM_BLOCKS] + [("ast", "mlp"), ("hubert", "mlp"), ("timm_resnet", "mlp")]
 # Leading parameters of the front end as transformers 5.23 and timm 1.0 name them.
 FRONT_END = {
@@ -23,6 +23,7 @@ FRONT_END = {
     "whisper": ("conv1.", "conv2."),
     "convnext": "embeddings.",
     "resnet": "embedder.",
+    "musicnn": "front_end.",
     "timm_resnet": ("timm_model.conv1.", "timm_model.bn1."),
 }
 
@@ -35,6 +36,7 @@ def make_inputs(model):
     """Return random features of the right shape."""
     generator = torch.Generator().manual_seed(0)
     shape = {"spectrogram_cnn": (4, 1, 128, 44), "audio-spectrogram-transformer": (4, 100, 32)}
+    shape["musicnn"] = (4, 30, 24)
     config = getattr(model.config, "encoder_config", model.config)
     return {model.main_input_name: torch.randn(shape.get(config.model_type, (4, 16000)), generator=generator)}
 
@@ -126,7 +128,8 @@ def test_timm_families_have_blocks(architecture, num_blocks):
 
 
 @pytest.mark.parametrize(
-    ("name", "head"), [("timm_resnet", "linear"), ("resnet", "mlp"), ("hubert", "linear"), ("hubert", "mlp")]
+    ("name", "head"),
+    [("timm_resnet", "linear"), ("resnet", "mlp"), ("hubert", "linear"), ("hubert", "mlp"), ("musicnn", "linear")],
 )
 def test_frozen_backbone_is_the_same_in_every_step(name, head, tmp_path_factory):
     """Batch statistics stand still, and dropout and time masks are off: embeddings can be computed once."""
@@ -136,7 +139,9 @@ def test_frozen_backbone_is_the_same_in_every_step(name, head, tmp_path_factory)
     buffers = {n: b.clone() for n, b in backbone.named_buffers()}
     inputs = make_inputs(model)
     embeddings = []
-    backbone.register_forward_hook(lambda module, args, output: embeddings.append(output.last_hidden_state.detach()))
+    backbone.register_forward_hook(
+        lambda module, args, output: embeddings.append(getattr(output, "last_hidden_state", output).detach())
+    )
     model.eval()(**inputs)
     for _ in range(3):
         model.train()

@@ -13,6 +13,7 @@ from hf_utils.data.windows import EvaluationWindows, TrainingWindows
 from hf_utils.models import kept_features
 from hf_utils.models.features import WindowCollator
 from hf_utils.models.kept_features import find_frames, keep_features, start_step
+from hf_utils.models.musicnn import MusiCNNFeatureExtractor
 from hf_utils.models.spectrogram_cnn import SpectrogramCNNFeatureExtractor
 
 RATE = 8000
@@ -27,6 +28,8 @@ SLICED = {
     "hop over half a frame": (SpectrogramCNNFeatureExtractor(n_fft=512, hop_length=400, **CNN), 15999),
     "hop of a frame": (SpectrogramCNNFeatureExtractor(n_fft=512, hop_length=512, **CNN), 16300),
     "stft": (SpectrogramCNNFeatureExtractor(spectrogram="stft", n_fft=256, hop_length=100, **CNN), 4000),
+    "musicnn": (MusiCNNFeatureExtractor(sampling_rate=RATE, num_mel_bins=24), 512 + 30 * 256),
+    "musicnn, window between frames": (MusiCNNFeatureExtractor(sampling_rate=RATE, num_mel_bins=24), 8001),
     "multi_stft": (SpectrogramCNNFeatureExtractor(spectrogram="multi_stft", n_fft=512, hop_length=60, **CNN), 5001),
 }
 WHOLE = {

@@ -31,13 +31,14 @@ from hf_utils.models.weights import reload_weights
 
 # Checkpoint and head: what a user can train.
 KINDS = [(name, "linear") for name in ("ast", "hubert", "wav2vec2", "wavlm", "convnext", "timm_resnet", "resnet")]
-KINDS += [("ast", "mlp"), ("hubert", "mlp"), ("convnext", "mlp")]
+KINDS += [("ast", "mlp"), ("hubert", "mlp"), ("convnext", "mlp"), ("musicnn", "mlp")]
 FAMILIES = {
     "ast": "spectrogram_transformer",
     "hubert": "waveform",
     "wav2vec2": "waveform",
     "wavlm": "waveform",
     "whisper": "other",
+    "musicnn": "musicnn",
 }
 
 

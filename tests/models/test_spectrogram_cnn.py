@@ -277,6 +277,7 @@ def test_saved_folders_load_in_a_fresh_process(tmp_path, tmp_path_factory):
         ("timm_resnet", "mlp", "2.timm"),
         ("ast", "mlp", "ast"),
         ("wav2vec2", "mlp", "wav2vec2"),
+        ("musicnn", "linear", "musicnn"),
     ):
         model, extractor = load(saved(name, tmp_path_factory), head=head)
         if needs_feature_stats(extractor):
