@@ -59,6 +59,7 @@ SAVERS = {
     "MIT/ast": tiny_models.save_ast,
     "facebook/hubert": tiny_models.save_hubert,
     "facebook/convnext": tiny_models.save_convnext,
+    "models/musicnn_": tiny_models.save_musicnn,
 }
 
 
