@@ -64,8 +64,8 @@ def main(argv: list[str] | None = None) -> int:
         check_clips_and_transforms(args, plan)
     repository = open_dataset_repository(args)
     name = repository.name if repository else show_source(str(shards.folder))
-    if shards.finished or make_dataset(args, plan, shards, config, name):
-        publish(shards, repository)
+    if shards.finished or make_copies(args, plan, shards, config, name):
+        publish_copies(shards, repository)
     return 0
 
 
@@ -136,7 +136,7 @@ def _describe_transforms(copies: list[Copy]) -> dict[str, Any]:
     return next(iter(chains.values())).config
 
 
-def make_dataset(
+def make_copies(
     args: AugmentationArguments, plan: CopyPlan, shards: Shards, config: dict[str, Any], name: str
 ) -> bool:
     """Make this machine's share of the missing shards; return whether all are there, and the card is written.
@@ -159,7 +159,7 @@ def make_dataset(
     return True
 
 
-def publish(shards: Shards, repository: Repository | None) -> None:
+def publish_copies(shards: Shards, repository: Repository | None) -> None:
     """Say where the finished dataset is, and push it if asked to."""
     megabytes = sum(path.stat().st_size for path in shards.paths) / 1e6
     print(f"Finished: {shards.folder}, {megabytes:.0f} MB; how to use it: {shards.folder / 'README.md'}")

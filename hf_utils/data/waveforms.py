@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 # Part of the key: raise it when the samples, or what counts as a problem, come out differently.
 # 2: sound is checked and repaired by `sound_check`; corrupted tracks keep their level.
-FORMAT_VERSION = 2
+WAVEFORMS_VERSION = 2
 BYTES_PER_SAMPLE = 2
 PCM_NAME = "samples.pcm16"
 _INDEX_NAME = "index.parquet"
@@ -217,7 +217,7 @@ def find_cache(cache_dir: str | os.PathLike | None = None) -> Path:
 
 def make_key(files: TrackFiles, sample_rate: int | None, corruption: TrackCorruption | None = None) -> str:
     """Return the name of what these files decode to: a hash of their bytes, order, rate, decoders and corruption."""
-    versions = f"{FORMAT_VERSION} {soxr.__version__} {soundfile.__libsndfile_version__}"
+    versions = f"{WAVEFORMS_VERSION} {soxr.__version__} {soundfile.__libsndfile_version__}"
     key = hashlib.sha256(f"{versions} {sample_rate}".encode())
     if corruption is not None:
         key.update(json.dumps([corruption.fingerprint, files.track_ids]).encode())

@@ -132,10 +132,12 @@ def publish(
     """Say where a finished dataset is, compare it with real clips and push it, as far as asked for."""
     print(f"Finished: {shards.folder}; how to use it: {shards.folder / 'README.md'}")
     if args.report is not None:
-        from hf_utils.generation.quality_report import write_report  # as above
+        from hf_utils.generation.quality_report import write_quality_report  # as above
 
         real = load_training_clips(args, recipe.sample_rate)
         rate, seed = recipe.sample_rate, args.seed
-        print(write_report(shards.folder, recipe.genres, real, args.report, device, sample_rate=rate, seed=seed))
+        print(
+            write_quality_report(shards.folder, recipe.genres, real, args.report, device, sample_rate=rate, seed=seed)
+        )
     if repository is not None:
         print(f"Pushed: {push_folder(shards.folder, repository)}")

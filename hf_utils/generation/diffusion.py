@@ -49,7 +49,7 @@ def _duration_name(pipeline: type) -> str | None:
     return next((name for name in DURATION_NAMES if name in names), None)
 
 
-def plan_sampling(
+def plan_diffusion(
     kind: str,
     *,
     clip_seconds: float,
@@ -102,7 +102,7 @@ class DiffusionGenerator:
             NonFiniteError: NaN or infinity in the audio.
             UserError: the pipeline refuses the length or another argument.
         """
-        assert continued is None, "plan_sampling refuses to continue audio"
+        assert continued is None, "plan_diffusion would have refused to continue audio"
         parameters = inspect.signature(type(self._pipeline).__call__).parameters
         options = {
             _duration_name(type(self._pipeline)): self.sampling.clip_seconds + _ROUNDING_SECONDS,

@@ -157,15 +157,15 @@ def _digest_folder(folder: Path) -> str:
 
 
 def plan_sampling(checkpoint: GeneratorCheckpoint, **options) -> Sampling:
-    """Return how clips are sampled; `options` are those of `musicgen.plan_sampling`, None for a default.
+    """Return how clips are sampled; `options` are those of `musicgen.plan_musicgen`, None for a default.
 
     Raises:
         UserError: the clip is too long, or an option means nothing to this generator.
     """
     if checkpoint.kind == "musicgen":
         config = musicgen.load_config(checkpoint.name, checkpoint.hub_revision)
-        return musicgen.plan_sampling(config, **options)
-    return diffusion.plan_sampling(checkpoint.kind, **options)
+        return musicgen.plan_musicgen(config, **options)
+    return diffusion.plan_diffusion(checkpoint.kind, **options)
 
 
 def native_rate(checkpoint: GeneratorCheckpoint) -> int:

@@ -46,7 +46,7 @@ def load_config(name: str, revision: str | None):
     return config
 
 
-def plan_sampling(
+def plan_musicgen(
     config,
     *,
     clip_seconds: float,

@@ -48,7 +48,7 @@ _PANELS = {
 }
 
 
-def write_report(
+def write_quality_report(
     folder: Path,
     genres: Sequence[str],
     real: datasets.Dataset,

@@ -37,7 +37,7 @@ def is_replaced(kind: str) -> Callable[[str], bool]:
     return lambda name: any(_matches(name, pattern) for pattern in _READ_TOGETHER[kind])
 
 
-def select_files(folder: str | os.PathLike, kind: str) -> dict[str, Path | bytes]:
+def select_published(folder: str | os.PathLike, kind: str) -> dict[str, Path | bytes]:
     """Return {path in the repository: file, or its bytes where paths and secrets had to go}, large files first.
 
     Raises:

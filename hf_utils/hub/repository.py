@@ -22,7 +22,7 @@ from huggingface_hub.utils import disable_progress_bars
 
 from hf_utils.disclosure import show_value
 from hf_utils.errors import UserError
-from hf_utils.hub.published_files import find_kind, is_replaced, select_files
+from hf_utils.hub.published_files import find_kind, is_replaced, select_published
 
 Kind = Literal["model", "dataset"]
 
@@ -125,7 +125,7 @@ def push_folder(folder: str | os.PathLike, repository: Repository) -> str:
     Raises:
         UserError: the folder is unfinished, or the push breaks off; the message holds the command that finishes it.
     """
-    contents = select_files(folder, repository.kind)
+    contents = select_published(folder, repository.kind)
     try:
         return repository.commit(contents, f"Upload {repository.kind}", replaced=is_replaced(repository.kind))
     except UserError as error:
@@ -163,7 +163,7 @@ def main(argv: list[str] | None = None) -> int:
         disable_progress_bars()
     try:
         kind = find_kind(arguments.folder)
-        select_files(arguments.folder, kind)  # before a repository is made for nothing
+        select_published(arguments.folder, kind)  # before a repository is made for nothing
         repository = open_repository(arguments.repository, kind, private=arguments.private)
         print(f"Pushed: {push_folder(arguments.folder, repository)}")
     except UserError as error:

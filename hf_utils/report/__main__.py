@@ -2,6 +2,6 @@
 
 import sys
 
-from hf_utils.report.command import main
+from hf_utils.report.report_files import main
 
 sys.exit(main())

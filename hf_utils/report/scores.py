@@ -62,7 +62,7 @@ class ScoredTable:
     comparisons: list[Comparison]
 
 
-def score_table(table: Table, reference: str, *, num_resamples: int, seed: int = 0) -> ScoredTable:
+def score_and_compare(table: Table, reference: str, *, num_resamples: int, seed: int = 0) -> ScoredTable:
     """Return scores and comparisons. An arm that shares no seed with its model's reference arm has no comparison."""
     num_tracks = len(table.track_ids)
     weights = np.vstack([np.ones(num_tracks), resample_tracks(num_tracks, num_resamples, seed)])

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 
-from hf_utils.study.command import interrupt, main
+from hf_utils.study.study_run import interrupt, main
 
 signal.signal(signal.SIGTERM, interrupt)  # the end of a batch job is an interruption, too
 try:

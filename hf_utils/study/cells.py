@@ -135,10 +135,10 @@ def expand_options(config: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def find_state(folder: Path, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[str, str]:
     """Return how far the cell in `folder` is, or that a process is writing it, and details where there are any."""
-    return (RUNNING, "by another process") if is_locked(folder) else read_state(folder, config, defaults)
+    return (RUNNING, "by another process") if is_locked(folder) else read_cell_state(folder, config, defaults)
 
 
-def read_state(folder: Path, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[str, str]:
+def read_cell_state(folder: Path, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> tuple[str, str]:
     """Return how far the files of a cell are, and details where there are any.
 
     Args:

@@ -27,7 +27,7 @@ from hf_utils.training.trainer import GenreTrainer
 logger = logging.getLogger(__name__)
 
 # Part of the key: raise it when embeddings come out differently.
-FORMAT_VERSION = 1
+EMBEDDINGS_VERSION = 1
 
 
 class EmbeddedWindows(torch.utils.data.Dataset):
@@ -201,7 +201,7 @@ def compute_embeddings(trainer: GenreTrainer, windows: EvaluationWindows) -> np.
 
 def _make_key(trainer: GenreTrainer, windows: EvaluationWindows) -> str:
     model = trainer.model
-    versions = f"{FORMAT_VERSION} {torch.__version__} {transformers.__version__}"
+    versions = f"{EMBEDDINGS_VERSION} {torch.__version__} {transformers.__version__}"
     run = f"{trainer.accelerator.mixed_precision} {trainer.args.device.type}"
     texts = versions, run, model.config.to_json_string(), trainer.processing_class.to_json_string()
     key = xxhash.xxh3_128("\n".join((*texts, windows.fingerprint())).encode())

@@ -25,7 +25,7 @@ from hf_utils.models.loading import own_genres
 from hf_utils.sound_check import AudioError
 from hf_utils.training.classifier import Classifier, load_model
 from hf_utils.training.past_runs import adopt_data_options
-from hf_utils.training.prediction_journal import JOURNAL_FILE, PredictionJournal, digest_model, read_state
+from hf_utils.training.prediction_journal import JOURNAL_FILE, PredictionJournal, digest_model, read_file_state
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def predict_files(
     failures, num_short = [], 0
     finished = journal.results
     missing = [name for name in files if name not in finished]
-    states = {name: read_state(files[name]) for name in missing}
+    states = {name: read_file_state(files[name]) for name in missing}
     decoded = decode_ahead([files[name] for name in missing], classifier.lengths.sample_rate, num_proc)
     with journal, contextlib.closing(decoded):
         try:

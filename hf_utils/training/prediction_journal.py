@@ -56,14 +56,14 @@ class PredictionJournal:
 
     def has(self, name: str, file: Path) -> bool:
         """Return whether a file is finished, and has not changed since."""
-        return name in self._entries and self._entries[name]["state"] == read_state(file)
+        return name in self._entries and self._entries[name]["state"] == read_file_state(file)
 
     def forget(self, name: str) -> dict:
         """Take a file for unfinished; return its result."""
         return self._entries.pop(name)["result"]
 
     def add(self, name: str, state: list[int], result: dict) -> None:
-        """Note the result, made of what JSON knows, of a file whose `read_state` was `state` before it was read.
+        """Note the result, made of what JSON knows, of a file whose `read_file_state` was `state` before it was read.
 
         Raises:
             UserError: the disk is full.
@@ -82,7 +82,7 @@ def _parse(line: bytes) -> dict:
     return value if isinstance(value, dict) else {}
 
 
-def read_state(file: Path) -> list[int] | None:
+def read_file_state(file: Path) -> list[int] | None:
     """Return size in bytes and time of the last change in ns, by which another file of this name is noticed.
 
     None if there is no such file.

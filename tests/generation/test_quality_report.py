@@ -22,7 +22,7 @@ from hf_utils.generation.quality_report import (
     make_embedder,
     median_bandwidth,
     squared_distances,
-    write_report,
+    write_quality_report,
 )
 
 CPU = torch.device("cpu")
@@ -132,7 +132,9 @@ def test_a_report_is_written_into_the_dataset(genre_folder, tmp_path):
     folder.mkdir()
     datasets.Dataset.from_list(rows).to_parquet(folder / "train-00000-of-00001.parquet")
     options = {"sample_rate": RATE, "seed": 0}
-    table = write_report(folder, ["blues", "hiphop", "rock"], real, str(save_clap(tmp_path / "clap")), CPU, **options)
+    table = write_quality_report(
+        folder, ["blues", "hiphop", "rock"], real, str(save_clap(tmp_path / "clap")), CPU, **options
+    )
     assert {path.name for path in (folder / "report").iterdir()} == {"quality.csv", "quality.md", "quality.png"}
     assert table in (folder / "report" / "quality.md").read_text()
     with open(folder / "report" / "quality.csv", newline="") as file:

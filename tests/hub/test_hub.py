@@ -32,7 +32,7 @@ from hf_utils.data.split_record import RECORD_FILE, SplitRecord
 from hf_utils.errors import UserError
 from hf_utils.hub import repository as pushes
 from hf_utils.hub.checkpoint_push import HubCheckpoints, fetch_checkpoint, open_model_repository
-from hf_utils.hub.published_files import select_files
+from hf_utils.hub.published_files import select_published
 from hf_utils.hub.repository import open_repository, push_folder
 from hf_utils.models.checkpoints import Checkpoint
 from hf_utils.models.loading import load_classifier
@@ -180,7 +180,7 @@ def test_a_push_that_breaks_off_is_finished_by_its_command(hub, made, request_, 
     written = capsys.readouterr()
     assert written.out == f"Pushed: {hub.url}/datasets/me/made\n" and "\r" not in written.err
     assert {path: path.read_bytes() for path in made.rglob("*") if path.is_file()} == before
-    expected = {name: (made / name).read_bytes() for name in select_files(made, "dataset")}
+    expected = {name: (made / name).read_bytes() for name in select_published(made, "dataset")}
     assert files_of(hub, "datasets/me/made") == expected | {".gitattributes": b""}
     # One commit beside the first one, and every large file was stored once.
     assert [title for *_, title in hub.repos["datasets/me/made"].commits] == ["initial commit", "Upload dataset"]

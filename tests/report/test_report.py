@@ -14,10 +14,10 @@ import pytest
 from hf_utils.data.gtzan import track_facts
 from hf_utils.errors import UserError
 from hf_utils.files import write_predictions
-from hf_utils.report.command import main, write_report
 from hf_utils.report.findings import confused_pairs, describe_track, missed_tracks
+from hf_utils.report.report_files import main, write_report
 from hf_utils.report.run_folders import make_tables, read_runs
-from hf_utils.report.scores import score_table
+from hf_utils.report.scores import score_and_compare
 from hf_utils.report.sections import percent
 
 GENRES = ["blues", "jazz", "rock"]
@@ -117,7 +117,7 @@ def test_scores_are_means_over_seeds_of_the_runs_own(tmp_path):
     write_study(tmp_path, models=["ast"], arms=["clean"], seeds=[1, 2, 3])
     [table], left_out = load_tables(tmp_path)
     assert left_out == []
-    scored = score_table(table, "clean", num_resamples=200)
+    scored = score_and_compare(table, "clean", num_resamples=200)
     accuracies = [
         json.loads(path.read_text())["evaluations"]["test"]["track"]["accuracy"]
         for path in tmp_path.rglob("results.json")
@@ -149,7 +149,7 @@ def test_a_clear_difference_is_found_and_its_absence_is_said(tmp_path):
                 probabilities=0.7 * np.eye(3)[chosen] + 0.1,
             )
     [table], _ = load_tables(tmp_path)
-    by_arm = {item.arm: item for item in score_table(table, "clean", num_resamples=500).comparisons}
+    by_arm = {item.arm: item for item in score_and_compare(table, "clean", num_resamples=500).comparisons}
     assert by_arm["better"].verdict == "better"
     assert by_arm["better"].accuracy.mean == pytest.approx(18 / 60)
     assert by_arm["same"].verdict == "no detectable difference"
@@ -164,7 +164,7 @@ def test_one_run_per_arm_is_mcnemars_test(tmp_path):
         probabilities = 0.7 * np.eye(3)[chosen[arm]] + 0.1
         write_run(tmp_path / arm, "ast", arm, tracks=TRACKS[:20], labels=labels, probabilities=probabilities)
     [table], _ = load_tables(tmp_path)
-    [comparison] = score_table(table, "clean", num_resamples=500).comparisons
+    [comparison] = score_and_compare(table, "clean", num_resamples=500).comparisons
     assert comparison.accuracy.p == pytest.approx(2 / 2**6)
     assert comparison.verdict == "better"
     assert "other seeds" in " ".join(read_page(tmp_path, tmp_path / "report").words)
@@ -174,7 +174,7 @@ def test_runs_are_paired_by_seed(tmp_path):
     write_study(tmp_path, models=["ast"], arms=["clean"], seeds=[1, 2, 3])
     write_study(tmp_path / "more", models=["ast"], arms=["noisy"], seeds=[2, 3, 4])
     [table], _ = load_tables(tmp_path)
-    [comparison] = score_table(table, "clean", num_resamples=50).comparisons
+    [comparison] = score_and_compare(table, "clean", num_resamples=50).comparisons
     assert comparison.accuracy.num_seeds == 2
 
 
@@ -239,7 +239,7 @@ def test_folds_are_pooled_so_that_every_track_counts_once(tmp_path):
     assert left_out == []
     assert sorted(table.track_ids) == sorted(TRACKS)
     assert table.folds == (0, 1, 2)
-    score = score_table(table, "clean", num_resamples=50).scores["ast", "clean", "accuracy"]
+    score = score_and_compare(table, "clean", num_resamples=50).scores["ast", "clean", "accuracy"]
     singles = [json.loads((tmp_path / "clean" / str(fold) / "results.json").read_text()) for fold in range(3)]
     # Folds of equal size: the pooled accuracy is the mean of the folds'.
     assert score.mean == pytest.approx(np.mean([run["evaluations"]["test"]["track"]["accuracy"] for run in singles]))
@@ -328,7 +328,7 @@ def test_equal_runs_have_no_deviation(tmp_path):
     for seed in (1, 2, 3):
         write_run(tmp_path / str(seed), seed=seed, labels=labels, probabilities=probabilities)
     [table], _ = load_tables(tmp_path)
-    assert {score.deviation for score in score_table(table, "clean", num_resamples=50).scores.values()} == {0.0}
+    assert {score.deviation for score in score_and_compare(table, "clean", num_resamples=50).scores.values()} == {0.0}
 
 
 def test_confusions_and_missed_tracks_by_hand(tmp_path):

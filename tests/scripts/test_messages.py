@@ -105,7 +105,7 @@ def test_bars_are_for_terminals(told, tmp_path, monkeypatch, terminal, disable_t
         ("run_classification", {"transformers.trainer", "datasets", "evaluate", "sklearn", "scipy", "timm", "optuna"}),
         ("augment_dataset", {"torch", "audiomentations", "sklearn", "matplotlib"}),
         ("generate_music", {"torch", "datasets", "accelerate", "diffusers"}),
-        ("hf_utils.report.command", {"scipy.stats", "matplotlib", "sklearn"}),
+        ("hf_utils.report.report_files", {"scipy.stats", "matplotlib", "sklearn"}),
         ("hf_utils.hub.repository", {"torch", "datasets", "transformers"}),
     ],
 )

@@ -9,7 +9,7 @@ import yaml
 from tiny_models import save_convnext
 
 from hf_utils.study import cells, processes
-from hf_utils.study import command as study
+from hf_utils.study import study_run as study
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = {

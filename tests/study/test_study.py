@@ -17,8 +17,8 @@ import yaml
 
 from hf_utils.errors import UserError
 from hf_utils.study import cells as study_cells
-from hf_utils.study import command as study
 from hf_utils.study import processes as study_runs
+from hf_utils.study import study_run as study
 from hf_utils.study.cells import make_cells
 from hf_utils.study.file import read_study
 

@@ -13,7 +13,7 @@ import run_classification
 from hf_utils.data.split_record import RECORD_FILE, SplitRecord
 from hf_utils.errors import UserError
 from hf_utils.files import is_complete
-from hf_utils.hub.published_files import select_files
+from hf_utils.hub.published_files import select_published
 
 OPTIONS = "--window_seconds 0.5 --dataloader_num_workers 0 --num_proc 1 --use_cpu --precision fp32".split()
 TRAINING = "--num_train_epochs 1 --num_mel_bins 32 --n_fft 512 --hop_length 256".split()
@@ -52,7 +52,7 @@ def test_every_checkpoint_of_a_run_says_what_it_knows(work):
     assert read_results(run)["data"]["split_digests"] == record.summarize()
     (checkpoint,) = run.glob("checkpoint-*")
     assert SplitRecord.read(checkpoint / RECORD_FILE, "run") == record
-    assert RECORD_FILE in select_files(run, "model")
+    assert RECORD_FILE in select_published(run, "model")
 
 
 @pytest.mark.parametrize("spelling", ["slash", "relative", "renamed copy"])

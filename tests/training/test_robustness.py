@@ -22,7 +22,7 @@ from hf_utils.data import track_files, waveforms
 from hf_utils.data.clips import load_clips
 from hf_utils.data.waveforms import decode_clips, read_samples
 from hf_utils.errors import UserError
-from hf_utils.report.command import write_report
+from hf_utils.report.report_files import write_report
 from hf_utils.report.run_folders import read_runs
 from hf_utils.results.metrics import GenreMetrics
 from hf_utils.results.run_results import EvaluatedSet

@@ -14,7 +14,7 @@ from pathlib import Path
 from hf_utils.errors import UserError
 from hf_utils.files import write_csv
 from hf_utils.report.run_folders import REFERENCE_ARM, LeftOut, make_tables, read_runs
-from hf_utils.report.scores import METRICS, ScoredTable, score_table
+from hf_utils.report.scores import METRICS, ScoredTable, score_and_compare
 from hf_utils.report.sections import Grid, Page, Section, Text, describe_table, percent, title_of, write_page
 
 NUM_RESAMPLES = 2000
@@ -57,7 +57,7 @@ def write_report(
         raise UserError(
             f"No run is in {', '.join(map(str, folders))}: no results.json and no checkpoint at any depth."
         )
-    scored = [score_table(table, reference, num_resamples=num_resamples) for table in tables]
+    scored = [score_and_compare(table, reference, num_resamples=num_resamples) for table in tables]
     sections = [
         describe_table(table, index, is_one_of_several=len(scored) > 1) for index, table in enumerate(scored, start=1)
     ]

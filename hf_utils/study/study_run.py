@@ -30,8 +30,8 @@ from hf_utils.study.cells import (
     describe_costs,
     find_state,
     make_cells,
+    read_cell_state,
     read_configs,
-    read_state,
 )
 from hf_utils.study.file import Preparation, Study, read_study
 from hf_utils.study.processes import (
@@ -105,7 +105,7 @@ def _run_cell(cell: Cell, config: dict, defaults: dict, title: str, *, wait: boo
         report_line(f"{title}  another process is writing it: later")
         return RUNNING
     with log:
-        state, details = read_state(cell.folder, config, defaults)
+        state, details = read_cell_state(cell.folder, config, defaults)
         if state == FINISHED:
             return state
         if state == CHANGED:
@@ -115,7 +115,7 @@ def _run_cell(cell: Cell, config: dict, defaults: dict, title: str, *, wait: boo
         write_config(cell.folder / CELL_FILE, config)
         started = time.monotonic()
         code = run_logged(cell.command, cell.folder, log, title)
-        state, _ = read_state(cell.folder, config, defaults)
+        state, _ = read_cell_state(cell.folder, config, defaults)
     if code == 0 and state == FINISHED:
         report_line(f"{title}  finished after {format_clock(time.monotonic() - started)}")
         return state
