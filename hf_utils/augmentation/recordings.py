@@ -17,6 +17,7 @@ from hf_utils.audio import READABLE_SUFFIXES, inspect
 from hf_utils.data.audio_lists import list_files
 from hf_utils.errors import UserError
 from hf_utils.files import hash_content
+from hf_utils.listing import listing_lines
 from hf_utils.sound_check import AudioError, Demands
 from hf_utils.sound_files import NO_LENGTH
 
@@ -25,7 +26,6 @@ _DEMANDS = {"AddBackgroundNoise": Demands(min_seconds=0.1)}
 _OTHER_DEMANDS = Demands(min_seconds=0.0, max_silent=1.0)
 # A file of 16-bit numbers is lowered by more than that, a loud master by less.
 _LEAST_GAIN = 0.1
-_MAX_LISTED = 20
 
 
 def list_recordings(folder: str, transform: str, where: str) -> list[str]:
@@ -50,14 +50,13 @@ def list_recordings(folder: str, transform: str, where: str) -> list[str]:
     faults = []
     for file in tqdm(files, desc="Checking recordings", unit=" files", leave=False, disable=None):
         if file.suffix.lower() not in SUPPORTED_EXTENSIONS:
-            faults.append(f"  {file}: audiomentations takes no {file.suffix} files; convert it to WAV or FLAC")
+            faults.append(f"{file}: audiomentations takes no {file.suffix} files; convert it to WAV or FLAC")
         elif fault := _find_fault(str(file), _read_state(file), demands):
-            faults.append(f"  {file}: {fault}")
+            faults.append(f"{file}: {fault}")
     if faults:
-        more = [f"  and {len(faults) - _MAX_LISTED} more"] if len(faults) > _MAX_LISTED else []
-        listing = "\n".join([*faults[:_MAX_LISTED], *more])
+        lines = "\n".join(listing_lines(faults))
         raise UserError(
-            f"{where} is {folder}, where {len(faults)} of {len(files)} recordings cannot be used:\n{listing}\nRepair "
+            f"{where} is {folder}, where {len(faults)} of {len(files)} recordings cannot be used:\n{lines}\nRepair "
             "or remove them."
         )
     return [str(file) for file in files]

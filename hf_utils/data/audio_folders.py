@@ -25,6 +25,7 @@ from hf_utils.data.genre_spellings import spelling_key
 from hf_utils.data.split_names import is_fold, read_split, warn_of_folds
 from hf_utils.data.text_tables import read_csv, read_json_lines, resolve_paths, table_of_texts
 from hf_utils.errors import UserError
+from hf_utils.listing import listing
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,6 @@ _METADATA = {"metadata.csv": read_csv, "metadata.jsonl": read_json_lines}
 _METADATA_PARQUET = "metadata.parquet"
 _FILE_NAME = "file_name"
 _CSV_ADVICE = "or list the files in a CSV with columns path,label[,split] and give that"
-_MAX_LISTED = 5
 
 # Names of the folders below the dataset that an audio file lies in, from the outermost.
 _Folders = tuple[str, ...]
@@ -65,8 +65,8 @@ def read_audio_folder(path: Path) -> datasets.Dataset:
     del others[".md"]  # the dataset's own page
     others -= Counter(file.suffix.lower() for file, _ in described)
     if others:
-        listing = ", ".join(f"{suffix} ({count})" for suffix, count in sorted(others.items()))
-        logger.warning("%s: %d files that are no audio are ignored: %s.", path, others.total(), listing)
+        suffixes = ", ".join(f"{suffix} ({count})" for suffix, count in sorted(others.items()))
+        logger.warning("%s: %d files that are no audio are ignored: %s.", path, others.total(), suffixes)
     return table
 
 
@@ -80,11 +80,11 @@ def _read_genres(path: Path, files: list[Path]) -> datasets.Dataset:
     files = [file for file in files if file.parent != path]
     if not files:
         raise UserError(
-            f"{path} holds {len(beside)} audio files ({_list(beside)}) and no folders of genres with audio. Sort them "
-            f"into a folder per genre, {_CSV_ADVICE}.{_name_tables(path)}"
+            f"{path} holds {len(beside)} audio files ({listing(beside)}) and no folders of genres with audio. Sort "
+            f"them into a folder per genre, {_CSV_ADVICE}.{_name_tables(path)}"
         )
     if beside:
-        logger.warning("%s: %d audio files in no genre folder are left out: %s.", path, len(beside), _list(beside))
+        logger.warning("%s: %d audio files in no genre folder are left out: %s.", path, len(beside), listing(beside))
     folders = [file.relative_to(path).parts[:-1] for file in files]
     level, splits = _pass_outer(path, folders)
     genres = _name_genres(path, folders, level)
@@ -106,9 +106,9 @@ def _pass_outer(path: Path, folders: Sequence[_Folders]) -> tuple[int, list[str]
         if named_splits:
             strangers = [name for name in names if name not in named_splits]
             if splits or strangers or len(reached) < len(folders):
-                place = _list(strangers) or "none of them"
+                place = listing(strangers) or "none of them"
                 raise UserError(
-                    f"{path}: beside the folders of splits ({_list(named_splits)}) there is audio in {place}. Keep "
+                    f"{path}: beside the folders of splits ({listing(named_splits)}) there is audio in {place}. Keep "
                     f"only folders of splits there, {_CSV_ADVICE}."
                 )
             splits = [parts[level] for parts in folders]
@@ -134,8 +134,8 @@ def _name_genres(path: Path, folders: Sequence[_Folders], level: int) -> list[st
     bare = sorted({"/".join(parts) for parts in folders if len(parts) == level})
     if bare:
         raise UserError(
-            f"{path}: audio files lie in {_list(bare)} and in no folder of a genre; {bare[0]!r} is not taken for one. "
-            f"Sort them into a folder per genre there, add a metadata.csv with columns {_FILE_NAME},genre, "
+            f"{path}: audio files lie in {listing(bare)} and in no folder of a genre; {bare[0]!r} is not taken for "
+            f"one. Sort them into a folder per genre there, add a metadata.csv with columns {_FILE_NAME},genre, "
             f"{_CSV_ADVICE}.{_name_tables(path)}"
         )
     below: dict[str, set[str | None]] = {}
@@ -149,8 +149,8 @@ def _name_genres(path: Path, folders: Sequence[_Folders], level: int) -> list[st
     if around or (len(below) == 1 and only_folders) or (same and not any(read_split(name) for name in inner)):
         name = min(around or below)
         raise UserError(
-            f"{path}: are the genres {_list(sorted(below))}, or the folders below, such as "
-            f"{_list(sorted(below[name] - {None}))} in {name}? If those below, give {path.joinpath(name)}; else put "
+            f"{path}: are the genres {listing(sorted(below))}, or the folders below, such as "
+            f"{listing(sorted(below[name] - {None}))} in {name}? If those below, give {path.joinpath(name)}; else put "
             f"the files directly into their genre's folder, {_CSV_ADVICE}."
         )
     return [parts[level] for parts in folders]
@@ -165,8 +165,8 @@ def _find_inner_splits(path: Path, folders: Sequence[_Folders], level: int) -> l
     if len({read_split(name) for name in splits}) > 1:
         outside = next("/".join(parts) for parts, name in zip(folders, inner, strict=True) if name not in splits)
         raise UserError(
-            f"{path}: some genres have folders of splits ({_list(sorted(splits))}), but {outside} holds audio outside "
-            f"them. Sort all files into splits or none, {_CSV_ADVICE}."
+            f"{path}: some genres have folders of splits ({listing(sorted(splits))}), but {outside} holds audio "
+            f"outside them. Sort all files into splits or none, {_CSV_ADVICE}."
         )
     return None
 
@@ -221,7 +221,7 @@ def _read_described(path: Path, files: list[Path], described: list[tuple[Path, d
     listed = [Path(name) for name in table["audio"]]
     if unlisted := sorted(set(files) - set(listed)):
         names = [file.relative_to(path).as_posix() for file in unlisted]
-        logger.warning("%s: %d audio files are in no metadata and left out: %s.", path, len(names), _list(names))
+        logger.warning("%s: %d audio files are in no metadata and left out: %s.", path, len(names), listing(names))
     folders = [file.relative_to(path).parts[:-1] if file.is_relative_to(path) else () for file in listed]
     level, splits = _pass_outer(path, folders)
     if "split" not in table.column_names and splits:
@@ -248,8 +248,6 @@ def _check_folders(path: Path, files: list[Path], genres: list[str | None], labe
 def _name_tables(path: Path) -> str:
     """Return a hint at CSV files that may hold the labels."""
     tables, _ = list_files(path, {".csv", ".tsv"})
-    return f" If one of these lists them, give that file: {_list([str(table) for table in tables])}." if tables else ""
-
-
-def _list(names: Sequence[str]) -> str:
-    return ", ".join(names[:_MAX_LISTED]) + (" ..." if len(names) > _MAX_LISTED else "")
+    return (
+        f" If one of these lists them, give that file: {listing([str(table) for table in tables])}." if tables else ""
+    )

@@ -8,6 +8,7 @@ import datasets
 
 from hf_utils.data.waveforms import check_clips
 from hf_utils.errors import UserError
+from hf_utils.listing import listing_lines
 
 logger = logging.getLogger(__name__)
 
@@ -78,12 +79,10 @@ def describe_remarks(names: Sequence[str], remarks: Sequence[str | None]) -> str
     by_kind: dict[str, list[str]] = {}
     for name, text in zip(names, remarks, strict=True):
         for remark in filter(None, (text or "").split("; ")):
-            by_kind.setdefault(remark.partition(":")[0], []).append(f"  {name}: {remark}")
+            by_kind.setdefault(remark.partition(":")[0], []).append(f"{name}: {remark}")
     lines = []
     for kind, found in by_kind.items():
-        lines += found[:_MAX_REMARKS]
-        if more := len(found) - _MAX_REMARKS:
-            lines += [f"  and {more} more files: {kind}"] if more > 0 else []
+        lines += listing_lines(found, _MAX_REMARKS, rest=f"more files: {kind}")
     num_files = sum(map(bool, remarks))
     return f"Of {len(names)} audio files, {num_files} are used with a remark:\n" + "\n".join(lines) if lines else ""
 

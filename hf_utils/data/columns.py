@@ -13,6 +13,7 @@ import pyarrow
 
 from hf_utils.data.genre_spellings import spelling_key
 from hf_utils.errors import UserError
+from hf_utils.listing import listing
 
 logger = logging.getLogger(__name__)
 AUDIO_NAMES = ("audio", "file", "path", "file_name", "filename")
@@ -25,7 +26,6 @@ _PERHAPS_LABELS = (
 # As Python or JSON writes one.
 _A_LIST = re.compile(r"\[.*\]|\{.*\}")
 _TEXT = datasets.Value("string")
-_MAX_LISTED = 20
 
 
 def _is_file_struct(feature) -> bool:
@@ -175,30 +175,26 @@ def check_reserved(columns: Mapping[str, list[str | None]], source: str) -> None
         columns: track_id, origin and parent_id of every clip.
         source: how to call it in messages.
     """
-    if foreign := sorted({origin for origin in columns["origin"] if origin not in ORIGINS}):
+    if foreign := sorted({repr(origin) for origin in columns["origin"] if origin not in ORIGINS}):
         raise UserError(
-            f"{source}: column 'origin' holds {_list(foreign)}. Here it tells whether a clip is {', '.join(ORIGINS)}. "
-            f"If it means something else, rename the column; {_RENAME_ADVICE}."
+            f"{source}: column 'origin' holds {listing(foreign)}. Here it tells whether a clip is "
+            f"{', '.join(ORIGINS)}. If it means something else, rename the column; {_RENAME_ADVICE}."
         )
     known = set(columns["track_id"])
-    strange = [
-        parent
+    strange = {
+        repr(parent)
         for parent, origin in zip(columns["parent_id"], columns["origin"], strict=True)
         if parent is not None and origin == "real" and parent not in known
-    ]
+    }
     if strange:
         raise UserError(
-            f"{source}: column 'parent_id' holds {_list(sorted(set(strange)))}, which are no tracks of it. Here it "
+            f"{source}: column 'parent_id' holds {listing(sorted(strange))}, which are no tracks of it. Here it "
             "names the real track that a clip was made from. If it means that, add a column origin with noisy or "
             f"synthetic; else rename the column; {_RENAME_ADVICE}."
         )
 
 
 _RENAME_ADVICE = "in a dataset of the Hub, save a copy after dataset.rename_column(...) and give its folder"
-
-
-def _list(values: Sequence[str]) -> str:
-    return ", ".join(map(repr, values[:3])) + (" ..." if len(values) > 3 else "")
 
 
 def _check_present(features: datasets.Features, name: str, kind: str, source: str) -> None:
@@ -229,7 +225,7 @@ def read_texts(table: datasets.Dataset, column: str, source: str) -> list[str | 
 
 
 def _list_names(feature: datasets.ClassLabel) -> str:
-    return ", ".join(feature.names[:_MAX_LISTED]) + (" ..." if len(feature.names) > _MAX_LISTED else "")
+    return listing(feature.names, most=20)
 
 
 def join_facts(parts: Sequence[tuple[str, datasets.Dataset]], source: str) -> datasets.Dataset:
@@ -263,16 +259,16 @@ def _join_features(column: str, kinds: Sequence[tuple[str, object]], source: str
     found = [kind for _, kind in kinds]
     if all(kind == found[0] for kind in found):
         return found[0]
-    listing = "; ".join(dict.fromkeys(f"{name}: {_describe(kind)}" for name, kind in kinds))
+    parts = "; ".join(dict.fromkeys(f"{name}: {_describe(kind)}" for name, kind in kinds))
     if all(isinstance(kind, datasets.ClassLabel) or _is_text(kind) for kind in found):
         if any(isinstance(kind, datasets.ClassLabel) for kind in found):
-            logger.warning("%s: column %r is read by name, since its lists differ: %s.", source, column, listing)
+            logger.warning("%s: column %r is read by name, since its lists differ: %s.", source, column, parts)
         return _TEXT
     if all(pyarrow.types.is_integer(kind.pa_type) or pyarrow.types.is_floating(kind.pa_type) for kind in found):
         if not any(isinstance(kind, datasets.ClassLabel) for kind in found):
             return datasets.Value("float64")
     raise UserError(
-        f"{source}: column {column!r} is not the same in all parts ({listing}). Numbers without names tell no genre: "
+        f"{source}: column {column!r} is not the same in all parts ({parts}). Numbers without names tell no genre: "
         "give every part the names, or the same type."
     )
 

@@ -19,9 +19,9 @@ from hf_utils.data.clips import label_names
 from hf_utils.data.gtzan import repetition_groups
 from hf_utils.data.segments import find_songs
 from hf_utils.errors import UserError
+from hf_utils.listing import listing_lines
 
 logger = logging.getLogger(__name__)
-_MAX_LISTED = 20
 # Names of clips that had none: equal ones in two datasets mean nothing.
 _MADE_UP_NAME = re.compile(r"row-\d{6,}")
 
@@ -70,11 +70,10 @@ def check_leaks(sets: Mapping[str, datasets.Dataset], group_segments: str = "aut
                 found.setdefault(kind, []).append(f"{first} ({one}) and {second} ({other})")
     if not found:
         return
-    lines = [f"  {kind}: {pair}" for kind, pairs in found.items() for pair in pairs]
+    lines = [f"{kind}: {pair}" for kind, pairs in found.items() for pair in pairs]
     title = f"{len(lines)} pairs of clips are" if len(lines) > 1 else "1 pair of clips is"
-    more = [f"  and {len(lines) - _MAX_LISTED} more"] if len(lines) > _MAX_LISTED else []
     remedies = [f"For {kind} ({len(pairs)}): {_REMEDIES[kind]}." for kind, pairs in found.items()]
-    raise UserError("\n".join([f"{title} on two sides of the split:", *lines[:_MAX_LISTED], *more, *remedies]))
+    raise UserError("\n".join([f"{title} on two sides of the split:", *listing_lines(lines), *remedies]))
 
 
 def _list_clips(sets: Mapping[str, datasets.Dataset], group_segments: str) -> dict[str, list[_Clip]]:

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from hf_utils.errors import UserError
 from hf_utils.files import CARD_FILE, UNFINISHED_PREFIX, atomic_writer, write_atomically
+from hf_utils.listing import listing
 
 DATASET_CONFIG_FILE = "config.json"
 
@@ -115,7 +116,7 @@ class Shards:
             UserError: shards are missing, a `track_id` occurs twice, or `data` holds Parquet files of something else.
         """
         if missing := self.missing():
-            names = ", ".join(self.paths[i].name for i in missing[:5]) + (" ..." if len(missing) > 5 else "")
+            names = listing([self.paths[i].name for i in missing])
             raise UserError(
                 f"{self.folder} lacks {len(missing)} of {len(self.paths)} shards ({names}): run the same command "
                 "again, on the machines whose part is missing or without --num_shards."
@@ -129,7 +130,7 @@ class Shards:
         for track_id in self.read(["track_id"])["track_id"].to_pylist():
             (doubled if track_id in seen else seen).add(track_id)
         if doubled:
-            raise UserError(f"{self.folder} holds track_ids more than once: {', '.join(sorted(doubled)[:5])}")
+            raise UserError(f"{self.folder} holds track_ids more than once: {listing(sorted(doubled))}")
         for leftover in self.folder.rglob(f"{UNFINISHED_PREFIX}*"):
             leftover.unlink(missing_ok=True)
         write_atomically(self.folder / CARD_FILE, card_text)

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable
 
 from hf_utils.errors import UserError
+from hf_utils.listing import listing
 
 logger = logging.getLogger(__name__)
 _SPELLINGS = {
@@ -88,5 +89,5 @@ def warn_of_folds(names: list[str], source: object) -> None:
         "%s: %s are read as folds, neither genres nor splits: all clips are one set, and --split_protocol draws the "
         "splits. If folds keep artists apart, give a column artist and --split_protocol artist_folds.",
         source,
-        ", ".join(names[:5]) + (" ..." if len(names) > 5 else ""),
+        listing(names),
     )

@@ -19,6 +19,7 @@ from hf_utils.arguments.data import SPLITS
 from hf_utils.data.clips import genre_names, label_names
 from hf_utils.errors import UserError
 from hf_utils.files import RECORD_FILE, write_atomically
+from hf_utils.listing import listing
 
 logger = logging.getLogger(__name__)
 _FORMAT = 1
@@ -27,7 +28,6 @@ _ABOUT = (
 )
 # 64 bits: of a million recordings none is taken for one of another million, but for one case in 18 million.
 _DIGEST_CHARACTERS = 16
-_MAX_LISTED = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,9 +179,8 @@ class SplitRecord:
         seen, lines = self.find_seen(sets), []
         for name, kinds in seen.items():
             for kind, track_ids in kinds.items():
-                more = f" and {len(track_ids) - _MAX_LISTED} more" if len(track_ids) > _MAX_LISTED else ""
-                listing = ", ".join(sorted(track_ids)[:_MAX_LISTED]) + more
-                lines.append(f"  {name}: {kind} {len(track_ids)} of {len(sets[name])} tracks: {listing}")
+                shown = listing(sorted(track_ids), most=20)
+                lines.append(f"  {name}: {kind} {len(track_ids)} of {len(sets[name])} tracks: {shown}")
         if seen and not allow:
             raise UserError(
                 f"The weights of {self.checkpoint} know tracks that they are to be evaluated on:\n"

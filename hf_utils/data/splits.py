@@ -18,6 +18,7 @@ from hf_utils.data.genre_spellings import fold_genre
 from hf_utils.data.gtzan import join_rows, repetition_groups, track_facts
 from hf_utils.data.segments import find_songs
 from hf_utils.errors import UserError
+from hf_utils.listing import listing
 from hf_utils.seeding import derive_seed
 
 logger = logging.getLogger(__name__)
@@ -28,17 +29,15 @@ HELD_OUT_SHARE = 0.1
 # From this share of the tracks of its genres on, a set of GTZAN tracks is taken for GTZAN: usual copies lack a few.
 _WHOLE_GTZAN_SHARE = 0.9
 _PROTOCOL_COLUMN = "split_protocol"
-_MAX_LISTED = 5
 
 
 def split_filtered(names: Sequence[str]) -> list[str | None]:
     """Return the fault-filtered split of GTZAN tracks; its 70 faulty ones get None. Raises UserError for others."""
     facts = track_facts()
     if unknown := sorted({name for name in names if name not in facts}):
-        listing = ", ".join(unknown[:_MAX_LISTED]) + (" ..." if len(unknown) > _MAX_LISTED else "")
         raise UserError(
             f"split_protocol filtered is a list of GTZAN tracks (blues.00000 to rock.00099); {len(unknown)} of "
-            f"{len(set(names))} tracks have other names: {listing}. Choose {name_alternatives('filtered')}."
+            f"{len(set(names))} tracks have other names: {listing(unknown)}. Choose {name_alternatives('filtered')}."
         )
     return [facts[name]["filtered_split"] or None for name in names]
 

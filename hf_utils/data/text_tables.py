@@ -18,10 +18,10 @@ from pathlib import Path
 import datasets
 
 from hf_utils.errors import UserError
+from hf_utils.listing import listing
 
 logger = logging.getLogger(__name__)
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
-_MAX_LISTED = 10
 
 
 def read_csv(path: Path) -> datasets.Dataset:
@@ -162,11 +162,10 @@ def _last_value(row: list[str]) -> int:
 def _check_widths(path: Path, rows: list[tuple[int, list[str]]], header: list[str], separator: str) -> None:
     wrong = [(number, row) for number, row in rows if len(row) != len(header)]
     if wrong:
-        listing = ", ".join(f"row {number} ({len(row)})" for number, row in wrong[:_MAX_LISTED])
-        more = f" and {len(wrong) - _MAX_LISTED} more" if len(wrong) > _MAX_LISTED else ""
+        places = listing([f"row {number} ({len(row)})" for number, row in wrong], most=10)
         raise UserError(
             f"{path}: the header (row 1: {', '.join(header)}) has {len(header)} fields, separated by "
-            f"{_name_separator(separator)}; {len(wrong)} of {len(rows)} rows have another number: {listing}{more}. "
+            f"{_name_separator(separator)}; {len(wrong)} of {len(rows)} rows have another number: {places}. "
             "Quote fields that hold a separator, and fill in what is missing."
         )
 

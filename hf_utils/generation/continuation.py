@@ -14,6 +14,7 @@ from hf_utils.data.genre_spellings import fold_genre
 from hf_utils.data.splits import select_split
 from hf_utils.data.waveforms import decode_clips, read_samples
 from hf_utils.errors import UserError
+from hf_utils.listing import listing
 from hf_utils.seeding import derive_seed
 
 
@@ -78,7 +79,7 @@ def make_parents(
     ]
     if outside:
         raise UserError(
-            f"continue_from: {len(outside)} are no real clips of the training split ({', '.join(outside[:5])}). "
+            f"continue_from: {len(outside)} are no real clips of the training split ({listing(outside)}). "
             "Continuations would carry validation or test music into training."
         )
     prompt_samples, names = round(prompt_seconds * sample_rate), genre_names(clips)

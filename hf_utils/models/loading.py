@@ -18,6 +18,7 @@ from transformers import (
 import hf_utils.models.musicnn  # noqa: F401  makes it known to the Auto classes
 import hf_utils.models.sample_cnn  # noqa: F401
 from hf_utils.errors import UserError
+from hf_utils.listing import listing
 from hf_utils.models.checkpoints import Checkpoint
 from hf_utils.models.encoder_mlp import EncoderMLPConfig, EncoderMLPForAudioClassification
 from hf_utils.models.families import disable_layer_drop, family_of, fit_ast_window, fit_masks, window_samples_for
@@ -263,11 +264,10 @@ def _reorder(layer: nn.Linear, order: list[int]) -> None:
 
 def _log_replacement(model: PreTrainedModel, old: list[str], new: list[str], head_loaded: bool) -> None:
     if head_loaded:
-        shown = ", ".join(old[:10]) + (" ..." if len(old) > 10 else "")
         logger.warning(
             "The checkpoint's %d labels (%s) are not the %d genres: its output layer is replaced by an untrained one.",
             len(old),
-            shown,
+            listing(old, most=10),
             len(new),
         )
     else:

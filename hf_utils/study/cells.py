@@ -19,13 +19,13 @@ from hf_utils.arguments.run_options import differing_options
 from hf_utils.config_files import read_config
 from hf_utils.errors import UserError
 from hf_utils.files import RESULTS_FILE, to_json
+from hf_utils.listing import listing
 from hf_utils.report.run_folders import CELL_FILE
 from hf_utils.study.file import Study, option_flags
 from hf_utils.study.processes import is_locked
 
 SCRIPT = "run_classification.py"
 FINISHED, BEGUN, MISSING, RUNNING, CHANGED = "finished", "begun", "missing", "running", "other configuration"
-_LONGEST_LISTING = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,9 +110,9 @@ def check_steps(cells: Sequence[Cell], configs: Sequence[Mapping[str, Any]]) -> 
             continue
         steps = {cell.arm: count_steps(config) for cell, config in own}
         if len(set(steps.values())) > 1 or min(steps.values()) < 1:
-            listing = ", ".join(f"{arm}: {count if count > 0 else 'epochs'}" for arm, count in steps.items())
+            counts = ", ".join(f"{arm}: {count if count > 0 else 'epochs'}" for arm, count in steps.items())
             raise UserError(
-                f"{model}: arms must train for the same number of optimiser steps, found {listing}. Give max_steps in "
+                f"{model}: arms must train for the same number of optimiser steps, found {counts}. Give max_steps in "
                 "the study's options or in every arm."
             )
         if any(option["early_stopping_patience"] for _, config in own for option in expand_options(config)):
@@ -155,9 +155,7 @@ def read_cell_state(folder: Path, config: Mapping[str, Any], defaults: Mapping[s
             return MISSING, ""
         begun_with = read_config(folder / CELL_FILE)
     if differences := differing_options({**defaults, **begun_with}, config):
-        listed = [f"{name}: {old} -> {new}" for name, (old, new) in list(differences.items())[:_LONGEST_LISTING]]
-        more = len(differences) - len(listed)
-        return CHANGED, ", ".join(listed) + (f" and {more} more" if more else "")
+        return CHANGED, listing([f"{name}: {old} -> {new}" for name, (old, new) in differences.items()], most=4)
     return (FINISHED, "") if complete else (BEGUN, "continues from its last checkpoint")
 
 
