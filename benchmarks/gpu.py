@@ -22,13 +22,11 @@ of the batch sizes. MusicGen is that of benchmarks/generate.py, which explains i
 """
 
 import argparse
-import concurrent.futures
 import dataclasses
 import gc
 import itertools
 import json
 import os
-import statistics
 import sys
 import tempfile
 import time
@@ -37,33 +35,29 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np
-import soundfile
 import torch
 import transformers
-from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
-from transformers import TrainerCallback
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from benchmarks import generate
-from hf_utils.arguments.run_arguments import RunArguments
+from benchmarks.common import (
+    ROOT,
+    TINY,
+    TINY_ENCODER,
+    TINY_WAVEFORM,
+    Clock,
+    Sizes,
+    bare_step,
+    prepare_trainer,
+    set_mode,
+    steady,
+    train,
+    write_clips,
+)
+from benchmarks.operations import count_operations, matrix_tflops
 from hf_utils.launch import setup_logging
-from hf_utils.models.freezing import frozen_modules
-from hf_utils.training.run import prepare_experiment
 from hf_utils.training.trainer import GenreTrainer
 
-ROOT = Path(__file__).resolve().parents[1]
-CLIP_RATE = 22050  # Hz, GTZAN's
-NUM_GENRES = 8
-TINY_ENCODER = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-TINY_WAVEFORM = {
-    "conv_dim": (4, 4, 4),
-    "conv_stride": (5, 8, 8),
-    "conv_kernel": (10, 8, 8),
-    "num_feat_extract_layers": 3,
-    "num_conv_pos_embeddings": 8,
-    "num_conv_pos_embedding_groups": 2,
-}
 # Configuration, which has the published size by default; its tiny size; the recipe of configs/.
 MODELS = {
     "ast": (transformers.ASTConfig, TINY_ENCODER, "ast.yaml"),
@@ -76,20 +70,7 @@ MODELS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Sizes:
-    """How much is measured. A track gives one training window an epoch."""
-
-    train_tracks: int
-    validation_tracks: int
-    clip_seconds: float
-    window_seconds: float | None  # None for the recipe's
-    epochs: int
-    bare_seconds: float
-
-
 FULL = Sizes(512, 128, 30.0, None, 3, 2.0)
-TINY = Sizes(16, 8, 3.0, 2.0, 2, 0.05)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,111 +82,19 @@ class Setting:
     compiled: bool
 
 
-def write_clips(folder: Path, sizes: Sizes) -> None:
-    """Write `<split>/<genre>/<number>.wav`: noise, each clip another one."""
-    splits = {"train": sizes.train_tracks, "validation": sizes.validation_tracks, "test": NUM_GENRES}
-    files = []
-    for split, tracks in splits.items():
-        for number in range(tracks):
-            genre = f"genre{number % NUM_GENRES}"
-            (folder / split / genre).mkdir(parents=True, exist_ok=True)
-            files.append(folder / split / genre / f"{split}.{number:05d}.wav")
-
-    def write(number: int) -> None:
-        samples = np.random.default_rng(number).standard_normal(int(sizes.clip_seconds * CLIP_RATE), dtype=np.float32)
-        soundfile.write(files[number], 0.1 * samples, CLIP_RATE, subtype="PCM_16")
-
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
-        list(threads.map(write, range(len(files))))
-
-
-class Clock(TrainerCallback):
-    """Notes what the seconds of every epoch went into; each attribute is a list with one number an epoch.
-
-    Attributes:
-        training, evaluation, saving: seconds; the loss that is logged before an evaluation is counted in it.
-        waiting: seconds of training in which the loop waited for a batch; `first_batch` of them at the epoch's start.
-    """
-
-    def __init__(self, device: torch.device):
-        self._device = device
-        self._mark = 0.0
-        self.training, self.evaluation, self.saving, self.waiting, self.first_batch = [], [], [], [], []
-
-    def _lap(self) -> float:
-        """Return the seconds since the last mark, and set a new one."""
-        now = time.perf_counter()
-        elapsed, self._mark = now - self._mark, now
-        return elapsed
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        generate.wait(self._device)
-        self._lap()
-        self._began, self._waits, self._in_epoch = self._mark, [], True
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        self._waits.append(self._lap())
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self._lap()
-
-    def on_log(self, args, state, control, **kwargs):
-        if self._in_epoch:
-            self._lap()  # between two steps, and no waiting for a batch
-
-    def on_epoch_end(self, args, state, control, **kwargs):
-        generate.wait(self._device)
-        self._lap()
-        self._in_epoch = False
-        self.training.append(self._mark - self._began)
-        self.waiting.append(sum(self._waits))
-        self.first_batch.append(self._waits[0])
-
-    def on_evaluate(self, args, state, control, **kwargs):
-        self.evaluation.append(self._lap())
-
-    def on_save(self, args, state, control, **kwargs):
-        self.saving.append(self._lap())
-
-
-def steady(seconds: list[float]) -> float:
-    """Return the median over all epochs but the first; NaN where nothing was noted."""
-    return statistics.median(seconds[1:]) if seconds[1:] else float("nan")
-
-
 def make_trainer(setting: Setting, place: Path, sizes: Sizes, extra: Sequence[str] = ()) -> GenreTrainer:
     """Return the Trainer that `run_classification.py configs/<recipe>` makes, over the clips in `place`."""
     config_class, tiny, recipe = MODELS[setting.model]
     model = place / setting.model
     config_class(**tiny if sizes is TINY else {}).save_pretrained(model)
     chosen = {
-        "model_name_or_path": model,
-        "dataset_name": place / "clips",
-        "split_protocol": "provided",
-        "waveform_cache_dir": place / "cache",
         "output_dir": place / "runs" / setting.model,
-        "overwrite": "true",
         "num_proc": os.cpu_count(),
-        "num_train_epochs": sizes.epochs,
         "per_device_train_batch_size": setting.batch_size,
         "per_device_eval_batch_size": 2 * setting.batch_size,  # as the defaults, 8 and 16
-        "disable_tqdm": "true",
         "torch_compile": str(setting.compiled).lower(),
     }
-    if sizes.window_seconds:
-        chosen["window_seconds"] = sizes.window_seconds
-    words = [str(word) for option, value in chosen.items() for word in (f"--{option}", value)]
-    arguments = RunArguments.parse([str(ROOT / "configs" / recipe), *words, *extra])
-    return prepare_experiment(arguments).trainer
-
-
-def train(trainer: GenreTrainer) -> Clock:
-    """Train as the script does."""
-    clock = Clock(trainer.args.device)
-    trainer.add_callback(clock)
-    trainer.train()
-    trainer.remove_callback(clock)
-    return clock
+    return prepare_trainer(model, place, sizes, chosen, [str(ROOT / "configs" / recipe), *extra])
 
 
 def set_workers(trainer: GenreTrainer, number: int) -> None:
@@ -245,26 +134,6 @@ class ReadyMade(torch.utils.data.Dataset):
         return index
 
 
-def set_mode(model: torch.nn.Module, learns: bool) -> None:
-    """Put a model into the mode that it is in while the command trains or evaluates it."""
-    model.train(learns)
-    for module in frozen_modules(model):
-        module.eval()
-
-
-def bare_step(trainer: GenreTrainer, model, batch: dict) -> None:
-    """Make one optimiser step, or without labels one prediction, and nothing else."""
-    inputs = {key: value for key, value in batch.items() if key != "labels"}
-    with torch.autocast(trainer.args.device.type, torch.bfloat16, enabled=trainer.args.bf16):
-        logits = model(**inputs).logits
-    if "labels" not in batch:
-        return
-    torch.nn.functional.cross_entropy(logits.float(), batch["labels"]).backward()
-    torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), trainer.args.max_grad_norm)
-    trainer.optimizer.step()
-    trainer.model.zero_grad()
-
-
 def bare_rate(trainer: GenreTrainer, batch: dict, seconds: float) -> float:
     """Return windows a second of the model stepping on `batch`, for about `seconds` after six steps to warm up."""
     model = torch.compile(trainer.model) if trainer.args.torch_compile else trainer.model
@@ -278,25 +147,6 @@ def bare_rate(trainer: GenreTrainer, batch: dict, seconds: float) -> float:
         seconds_of_steps(3)  # compiles, chooses algorithms
         steps = max(3, round(seconds / (seconds_of_steps(3) / 3)))
         return steps * len(next(iter(batch.values()))) / seconds_of_steps(steps)
-
-
-def count_convolution_backward(output, inputs, weight, *rest, **kwargs):
-    """Return the operations of the gradients of a convolution, from shapes: as many for each as the convolution took.
-
-    PyTorch's own counts those of a depthwise convolution's weights once for every channel.
-    """
-    # `wanted` are the gradients of the input, the weight and the bias.
-    _bias, _stride, _padding, _dilation, transposed, *_, wanted = rest
-    return sum(wanted[:2]) * conv_flop_count(inputs, weight, output, transposed=transposed)
-
-
-def count_operations(trainer: GenreTrainer, batch: dict) -> float:
-    """Return the floating-point operations of one window of `batch`, which has labels if the model is to learn."""
-    set_mode(trainer.model, "labels" in batch)
-    ours = {torch.ops.aten.convolution_backward: count_convolution_backward}
-    with FlopCounterMode(display=False, custom_mapping=ours) as counter, torch.set_grad_enabled("labels" in batch):
-        bare_step(trainer, trainer.model, batch)
-    return counter.get_total_flops() / len(next(iter(batch.values())))
 
 
 def data_rate(trainer: GenreTrainer) -> float:
@@ -411,14 +261,6 @@ def format_epoch(row: dict) -> str:
     listing = ", ".join(f"{name} {steady(seconds):.2f} s" for name, seconds in parts.items() if len(seconds) > 1)
     compiled = ", compiled" if row["compiled"] else ""
     return f"    {row['model']}{compiled}, batch {row['batch']}, {row['workers']} workers: {first}{listing}"
-
-
-def matrix_tflops(device: torch.device) -> float:
-    """Return what the device does in a large product of bfloat16 matrices, in 1e12 operations a second."""
-    size, repeats = 8192, 20
-    one, other = (torch.randn(size, size, dtype=torch.bfloat16, device=device) for _ in range(2))
-    one @ other
-    return 2 * size**3 * repeats / generate.seconds_of(lambda: [one @ other for _ in range(repeats)], device) / 1e12
 
 
 def main(argv: list[str] | None = None) -> list[dict]:

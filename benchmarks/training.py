@@ -35,12 +35,21 @@ import torch
 import transformers
 from transformers import Trainer, TrainingArguments
 
-from benchmarks.gpu import ROOT, TINY_ENCODER, TINY_WAVEFORM, Clock, Sizes, bare_step, set_mode, write_clips
+from benchmarks.common import (
+    ROOT,
+    TINY_ENCODER,
+    TINY_WAVEFORM,
+    Clock,
+    Sizes,
+    bare_step,
+    prepare_trainer,
+    set_mode,
+    train,
+    write_clips,
+)
 from hf_utils import audio
-from hf_utils.arguments.run_arguments import RunArguments
 from hf_utils.launch import setup_logging
 from hf_utils.models.features import WindowCollator
-from hf_utils.training.run import prepare_experiment
 from hf_utils.training.trainer import GenreTrainer
 
 # A configuration, or a folder of configs/models.
@@ -77,23 +86,10 @@ def make_ours(name: str, place: Path, sizes: Sizes, evaluates: bool, precision: 
     if not isinstance(model, Path):
         model.save_pretrained(place / name)
         model = place / name
-    chosen = {
-        "model_name_or_path": model,
-        "dataset_name": place / "clips",
-        "split_protocol": "provided",
-        "waveform_cache_dir": place / "cache",
-        "output_dir": place / "ours",
-        "overwrite": "true",
-        "num_train_epochs": sizes.epochs,
-        "precision": precision,
-        "disable_tqdm": "true",
-    }
-    if sizes.window_seconds:
-        chosen["window_seconds"] = sizes.window_seconds
+    chosen = {"output_dir": place / "ours", "precision": precision}
     if not evaluates:
         chosen |= {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": "false"}
-    words = [str(word) for option, value in chosen.items() for word in (f"--{option}", value)]
-    return prepare_experiment(RunArguments.parse(words)).trainer
+    return prepare_trainer(model, place, sizes, chosen)
 
 
 def make_ordinary(ours: GenreTrainer, place: Path, evaluates: bool) -> Trainer:
@@ -130,15 +126,6 @@ def make_ordinary(ours: GenreTrainer, place: Path, evaluates: bool) -> Trainer:
             "accuracy": float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())
         },
     )
-
-
-def train(trainer: Trainer) -> Clock:
-    """Train as a script would, and return what each epoch took."""
-    clock = Clock(trainer.args.device)
-    trainer.add_callback(clock)
-    trainer.train()
-    trainer.remove_callback(clock)
-    return clock
 
 
 def epoch_seconds(clock: Clock) -> list[float]:

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from benchmarks import gpu
+from benchmarks import common, gpu
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def test_every_model_has_a_row_of_training_and_of_evaluation(measured):
     assert [(row["model"], row["what"]) for row in rows] == [
         (model, what) for model in ("ast", "hubert", "convnext") for what in ("training", "evaluation")
     ]
-    assert [row["windows"] for row in rows] == [gpu.TINY.train_tracks, 2 * gpu.TINY.validation_tracks] * 3
+    assert [row["windows"] for row in rows] == [common.TINY.train_tracks, 2 * common.TINY.validation_tracks] * 3
 
 
 def test_rates_and_shares_follow_from_what_was_timed(measured):
@@ -46,8 +46,8 @@ def test_learning_takes_up_to_three_times_the_operations_of_predicting(measured)
 
 def test_every_training_of_one_trainer_computes_in_the_same_precision(tmp_path):
     """accelerate wraps no model twice, so one that was unwrapped in between would go on in float32."""
-    gpu.write_clips(tmp_path / "clips", gpu.TINY)
-    trainer = gpu.make_trainer(gpu.Setting("convnext", 8, False), tmp_path, gpu.TINY, ["--precision", "bf16"])
+    common.write_clips(tmp_path / "clips", common.TINY)
+    trainer = gpu.make_trainer(gpu.Setting("convnext", 8, False), tmp_path, common.TINY, ["--precision", "bf16"])
     gpu.set_workers(trainer, 0)
     seen = []
     trainer.model.classifier[-1].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks import training
-from benchmarks.gpu import TINY
+from benchmarks.common import TINY
 
 
 def test_three_ways_are_timed_over_the_same_number_of_windows():
