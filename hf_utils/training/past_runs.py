@@ -8,12 +8,9 @@ inside the run's, and sees neither test set nor Hub.
 import dataclasses
 import logging
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from huggingface_hub import hf_hub_download
 
 from hf_utils.arguments.data import DataArguments
 from hf_utils.arguments.model import ModelArguments
@@ -24,7 +21,7 @@ from hf_utils.arguments.run_arguments import RunArguments
 from hf_utils.config_files import read_config
 from hf_utils.errors import UserError
 from hf_utils.files import RECORD_FILE
-from hf_utils.hub.repository import HUB_ERRORS
+from hf_utils.hub.run_files import find_run_file
 
 if TYPE_CHECKING:
     from hf_utils.data.split_record import SplitRecord
@@ -118,16 +115,8 @@ def read_past_split(arguments: RunArguments) -> "SplitRecord | None":
     # Here, because it imports datasets, and a prediction does not need them.
     from hf_utils.data.split_record import SplitRecord
 
-    name = arguments.model.model_name_or_path
-    path = Path(name, RECORD_FILE)
-    if not Path(name).is_dir():
-        try:
-            path = Path(
-                hf_hub_download(name, RECORD_FILE, **_hub_source(arguments.model, arguments.training.hub_token))
-            )
-        except HUB_ERRORS:  # where more than this file is the trouble, what loads the model says so
-            return None
-    return SplitRecord.read(path, name) if path.is_file() else None
+    path = _find_file(RECORD_FILE, arguments.model, arguments.training.hub_token)
+    return SplitRecord.read(path, arguments.model.model_name_or_path) if path else None
 
 
 def _merge(arguments: RunArguments, adopted: dict) -> RunArguments:
@@ -169,16 +158,13 @@ def _find_dataset(trained_on: str, given: str | None, name: str) -> str:
 def _read_run_config(model_args: ModelArguments, token: str | None) -> dict:
     """Return what may be adopted of the options of the run that trained the checkpoint; {} if nothing is known."""
     name, options = model_args.model_name_or_path, collect_options([DataArguments])
-    if Path(name).is_dir():
-        # That of a checkpoint in the middle of a training is beside it.
-        is_part = re.fullmatch(r"checkpoint-\d+", Path(name).name)
-        path = Path(name).parent / CONFIG_FILE if is_part else Path(name, CONFIG_FILE)
-        config = read_config(path) if path.is_file() else {}
-    else:
-        try:
-            config = read_config(hf_hub_download(name, CONFIG_FILE, **_hub_source(model_args, token)))
-        except HUB_ERRORS:  # where more than this file is the trouble, what loads the model says so
-            return {}
+    path = _find_file(CONFIG_FILE, model_args, token)
+    try:
+        config = read_config(path) if path else {}
+    except UserError:
+        if Path(name).is_dir():
+            raise
+        return {}  # on the Hub it is somebody else's file of that name
     if not {"dataset_name", "split_protocol"} <= config.keys():  # somebody else's file of that name
         return {}
     try:
@@ -189,5 +175,7 @@ def _read_run_config(model_args: ModelArguments, token: str | None) -> dict:
         raise UserError(f"{CONFIG_FILE} of {name} does not fit this version: a value is {error}") from error
 
 
-def _hub_source(model_args: ModelArguments, token: str | None) -> dict:
-    return {"revision": model_args.model_revision, "cache_dir": model_args.cache_dir, "token": token}
+def _find_file(name: str, model_args: ModelArguments, token: str | None) -> Path | None:
+    """Return a file that the run left beside the checkpoint; None if there is none."""
+    options = {"revision": model_args.model_revision, "cache_dir": model_args.cache_dir, "token": token}
+    return find_run_file(model_args.model_name_or_path, name, **options)
