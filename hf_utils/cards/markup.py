@@ -20,14 +20,20 @@ class Markdown(str):
 
 def render_template(name: str, **values: Any) -> str:
     """Return a template of this package's `templates` folder, filled with `values`, each escaped unless `Markdown`."""
+    text = load_template(name, finalize=escape).render(values)
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def load_template(name: str, **escaping: Any) -> jinja2.Template:
+    """Return a template of the `templates` folder; `escaping` is what makes jinja2 escape the values."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
-        finalize=escape,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        **escaping,
     )
-    return re.sub(r"\n{3,}", "\n\n", environment.get_template(name).render(values)).strip() + "\n"
+    return environment.get_template(name)
 
 
 def one_line(value: Any) -> str:

@@ -9,8 +9,6 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import jinja2
-
 from hf_utils.cards import markup
 from hf_utils.files import write_atomically
 from hf_utils.report.findings import (
@@ -26,7 +24,6 @@ from hf_utils.report.run_folders import Table
 from hf_utils.report.scores import BETTER, METRICS, NO_DIFFERENCE, WORSE, Comparison, Score, ScoredTable
 from hf_utils.results.display import show_change
 
-_TEMPLATES = Path(__file__).parents[1] / "templates"
 _TITLES = {"roc_auc": "ROC-AUC (macro, one genre against the rest)", "accuracy": "Accuracy, %", "f1": "Macro F1"}
 _NUM_PAIRS = 10
 _NUM_TRACKS = 15
@@ -312,11 +309,4 @@ def write_page(page: Page, folder: Path) -> None:
 
 def render_html(page: Page) -> str:
     """Return the page as one HTML file with its pictures inside; it loads nothing and runs nothing."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html").render(page=page)
+    return markup.load_template("report.html", autoescape=True).render(page=page)
