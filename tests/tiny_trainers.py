@@ -2,7 +2,7 @@
 
 import tiny_models
 import torch
-from transformers import set_seed
+from transformers import TrainerCallback, set_seed
 
 from hf_utils.arguments.training import ClassificationTrainingArguments
 from hf_utils.data.clips import genre_names, load_clips
@@ -45,6 +45,21 @@ def make_trainer(checkpoint, folder, output_dir, *, callbacks=None, freeze_mode=
         processing_class=extractor,
         callbacks=callbacks,
     )
+
+
+class Killed(Exception):
+    """What KillAt raises."""
+
+
+class KillAt(TrainerCallback):
+    """Ends a training after a step, as a kill would."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise Killed
 
 
 def tensors(model) -> dict[str, torch.Tensor]:

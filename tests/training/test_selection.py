@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import tiny_models
-from tiny_trainers import differing, make_trainer, tensors
+from tiny_trainers import KillAt, Killed, differing, make_trainer, tensors
 from transformers import TrainerCallback
 
 from hf_utils.errors import UserError
@@ -75,19 +75,6 @@ def test_where_nothing_can_choose_the_last_step_is_kept_and_said(checkpoint, gen
     end = describe_training(trainer.args, trainer.state)
     assert end["kept"] == {"step": 8, "epoch": 2.0, "chosen_by": None, "score": None, "log_loss": None}
     assert "no evaluation gave roc_auc" in end["summary"]
-
-
-class Killed(Exception):
-    pass
-
-
-class KillAt(TrainerCallback):
-    def __init__(self, step: int):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            raise Killed
 
 
 class CountSteps(TrainerCallback):

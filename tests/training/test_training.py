@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
-from tiny_trainers import differing, make_trainer, tensors
+from tiny_trainers import KillAt, Killed, differing, make_trainer, tensors
 from transformers import TrainerCallback
 
 from hf_utils.data.clips import load_clips
@@ -39,19 +39,6 @@ def test_the_best_checkpoint_is_loaded_whole(checkpoint, genre_folder, tmp_path)
     best, last = record.weights
     assert len(differing(best, last)) > len(best) // 2, "training changed too little for this test"
     assert differing(tensors(trainer.model), best) == []
-
-
-class Killed(Exception):
-    pass
-
-
-class KillAt(TrainerCallback):
-    def __init__(self, step: int):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            raise Killed
 
 
 @pytest.mark.parametrize(
