@@ -10,7 +10,6 @@ import datasets
 from hf_utils.arguments.data import SPLITS, DataArguments, SourceArguments
 from hf_utils.data.bad_audio import drop_problems, leave_out_bad
 from hf_utils.data.clips import genre_names, load_clips
-from hf_utils.data.demo_data import is_demo
 from hf_utils.data.leaks import check_leaks
 from hf_utils.data.mixing import REAL, filter_clips, mix_training, parse_mix
 from hf_utils.data.split_record import SplitRecord
@@ -139,7 +138,6 @@ def decode_corpus(
     evaluations = {"validation": splits["validation"], "test": splits["test"], **named}
     facts = {
         "dataset": args.dataset_name,
-        "demo": is_demo(args.dataset_name),
         "splits": {name: _counts(evaluations[name]) for name in ("validation", "test")},
         "lacking_genres": find_lacking_genres(tracks),
         "evaluation_sets": {name: _counts(clips) for name, clips in named.items()},

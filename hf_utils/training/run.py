@@ -32,6 +32,7 @@ from hf_utils.cards.model_card import write_model_card
 from hf_utils.config_files import write_config
 from hf_utils.data.clips import genre_names
 from hf_utils.data.corpus import Corpus, check_sources, decode_corpus, load_split_clips
+from hf_utils.data.demo_data import is_demo
 from hf_utils.data.splits import describe_splits, read_protocol
 from hf_utils.data.window_lengths import WindowLengths, hop_samples_for
 from hf_utils.data.windows import EvaluationWindows, TrainingWindows
@@ -226,7 +227,7 @@ class Experiment:
         return RunRecord(
             protocol=read_protocol(self.corpus.clips),
             genres=self.corpus.genres,
-            demo=self.corpus.facts["demo"],
+            demo=is_demo(arguments.data.dataset_name),
             data=data,
             model=model,
             config=config,
