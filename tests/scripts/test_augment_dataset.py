@@ -16,6 +16,7 @@ import soundfile
 
 import augment_dataset
 from hf_utils.audio import decode, from_pcm16, to_pcm16
+from hf_utils.augmentation import augmented_dataset
 from hf_utils.augmentation.copies import CopyPlan
 from hf_utils.augmentation.corruptions import read_corruptions
 from hf_utils.data import bad_audio
@@ -369,7 +370,7 @@ def test_repository_is_opened_before_the_work_and_pushed_to_after(run, monkeypat
         calls.append(("push", repository.name, (folder / "README.md").is_file()))
 
     monkeypatch.setattr("hf_utils.hub.repository.open_repository", open_repository)
-    monkeypatch.setattr(augment_dataset, "push_folder", push_folder)
+    monkeypatch.setattr(augmented_dataset, "push_folder", push_folder)
     folder = run("pushed", AWGN, "--push_to_hub", "noisy", "--hub_private_repo")
     assert calls == [("open", "noisy", "dataset", True), ("push", "me/noisy", True)]
     assert 'load_dataset("me/noisy")' in (folder / "README.md").read_text()
