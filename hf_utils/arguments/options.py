@@ -63,6 +63,20 @@ def collect_options(classes: Iterable[type]) -> dict[str, dataclasses.Field]:
     return options
 
 
+def is_incomplete(cls: type) -> bool:
+    """Whether a subclass of `cls`, whose import is slow, has further options.
+
+    Such a class has two static methods: `complete_class()` imports and returns the subclass, and `further_options()`
+    returns the names of its options without that.
+    """
+    return "complete_class" in vars(cls)  # the subclass inherits it
+
+
+def complete_classes(classes: Iterable[type]) -> tuple[type, ...]:
+    """Return `classes` with the complete class in place of every incomplete one."""
+    return tuple(cls.complete_class() if is_incomplete(cls) else cls for cls in classes)
+
+
 def _copy(field: dataclasses.Field, hint: Any) -> dataclasses.Field:
     copied = dataclasses.field(default=field.default, default_factory=field.default_factory, metadata=field.metadata)
     copied.name, copied.type = field.name, hint

@@ -2,15 +2,18 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from hf_utils.arguments.data import DataArguments
 from hf_utils.arguments.model import ModelArguments
 from hf_utils.arguments.parsing import build_arguments, merged_config, parse_arguments
-from hf_utils.arguments.training import ClassificationTrainingArguments
+from hf_utils.arguments.training_options import TrainingOptions
 
-# By cost: making TrainingArguments takes seconds, so mistakes in the others are found first.
-RUN_CLASSES = ModelArguments, DataArguments, ClassificationTrainingArguments
+if TYPE_CHECKING:
+    from hf_utils.arguments.training import ClassificationTrainingArguments
+
+# The last is incomplete: `options.complete_classes` makes it ClassificationTrainingArguments.
+RUN_CLASSES = ModelArguments, DataArguments, TrainingOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +27,7 @@ class RunArguments:
 
     model: ModelArguments
     data: DataArguments
-    training: ClassificationTrainingArguments
+    training: "ClassificationTrainingArguments"
     given: Mapping[str, Any]
 
     @classmethod

@@ -15,7 +15,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from hf_utils.arguments.options import collect_options, default_of
+from hf_utils.arguments.options import collect_options, complete_classes, default_of
 from hf_utils.arguments.run_arguments import RUN_CLASSES
 from hf_utils.arguments.run_options import differing_options
 from hf_utils.cards.markup import Markdown, code_block, escape, one_line, paragraphs, picture, render_template, table
@@ -411,7 +411,7 @@ def settings_table(results: Mapping) -> Markdown:
         *_counted_lengths(config),
         *((name, show_value(config[name])) for name in _ALWAYS_SHOWN if name in config),
     ]
-    defaults = {name: default_of(field) for name, field in collect_options(RUN_CLASSES).items()}
+    defaults = {name: default_of(field) for name, field in collect_options(complete_classes(RUN_CLASSES)).items()}
     for name, (_, value) in differing_options({**config, **defaults}, config).items():
         hidden = name in _ALWAYS_SHOWN or _NOT_SETTINGS.fullmatch(name) or is_secret(name)
         if not hidden and value not in (None, "", []):

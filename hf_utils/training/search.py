@@ -27,12 +27,13 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState
 
-from hf_utils.arguments.options import check_value, collect_options
-from hf_utils.arguments.parsing import explain_unknown
+from hf_utils.arguments.options import check_value, collect_options, complete_classes
 from hf_utils.arguments.precedence import override
+from hf_utils.arguments.replaced_options import explain_unknown
 from hf_utils.arguments.run_arguments import RUN_CLASSES, RunArguments
 from hf_utils.arguments.run_options import differing_options
-from hf_utils.arguments.training import ClassificationTrainingArguments, SearchArguments
+from hf_utils.arguments.search_options import SearchArguments
+from hf_utils.arguments.training import ClassificationTrainingArguments
 from hf_utils.config_files import read_config
 from hf_utils.errors import UserError
 from hf_utils.files import write_atomically, write_csv
@@ -64,7 +65,7 @@ def run_search(arguments: RunArguments, search_args: SearchArguments) -> Path:
             trial came to an end.
     """
     training_args = arguments.training
-    space = read_space(search_args.search, collect_options(RUN_CLASSES))
+    space = read_space(search_args.search, collect_options(complete_classes(RUN_CLASSES)))
     _check_job(training_args)
     output_dir = Path(training_args.output_dir)
     url, name = _locate(search_args.search_storage, output_dir)

@@ -25,7 +25,7 @@ from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy
 
 from hf_utils.arguments.run_options import select_hyperparameters
-from hf_utils.arguments.training import TRACKED_SCORES
+from hf_utils.arguments.training_options import TRACKED_SCORES
 from hf_utils.data.split_record import SplitRecord
 from hf_utils.errors import UserError
 from hf_utils.models.freezing import frozen_modules

@@ -1,18 +1,21 @@
 """Options of run_classification.py: defaults for this job, contradictions, precision, a token that leaks nowhere."""
 
+import dataclasses
 import io
 import json
+import typing
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import TrainerControl, TrainerState
+from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 
 from hf_utils.arguments.data import SourceArguments
-from hf_utils.arguments.options import collect_options, default_of
+from hf_utils.arguments.options import collect_options, complete_classes, default_of
 from hf_utils.arguments.run_arguments import RUN_CLASSES, RunArguments
 from hf_utils.arguments.training import count_free_cores, has_bf16_hardware
+from hf_utils.arguments.training_options import TrainingOptions
 from hf_utils.config_files import write_config
 from hf_utils.errors import UserError
 
@@ -211,8 +214,19 @@ def test_the_token_reaches_no_file():
     assert [name for name, text in written.items() if TOKEN.encode() in text] == []
 
 
+def test_the_options_of_the_stock_class_are_known_by_name_without_importing_it():
+    assert TrainingOptions.further_options() == {field.name for field in dataclasses.fields(TrainingArguments)}
+
+
+@pytest.mark.parametrize("name", ["eval_strategy", "save_strategy", "hub_strategy", "lr_scheduler_type"])
+def test_choices_are_those_of_the_stock_class(name):
+    stock, _ = typing.get_args(typing.get_type_hints(TrainingArguments)[name])
+    choices = typing.get_args(typing.get_type_hints(TrainingOptions)[name])
+    assert choices == tuple(member.value for member in stock)
+
+
 def test_every_documented_option_has_help_and_the_shared_ones_are_the_same_everywhere():
-    options = collect_options(RUN_CLASSES)
+    options = collect_options(complete_classes(RUN_CLASSES))
     documented = {name: field for name, field in options.items() if "group" in field.metadata}
     assert len(documented) > 60 and all(len(field.metadata["help"]) > 10 for field in documented.values())
     shared = collect_options([SourceArguments])

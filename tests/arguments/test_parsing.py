@@ -9,7 +9,8 @@ import yaml
 from transformers.trainer_utils import IntervalStrategy
 
 from hf_utils.arguments.options import option
-from hf_utils.arguments.parsing import REPLACED_OPTIONS, merged_config, parse_arguments
+from hf_utils.arguments.parsing import merged_config, parse_arguments
+from hf_utils.arguments.replaced_options import REPLACED_OPTIONS
 from hf_utils.config_files import read_config, write_config
 from hf_utils.disclosure import is_secret
 from hf_utils.errors import UserError
@@ -259,11 +260,90 @@ def test_help_is_grouped_and_says_defaults(capsys, monkeypatch):
     assert "--scheduler_kwargs JSON     By 20% or so. (default: none)" in capsys.readouterr().out
 
 
+@dataclasses.dataclass
+class Partial:
+    steps: int = option(10, "Steps.", group="training", at_least=1)
+    stages: list[dict] | None = option(None, "Stages.", group="training", yaml_only=True)
+
+    @staticmethod
+    def complete_class():
+        Partial.completed += 1
+        return Whole
+
+    @staticmethod
+    def further_options():
+        return {"steps", "momentum", "nesterov"}
+
+
+@dataclasses.dataclass
+class Whole(Partial):
+    momentum: float = dataclasses.field(default=0.9, metadata={"help": "Momentum."})
+    nesterov: bool = dataclasses.field(default=True, metadata={"help": "Nesterov's."})
+
+
+@pytest.fixture
+def completed(monkeypatch):
+    """Return a function that tells how often the complete class was asked for."""
+    monkeypatch.setattr(Partial, "completed", 0, raising=False)
+    return lambda: Partial.completed
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--steps", "0"], "steps on the command line is 0, expected at least 1"),
+        (["--step", "1"], "--step on the command line is not an option: the nearest is steps"),
+        (["--momentun", "1"], "--momentun on the command line is not an option: the nearest is momentum"),
+    ],
+)
+def test_a_mistake_does_not_wait_for_the_complete_class(completed, words, message):
+    with pytest.raises(UserError) as caught:
+        parse_arguments((Partial,), words)
+    assert str(caught.value) == message and completed() == 0
+
+
+def test_help_does_not_wait_for_the_complete_class_and_names_its_options_last(completed, capsys):
+    with pytest.raises(SystemExit):
+        parse_arguments((Partial,), ["--help"])
+    text = capsys.readouterr().out
+    assert "--steps" in text and "momentum" not in text and "--help_all lists them" in text and completed() == 0
+    with pytest.raises(SystemExit):
+        parse_arguments((Partial,), ["--help_all"])
+    assert "--momentum" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--steps", "3"], Whole(steps=3)),
+        (["--momentum", "0.5"], Whole(momentum=0.5)),
+        (["--no_nesterov"], Whole(nesterov=False)),
+        (["a.yaml"], Whole(steps=3, stages=[{"momentum": 1.0}])),
+    ],
+)
+def test_an_incomplete_class_gives_its_complete_one(completed, tmp_path, monkeypatch, words, expected):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.yaml").write_text("steps: 3\nstages: [{momentum: 1}]")
+    made, given = parse_arguments((Partial,), words)
+    assert made == expected and type(made) is Whole
+    assert given.items() <= merged_config((Partial,), given).items()
+
+
+def test_mistakes_beside_a_further_option_come_in_one_message(completed):
+    with pytest.raises(UserError) as caught:
+        parse_arguments((Partial,), ["--momentum", "nan", "--steps", "0", "--stepss", "1"])
+    assert [line.split(" is ")[0] for line in str(caught.value).splitlines()] == [
+        "--stepss on the command line",
+        "momentum on the command line",
+        "steps on the command line",
+    ]
+
+
 def test_replaced_names_are_no_options_themselves():
-    from hf_utils.arguments.options import collect_options
+    from hf_utils.arguments.options import collect_options, complete_classes
     from hf_utils.arguments.run_arguments import RUN_CLASSES
 
-    options = collect_options(RUN_CLASSES)
+    options = collect_options(complete_classes(RUN_CLASSES))
     assert REPLACED_OPTIONS.keys().isdisjoint(options)
     used = {
         advice.split("use ")[1].split(":")[0].split(",")[0].split()[0]

@@ -17,7 +17,7 @@ import pytest
 import tiny_models
 
 import run_classification
-from hf_utils.arguments.options import collect_options
+from hf_utils.arguments.options import collect_options, complete_classes
 from hf_utils.arguments.run_arguments import RUN_CLASSES
 from hf_utils.config_files import read_config
 from hf_utils.errors import UserError
@@ -27,7 +27,7 @@ from hf_utils.training.trainer import GenreTrainer
 
 ROOT = Path(__file__).resolve().parents[2]
 
-OPTIONS = collect_options(RUN_CLASSES)
+OPTIONS = collect_options(complete_classes(RUN_CLASSES))
 SPACE = """
 learning_rate: {low: 1.0e-4, high: 1.0e-2, log: true}
 freeze: [none, backbone]
