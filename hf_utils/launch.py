@@ -1,5 +1,6 @@
 """What surrounds the work of a script: its log, its processes, the lock on its folder, its exit code."""
 
+import argparse
 import contextlib
 import fcntl
 import logging
@@ -125,6 +126,17 @@ def launch_command() -> str:
             words.append(word)
         secret = word.startswith("-") and is_secret(word.lstrip("-"))
     return f"{launcher} {shlex.join(words)}"
+
+
+def module_parser(module: str, doc: str) -> argparse.ArgumentParser:
+    """Return a parser for `python -m <module>`: its help is `doc`, with the options after the first paragraph."""
+    description, _, details = doc.partition("\n\n")
+    return argparse.ArgumentParser(
+        f"python -m {module}",
+        description=description,
+        epilog=details,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
 def run_script(main: Callable[[], int]) -> None:

@@ -10,7 +10,6 @@ chords, melody, timbre and balance within its style. Loudness is drawn without r
 nothing of the genre. Shapes: T samples.
 """
 
-import argparse
 import dataclasses
 import json
 import logging
@@ -24,6 +23,7 @@ from tqdm import tqdm
 from hf_utils.audio import encode_flac
 from hf_utils.errors import UserError
 from hf_utils.files import write_atomically
+from hf_utils.launch import module_parser
 from hf_utils.seeding import derive_seed
 from hf_utils.sound_check import MIN_SECONDS
 
@@ -255,11 +255,7 @@ def is_demo(source: str) -> bool:
 
 def main(argv: list[str] | None = None) -> int:
     """Write the dataset that the command line asks for; return the exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        prog="python -m hf_utils.data.demo_data",
-    )
+    parser = module_parser("hf_utils.data.demo_data", __doc__)
     parser.add_argument("--output_dir", required=True, metavar="FOLDER", help="new, or begun by the same command")
     parser.add_argument("--genres", type=int, default=10, help="1 to 10 (default: %(default)s)")
     parser.add_argument("--tracks_per_genre", type=int, default=12, help="(default: %(default)s)")

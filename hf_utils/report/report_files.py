@@ -6,13 +6,13 @@ Reads `results.json` and `predictions_<set>.csv` at any depth of the folders, no
 offline, everything inside), `report.md` with its pictures, and `results.csv`.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from hf_utils.errors import UserError
 from hf_utils.files import write_csv
+from hf_utils.launch import module_parser
 from hf_utils.report.run_folders import REFERENCE_ARM, LeftOut, make_tables, read_runs
 from hf_utils.report.scores import METRICS, ScoredTable, score_and_compare
 from hf_utils.report.sections import Grid, Page, Section, Text, describe_table, percent, title_of, write_page
@@ -103,13 +103,7 @@ def _write_results_csv(path: Path, scored_tables: Sequence[ScoredTable]) -> None
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the report that the command line asks for; return the exit code."""
-    description, _, details = __doc__.partition("\n\n")
-    parser = argparse.ArgumentParser(
-        "python -m hf_utils.report",
-        description=description,
-        epilog=details,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = module_parser("hf_utils.report", __doc__)
     parser.add_argument("runs", nargs="+", metavar="RUNS", help="folders with runs at any depth")
     parser.add_argument("--output", default="report", metavar="FOLDER", help="where to write (default: report)")
     parser.add_argument(

@@ -8,7 +8,6 @@ Start it in the project's folder; `hf_utils/study/file.py` shows what a study fi
 after a kill. Several of them share the work: each takes runs that no other has.
 """
 
-import argparse
 import shlex
 import sys
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 from hf_utils.config_files import write_config
 from hf_utils.errors import UserError
 from hf_utils.files import CARD_FILE, file_stem, write_atomically
+from hf_utils.launch import module_parser
 from hf_utils.report.run_folders import CELL_FILE
 from hf_utils.study.cells import (
     CHANGED,
@@ -170,13 +170,7 @@ def print_commands(study: Study) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the command line asks for; return the exit code."""
-    description, _, details = __doc__.partition("\n\n")
-    parser = argparse.ArgumentParser(
-        "python -m hf_utils.study",
-        description=description,
-        epilog=details,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = module_parser("hf_utils.study", __doc__)
     parser.add_argument("file", metavar="FILE.yaml", help="the study file")
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--dry_run", action="store_true", help="show runs, commands, time and disk; run nothing")
