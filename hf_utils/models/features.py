@@ -118,15 +118,23 @@ def clip_windows(feature_extractor, samples: np.ndarray, sample_rate: int, windo
 
 @torch.inference_mode()
 def run_windows(
-    model, feature_extractor, windows: Iterable[np.ndarray], *, batch_size: int = 8, output: str = "logits"
+    model,
+    feature_extractor,
+    windows: Iterable[np.ndarray],
+    *,
+    batch_size: int = 8,
+    output: str = "logits",
+    precision: torch.dtype | None = None,
 ) -> torch.Tensor:
     """Return an output of a model, such as the logits (W, K), for W windows (T,): float32, on the CPU.
 
     A batch of windows is in memory at a time. Whatever is not trained goes through here; the Trainer has its own loop.
+    `precision` is that of the model's matrix products and convolutions, bfloat16 or float16; None for its own.
     """
     collate, name, outputs = WindowCollator(feature_extractor), feature_extractor.model_input_names[0], []
     windows = iter(windows)
     while batch := [{"samples": window, "label": 0} for window in itertools.islice(windows, batch_size)]:
         features = collate(batch)[name].to(model.device, model.dtype)
-        outputs.append(getattr(model(**{name: features}), output).float().cpu())
+        with torch.autocast(model.device.type, dtype=precision, enabled=precision is not None):
+            outputs.append(getattr(model(**{name: features}), output).float().cpu())
     return torch.cat(outputs)

@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any
 
+import torch
+
 from hf_utils.arguments.run_arguments import RunArguments
 from hf_utils.data.window_lengths import WindowLengths, hop_samples_for
 from hf_utils.models.checkpoints import Checkpoint
@@ -12,11 +14,16 @@ from hf_utils.models.loading import HeadOptions, load_classifier
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-    """A model with what makes its inputs."""
+    """A model with what makes its inputs.
+
+    Attributes:
+        precision: of matrix products and convolutions, bfloat16 or float16; None for the model's own.
+    """
 
     model: Any
     feature_extractor: Any
     lengths: WindowLengths
+    precision: torch.dtype | None = None
 
 
 def check_checkpoint(arguments: RunArguments) -> None:
@@ -28,7 +35,7 @@ def check_checkpoint(arguments: RunArguments) -> None:
 
 def load_model(arguments: RunArguments, genres: list[str] | None) -> Classifier:
     """Return the classifier that the options name; `genres` None keeps the checkpoint's own."""
-    model_args, data_args = arguments.model, arguments.data
+    model_args, data_args, training_args = arguments.model, arguments.data, arguments.training
     model, feature_extractor = load_classifier(
         _find_checkpoint(arguments),
         genres,
@@ -39,7 +46,8 @@ def load_model(arguments: RunArguments, genres: list[str] | None) -> Classifier:
     sample_rate = feature_extractor.sampling_rate
     window_samples = window_samples_for(model.config, feature_extractor, data_args.window_seconds)
     hop_samples = hop_samples_for(window_samples, data_args.eval_hop_seconds, sample_rate)
-    return Classifier(model, feature_extractor, WindowLengths(sample_rate, window_samples, hop_samples))
+    precision = torch.bfloat16 if training_args.bf16 else torch.float16 if training_args.fp16 else None
+    return Classifier(model, feature_extractor, WindowLengths(sample_rate, window_samples, hop_samples), precision)
 
 
 def _find_checkpoint(arguments: RunArguments) -> Checkpoint:

@@ -1,27 +1,32 @@
 """Genres of the user's own files: any length, any readable format. W windows, K genres.
 
-Every file is finished before the next one, and noted in a journal, so that the same command continues after any end.
+Files are finished in their order and noted in a journal, so that the same command continues after any end.
 """
 
+import collections
 import contextlib
 import dataclasses
 import logging
 import os
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from tqdm.auto import tqdm
 
 from hf_utils.arguments.run_arguments import RunArguments
 from hf_utils.audio import READABLE_SUFFIXES, stream_windows
 from hf_utils.data.audio_lists import list_files
 from hf_utils.data.decode_ahead import decode_ahead
+from hf_utils.data.window_lengths import WindowLengths
 from hf_utils.errors import UserError
 from hf_utils.files import UNFINISHED_PREFIX, name_outputs, show_name, write_csv
 from hf_utils.models.families import is_multi_label, probabilities_of
-from hf_utils.models.features import run_windows
 from hf_utils.models.loading import own_genres
+from hf_utils.models.window_pool import WindowPool
 from hf_utils.sound_check import AudioError
 from hf_utils.training.classifier import Classifier, load_model
 from hf_utils.training.past_runs import adopt_data_options
@@ -33,7 +38,8 @@ PREDICTIONS_FILE = "predictions.csv"
 TIMELINE_FOLDER = "timeline"
 
 # To be raised when the same file and options give other results.
-_JOURNAL_FORMAT = 1
+# 2: the precision of the model is that of an evaluation.
+_JOURNAL_FORMAT = 2
 
 
 def run_prediction(arguments: RunArguments) -> int:
@@ -45,12 +51,15 @@ def predict(arguments: RunArguments) -> int:
     """Tag the user's files; return 1 if some could not be read, else 0."""
     training_args, classifier = arguments.training, load_model(arguments, genres=None)
     classifier.model.to(training_args.device)
+    num_proc = arguments.data.num_proc
+    if not training_args.use_cpu and "num_proc" not in arguments.given:
+        num_proc = os.cpu_count() or 1  # all cores feed the GPU
     done, failures = predict_files(
         classifier,
         training_args.predict_path,
         training_args.output_dir,
         batch_size=training_args.per_device_eval_batch_size,
-        num_proc=arguments.data.num_proc,
+        num_proc=num_proc,
         per_window=training_args.per_window,
         # What is there was made by weights of this run that were not its last.
         overwrite=training_args.overwrite or training_args.do_train,
@@ -90,7 +99,8 @@ def predict_files(
     output_dir, path = Path(output_dir), Path(path).expanduser().absolute()
     files = find_audio(path)
     timelines = {name: Path(TIMELINE_FOLDER, file).as_posix() for name, file in name_outputs(files, ".csv").items()}
-    journal = _open_journal(classifier, output_dir, files, timelines if per_window else {}, overwrite)
+    made_by = _describe(classifier)
+    journal = _open_journal(output_dir, made_by, files, timelines if per_window else {}, overwrite)
     window_seconds = classifier.lengths.window_samples / classifier.lengths.sample_rate
     genres = own_genres(classifier.model.config)
     classifier.model.eval()
@@ -101,11 +111,16 @@ def predict_files(
     missing = [name for name in files if name not in finished]
     states = {name: read_file_state(files[name]) for name in missing}
     decoded = decode_ahead([files[name] for name in missing], classifier.lengths.sample_rate, num_proc)
-    with journal, contextlib.closing(decoded):
+    pool = WindowPool(
+        classifier.model, classifier.feature_extractor, batch_size=batch_size, precision=classifier.precision
+    )
+    with journal, contextlib.closing(decoded), pool:
+        started = _start_ahead(pool, decoded, classifier.lengths)
+        bar = tqdm(missing, desc="Predicting", unit="file", disable=None)
         try:
-            for name, blocks in zip(tqdm(missing, desc="Predicting", unit="file", disable=None), decoded, strict=True):
+            for name, file in zip(bar, started, strict=True):
                 try:
-                    times, probabilities = _predict_file(classifier, blocks, batch_size)
+                    times, probabilities = file.finish(classifier.model.config)
                 except AudioError as error:
                     logger.warning("Skipped %s: %s", show_name(name), error)
                     failures.append((name, str(error)))
@@ -142,16 +157,25 @@ def find_audio(path: Path) -> dict[str, Path]:
     return {file.relative_to(path).as_posix(): file for file in found}
 
 
+def _describe(classifier: Classifier) -> dict[str, Any]:
+    """Return what the results are made by."""
+    return {
+        "format": _JOURNAL_FORMAT,
+        "model": digest_model(classifier.model, classifier.feature_extractor),
+        "precision": str(classifier.precision or classifier.model.dtype).removeprefix("torch."),
+        **dataclasses.asdict(classifier.lengths),
+    }
+
+
 def _open_journal(
-    classifier: Classifier, output_dir: Path, files: dict[str, Path], timelines: dict[str, str], overwrite: bool
+    output_dir: Path, made_by: dict[str, Any], files: dict[str, Path], timelines: dict[str, str], overwrite: bool
 ) -> PredictionJournal:
     """Return the journal in `output_dir`, with only what need not be done again.
 
     Raises:
         UserError: it is that of another prediction, and not to be replaced.
     """
-    made_by = {"format": _JOURNAL_FORMAT, "model": digest_model(classifier.model, classifier.feature_extractor)}
-    journal = PredictionJournal(output_dir / JOURNAL_FILE, made_by | dataclasses.asdict(classifier.lengths))
+    journal = PredictionJournal(output_dir / JOURNAL_FILE, made_by)
     differences, known = list(journal.differences), journal.results
     if known and not known.keys() & files.keys():
         differences.append(f"other files, such as {show_name(next(iter(known)))}")
@@ -175,21 +199,54 @@ def _open_journal(
     return journal
 
 
-def _predict_file(
-    classifier: Classifier, blocks: Iterable[np.ndarray], batch_size: int
-) -> tuple[list[tuple[str, str]], np.ndarray]:
-    """Return when each window starts and ends, in seconds, and probabilities (W, K). Raises AudioError."""
-    lengths, times = classifier.lengths, []
+@dataclasses.dataclass(frozen=True)
+class _StartedFile:
+    """A file whose windows are in the pool.
+
+    Attributes:
+        times: when each window starts and ends, in seconds.
+        outputs: logits of its batches, to come.
+        error: why it could not be read to its end.
+    """
+
+    times: list[tuple[str, str]]
+    outputs: list[Future]
+    error: AudioError | None = None
+
+    def finish(self, config) -> tuple[list[tuple[str, str]], np.ndarray]:
+        """Return `times`, and probabilities (W, K). Raises AudioError."""
+        if self.error is not None:
+            raise self.error
+        outputs = torch.cat([output.result() for output in self.outputs])
+        if not outputs.isfinite().all():
+            raise AudioError("the model's outputs are not finite")
+        return self.times, probabilities_of(config, outputs.numpy())
+
+
+def _start_ahead(
+    pool: WindowPool, decoded: Iterable[Iterable[np.ndarray]], lengths: WindowLengths
+) -> Iterator[_StartedFile]:
+    """Yield every file in order; as many of those after it as the pool has threads are started by then."""
+    started: collections.deque[_StartedFile] = collections.deque()
+    for blocks in decoded:
+        started.append(_start_file(pool, blocks, lengths))
+        if len(started) > pool.num_threads:
+            yield started.popleft()
+    yield from started
+
+
+def _start_file(pool: WindowPool, blocks: Iterable[np.ndarray], lengths: WindowLengths) -> _StartedFile:
+    times = []
 
     def cut_windows() -> Iterator[np.ndarray]:
         for start, end, window in stream_windows(blocks, lengths.window_samples, lengths.hop_samples):
             times.append((f"{start / lengths.sample_rate:.3f}", f"{end / lengths.sample_rate:.3f}"))
             yield window
 
-    outputs = run_windows(classifier.model, classifier.feature_extractor, cut_windows(), batch_size=batch_size)
-    if not outputs.isfinite().all():
-        raise AudioError("the model's outputs are not finite")
-    return times, probabilities_of(classifier.model.config, outputs.numpy())
+    try:
+        return _StartedFile(times, pool.submit(cut_windows()))
+    except AudioError as error:
+        return _StartedFile(times, [], error)
 
 
 def _row(probabilities: np.ndarray, genres: list[str]) -> list[str]:
