@@ -34,7 +34,7 @@ def make_trainer(checkpoint, folder, output_dir, *, callbacks=None, freeze_mode=
     training = TrainingWindows(decoded, window_samples, seed=args.seed, start_step=start_step(extractor))
     validation = EvaluationWindows(decoded, window_samples, window_samples // 2)
     for windows in (training, validation):
-        keep_features(windows, extractor, 1 << 30)
+        keep_features(windows, extractor, 1 << 30, torch.device("cpu"))
     return GenreTrainer(
         model=model,
         args=args,

@@ -32,14 +32,20 @@ def read_window(clip: Mapping, start: int, window_samples: int) -> np.ndarray:
     return read_samples(clip, start, window_samples)
 
 
-def _join(windows: list[dict], name: str, values: list[np.ndarray]) -> list[dict]:
+def _join(windows: list[dict], name: str, values: Sequence) -> list[dict]:
     return [{name: value, **window} for window, value in zip(windows, values, strict=True)]
 
 
 class WindowFeatures(Protocol):
-    """What knows the features of windows without being given their samples."""
+    """What knows the features of windows without being given their samples.
 
-    def read(self, places: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+    Attributes:
+        device: where the features lie.
+    """
+
+    device: torch.device
+
+    def read(self, places: Sequence[tuple[int, int]]) -> list[torch.Tensor]:
         """Return the features of the windows of clips, by their numbers, that start at samples."""
 
 

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
-import torchaudio
 
 from hf_utils.audio import cut_window, resample, window_starts
 from hf_utils.errors import UserError
@@ -38,14 +37,33 @@ class SpecAugment:
     frequency_bins: int
     is_normalised: bool = True
 
-    def __call__(self, features: torch.Tensor, seed: int) -> torch.Tensor:
-        """Return masked features of one window (T, F) or (C, F, T); the draw depends only on `seed`."""
-        mean = 0.0 if self.is_normalised else features.mean().item()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            for axis, width in ((self.time_axis, self.time_frames), (self.frequency_axis, self.frequency_bins)):
-                if width:
-                    features = torchaudio.functional.mask_along_axis(features, width, mean, axis)
+    def __call__(self, features: torch.Tensor, seeds: Sequence[int | None]) -> torch.Tensor:
+        """Return masked features of windows, (B, T, F) or (B, C, F, T); None for a seed leaves a window as it is.
+
+        A draw depends only on its seed, and is that of `torchaudio.functional.mask_along_axis`: a width below `width`,
+        then a place. It uses no other generator: torch.manual_seed would begin those of all GPUs anew as well.
+        """
+        if self.is_normalised:
+            means = torch.zeros((), device=features.device)
+        else:
+            means = features.mean(dim=tuple(range(1, features.dim())), keepdim=True)
+        masks = ((self.time_axis, self.time_frames), (self.frequency_axis, self.frequency_bins))
+        masks = [(axis + 1, width) for axis, width in masks if width]
+        parts = [
+            torch.zeros(len(masks), 2)
+            if seed is None
+            else torch.rand(len(masks), 2, generator=torch.Generator().manual_seed(seed))
+            for seed in seeds
+        ]
+        for (axis, width), draws in zip(masks, torch.stack(parts, dim=1), strict=True):
+            size = features.shape[axis]
+            lengths = draws[:, 0] * width
+            starts = (draws[:, 1] * (size - lengths)).long()
+            shape = [-1 if i == 0 else 1 for i in range(features.dim())]
+            first, end = (x.reshape(shape).to(features.device) for x in (starts, starts + lengths.long()))
+            shape[0], shape[axis] = 1, -1
+            places = torch.arange(size, device=features.device).reshape(shape)
+            features = torch.where((places >= first) & (places < end), means, features)
         return features
 
 
@@ -68,13 +86,12 @@ class WindowCollator:
     def __call__(self, windows: Sequence[Mapping]) -> dict[str, torch.Tensor]:
         features = self._stack_features(windows)
         if self._spec_augment is not None:
-            pairs = [(x, window["seed"]) for x, window in zip(features, windows, strict=True)]
-            features = torch.stack([x if seed is None else self._spec_augment(x, seed) for x, seed in pairs])
+            features = self._spec_augment(features, [window["seed"] for window in windows])
         return {self._input_name: features, "labels": torch.tensor([w["label"] for w in windows])}
 
     def _stack_features(self, windows: Sequence[Mapping]) -> torch.Tensor:
         if "features" in windows[0]:
-            return torch.from_numpy(np.stack([w["features"] for w in windows]))
+            return torch.stack([w["features"] for w in windows])
         extractor = self._feature_extractor
         batch = extractor([w["samples"] for w in windows], sampling_rate=extractor.sampling_rate, return_tensors="pt")
         return batch[self._input_name]

@@ -95,7 +95,7 @@ def make_extractor(
     Raises:
         UserError: impossible settings.
     """
-    settings = {} if saved is None else {name: getattr(saved, name) for name in SETTINGS}
+    settings = {"center": False} if saved is None else {name: getattr(saved, name) for name in SETTINGS}
     if saved is not None and all(settings[name] == value for name, value in changes.items()):
         return saved
     try:

@@ -335,7 +335,7 @@ def make_trainer(
     if training_windows is not None:
         free_bytes = int(1e9 * data_args.feature_memory_gb)
         for windows in (training_windows, validation_windows):
-            free_bytes -= keep_features(windows, feature_extractor, free_bytes)
+            free_bytes -= keep_features(windows, feature_extractor, free_bytes, training_args.device)
     return GenreTrainer(
         model=classifier.model,
         args=training_args,

@@ -109,6 +109,19 @@ class GenreTrainer(Trainer):
             tensorboard.logging_dir = str(Path(args.output_dir, TENSORBOARD_FOLDER))
             self.add_callback(tensorboard)
 
+    def _get_dataloader(self, dataset, *args, **kwargs):
+        """As the stock one; windows whose features are kept need no workers, and could not come from one on a GPU."""
+        if getattr(dataset, "features", None) is None:
+            return super()._get_dataloader(dataset, *args, **kwargs)
+        before, self.args = self.args, copy.copy(self.args)
+        self.args.dataloader_num_workers, self.args.dataloader_prefetch_factor = 0, None
+        self.args.dataloader_persistent_workers = False
+        self.args.dataloader_pin_memory &= dataset.features.device.type == "cpu"
+        try:
+            return super()._get_dataloader(dataset, *args, **kwargs)
+        finally:
+            self.args = before
+
     def evaluate_set(self, windows, name: str) -> EvaluatedSet:
         """Return the scores and the per-track probabilities of one set; under several processes, on every one."""
         self.predict(windows, metric_key_prefix=name)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+import torchaudio
 
 from hf_utils.data.clips import load_clips
 from hf_utils.data.waveforms import decode_clips, read_samples
@@ -82,7 +83,7 @@ def test_masks_reach_every_place_and_width(loaded):
     mask = SpecAugment(time_axis=0, frequency_axis=1, time_frames=4, frequency_bins=0)
     hits, widths = torch.zeros(20), set()
     for seed in range(300):
-        hidden = (mask(torch.ones(20, 6), seed) == 0).all(dim=1)
+        hidden = (mask(torch.ones(1, 20, 6), [seed])[0] == 0).all(dim=1)
         hits += hidden
         widths.add(int(hidden.sum()))
     assert widths == {0, 1, 2, 3} and (hits[1:-1] > 0).all()
@@ -97,6 +98,22 @@ def test_features_that_are_not_normalised_are_masked_with_the_mean_of_their_wind
     changed = masked != plain
     assert changed[0].any() and (masked[0][changed[0]] == plain[0].mean()).all()
     assert changed[0].all(dim=0).sum() <= 8 and changed[0].all(dim=1).sum() <= 10
+
+
+@pytest.mark.parametrize(("shape", "axes"), [((5, 40, 16), (0, 1)), ((5, 2, 16, 40), (2, 1))])
+@pytest.mark.parametrize(("time_frames", "frequency_bins"), [(9, 5), (9, 0), (0, 5)])
+def test_masks_are_those_of_torchaudio_and_leave_other_draws_alone(shape, axes, time_frames, frequency_bins):
+    features, seeds = torch.randn(shape) + 10, [3, None, 2**63, 7, 8]
+    before = torch.get_rng_state()
+    masked = SpecAugment(*axes, time_frames, frequency_bins)(features, seeds)
+    assert torch.equal(torch.get_rng_state(), before)
+    for found, window, seed in zip(masked, features, seeds, strict=True):
+        if seed is not None:
+            torch.manual_seed(seed)
+            for axis, width in zip(axes, (time_frames, frequency_bins), strict=True):
+                if width:
+                    window = torchaudio.functional.mask_along_axis(window, width, 0.0, axis)
+        assert torch.equal(found, window)
 
 
 def test_masks_are_refused_where_there_is_no_spectrogram_or_nothing_would_be_left(loaded):

@@ -1,6 +1,5 @@
 """Kept features are those of the model's own feature extractor, whatever the order and the process of the visits."""
 
-import pickle
 import random
 
 import datasets
@@ -18,15 +17,14 @@ from hf_utils.models.spectrogram_cnn import SpectrogramCNNFeatureExtractor
 
 RATE = 8000
 GB = 1 << 30
-CNN = {"sampling_rate": RATE, "num_mel_bins": 24, "mean": -7.0, "std": 3.0}
-# Extractor and window in samples. Reflected frames are one, two or four at each end; hops divide windows or do not.
+CPU = torch.device("cpu")
+CNN = {"sampling_rate": RATE, "num_mel_bins": 24, "mean": -7.0, "std": 3.0, "center": False}
+# Extractor and window in samples. Hops divide windows or do not.
 SLICED = {
     "ast": (transformers.ASTFeatureExtractor(sampling_rate=RATE, num_mel_bins=24, max_length=100), 200 + 99 * 80),
     "mel": (SpectrogramCNNFeatureExtractor(n_fft=512, hop_length=128, **CNN), 8000),
-    "wide hop": (SpectrogramCNNFeatureExtractor(n_fft=400, hop_length=230, **CNN), 8001),
-    # No frame reaches past the window's end.
-    "hop over half a frame": (SpectrogramCNNFeatureExtractor(n_fft=512, hop_length=400, **CNN), 15999),
-    "hop of a frame": (SpectrogramCNNFeatureExtractor(n_fft=512, hop_length=512, **CNN), 16300),
+    "hop over half a frame": (SpectrogramCNNFeatureExtractor(n_fft=400, hop_length=230, **CNN), 8001),
+    "hop of a frame": (SpectrogramCNNFeatureExtractor(n_fft=512, hop_length=512, **CNN), 16500),
     "stft": (SpectrogramCNNFeatureExtractor(spectrogram="stft", n_fft=256, hop_length=100, **CNN), 4000),
     "musicnn": (MusiCNNFeatureExtractor(sampling_rate=RATE, num_mel_bins=24), 512 + 30 * 256),
     "musicnn, window between frames": (MusiCNNFeatureExtractor(sampling_rate=RATE, num_mel_bins=24), 8001),
@@ -35,6 +33,7 @@ SLICED = {
 WHOLE = {
     "hubert": (transformers.Wav2Vec2FeatureExtractor(sampling_rate=RATE), 4000),
     "whisper": (transformers.WhisperFeatureExtractor(sampling_rate=RATE, feature_size=20, chunk_length=1), RATE),
+    "centred": (SpectrogramCNNFeatureExtractor(n_fft=512, hop_length=128, **CNN | {"center": True}), 8000),
 }
 ALL = SLICED | WHOLE
 
@@ -80,7 +79,7 @@ def test_training_windows_are_slices_equal_to_what_the_extractor_makes(name, mak
     clips, step = make_clips(window_samples), start_step(extractor)
     kept = TrainingWindows(clips, window_samples, seed=1, start_step=step)
     plain = TrainingWindows(clips, window_samples, seed=1, start_step=step)
-    assert keep_features(kept, extractor, GB) > 0
+    assert keep_features(kept, extractor, GB, CPU) > 0
     for ours, expected in zip(draw(extractor, kept, range(20)), draw(extractor, plain, range(20)), strict=True):
         assert ours.dtype == torch.float32
         torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
@@ -100,7 +99,7 @@ def test_windows_of_every_epoch_are_equal_to_what_the_extractor_makes(name, kind
         return EvaluationWindows(clips, window_samples, window_samples // 2)
 
     kept, plain = make(), make()
-    assert keep_features(kept, extractor, GB) > 0
+    assert keep_features(kept, extractor, GB, CPU) > 0
     for _ in range(2):
         ours, expected = (collate(extractor, windows, range(len(windows))) for windows in (kept, plain))
         torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
@@ -114,39 +113,52 @@ def test_features_do_not_depend_on_what_was_visited_before(name, make_clips):
     batches = []
     for epochs in (list(range(12)), random.Random(0).sample(range(12), 12)):
         windows = TrainingWindows(clips, window_samples, seed=1, start_step=start_step(extractor))
-        keep_features(windows, extractor, GB)
+        keep_features(windows, extractor, GB, CPU)
         batches.append(dict(zip(epochs, draw(extractor, windows, epochs), strict=True)))
     assert all(torch.equal(batches[0][epoch], batches[1][epoch]) for epoch in range(12))
 
 
-def test_every_block_is_computed_once_and_workers_share_it(make_clips, monkeypatch):
+@pytest.mark.parametrize("kind", ["tracks", "windows"])
+def test_everything_is_computed_once_whatever_the_number_of_threads(kind, make_clips, monkeypatch):
     extractor, window_samples = SLICED["mel"]
-    windows = TrainingWindows(make_clips(window_samples), window_samples, seed=1, start_step=128)
-    keep_features(windows, extractor, GB)
-    loader = torch.utils.data.DataLoader(
-        windows, batch_size=2, num_workers=2, persistent_workers=True, collate_fn=WindowCollator(extractor)
-    )
-    in_workers = []
-    for epoch in range(8):
-        windows.set_epoch(epoch)
-        in_workers.append(torch.cat([batch["input_values"] for batch in loader]))
-    assert not torch.equal(in_workers[0], in_workers[1]), "the workers did not hear of the new epoch"
-
-    def refuse(*args):
-        raise AssertionError("computed again")
-
-    monkeypatch.setattr(kept_features.KeptTracks, "_write", refuse)
-    here = draw(extractor, windows, range(8))
-    assert all(torch.equal(a, b) for a, b in zip(here, in_workers, strict=True))
+    clips, found, threads = make_clips(window_samples), [], torch.get_num_threads()
+    cls = {"tracks": kept_features.KeptTracks, "windows": kept_features.KeptWindows}[kind]
+    for cores in (1, 3):
+        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+        calls, compute = [], cls._compute
+        with monkeypatch.context() as patch:
+            patch.setattr(cls, "_compute", lambda self, item: calls.append(item) or compute(self, item))  # noqa: B023
+            windows = TrainingWindows(clips, window_samples, seed=1, start_step=128, grid=kind == "windows")
+            keep_features(windows, extractor, GB, CPU)
+            assert not calls, "computed before a window was asked for"
+            found.append(draw(extractor, windows, range(8)))
+        assert len(calls) == {"tracks": 4, "windows": 5 + 1 + 3 + 1 + 1}[kind]
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    assert torch.get_num_threads() == threads
 
 
-def test_a_process_that_was_not_forked_begins_with_nothing_kept(make_clips):
-    extractor, window_samples = SLICED["ast"]
-    windows = TrainingWindows(make_clips(window_samples), window_samples, seed=1, start_step=80)
-    keep_features(windows, extractor, GB)
-    (expected,) = draw(extractor, windows, [3])
-    (found,) = draw(extractor, pickle.loads(pickle.dumps(windows)), [3])
-    assert torch.equal(found, expected)
+def test_long_tracks_are_computed_in_blocks(make_clips, monkeypatch):
+    extractor, window_samples = SLICED["mel"]
+    clips, found = make_clips(window_samples), []
+    for block in (4096, 40):
+        monkeypatch.setattr(kept_features, "_BLOCK_FRAMES", block)
+        windows = TrainingWindows(clips, window_samples, seed=1, start_step=128)
+        keep_features(windows, extractor, GB, CPU)
+        found.append(draw(extractor, windows, range(4)))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("do_normalize", [True, False])
+def test_waveforms_are_kept_for_a_gpu_and_equal_to_what_the_extractor_makes(do_normalize, make_clips, monkeypatch):
+    extractor = transformers.Wav2Vec2FeatureExtractor(sampling_rate=RATE, do_normalize=do_normalize)
+    clips = make_clips(4000)
+    plain, kept = (TrainingWindows(clips, 4000, seed=1, start_step=start_step(extractor)) for _ in range(2))
+    assert keep_features(kept, extractor, GB, CPU) == 0
+    # As on a GPU, but where this machine can see it.
+    kept.features = kept_features.KeptTracks(find_frames(extractor), kept.clips, 4000, CPU)
+    for ours, expected in zip(draw(extractor, kept, range(9)), draw(extractor, plain, range(9)), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
 
 
 def test_features_are_kept_only_where_they_fit_and_stay_the_same(make_clips):
@@ -154,10 +166,10 @@ def test_features_are_kept_only_where_they_fit_and_stay_the_same(make_clips):
     clips = make_clips(window_samples)
     windows = EvaluationWindows(clips, window_samples, window_samples)
     num_bytes = 4 * len(windows) * 100 * 24
-    assert keep_features(windows, extractor, num_bytes - 1) == 0 and "samples" in windows[0]
-    assert keep_features(windows, extractor, num_bytes) == num_bytes and "features" in windows[0]
+    assert keep_features(windows, extractor, num_bytes - 1, CPU) == 0 and "samples" in windows[0]
+    assert keep_features(windows, extractor, num_bytes, CPU) == num_bytes and "features" in windows[0]
     changed = TrainingWindows(clips, window_samples, seed=1, transform=lambda samples, seed: -samples)
-    assert keep_features(changed, extractor, GB) == 0 and "samples" in changed[0]
+    assert keep_features(changed, extractor, GB, CPU) == 0 and "samples" in changed[0]
 
 
 class OtherExtractor(transformers.ASTFeatureExtractor):
@@ -166,7 +178,7 @@ class OtherExtractor(transformers.ASTFeatureExtractor):
 
 def test_extractors_of_unknown_code_are_not_cut_into_frames(make_clips):
     short = SpectrogramCNNFeatureExtractor(n_fft=512, hop_length=128, **CNN)
-    for extractor, window_samples in ((OtherExtractor(sampling_rate=RATE), 8000), WHOLE["whisper"], (short, 1000)):
+    for extractor, window_samples in ((OtherExtractor(sampling_rate=RATE), 8000), *WHOLE.values(), (short, 1000)):
         windows = TrainingWindows(make_clips(window_samples), window_samples, seed=1)
-        assert keep_features(windows, extractor, GB) == 0
+        assert keep_features(windows, extractor, GB, CPU) == 0
     assert find_frames(OtherExtractor(sampling_rate=RATE)) is None and start_step(OtherExtractor()) == 1

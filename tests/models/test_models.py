@@ -424,7 +424,7 @@ def test_what_cannot_be_used_is_explained(tmp_path, tmp_path_factory):
             load(name, **options)
 
     refuse("type bert, expected an audio model .*hubert.* or an image", saved("bert", tmp_path_factory))
-    refuse("vit does not take spectrograms of 1 x 128 bins x 44 frames.*convolutional", saved("vit", tmp_path_factory))
+    refuse("vit does not take spectrograms of 1 x 128 bins x 40 frames.*convolutional", saved("vit", tmp_path_factory))
     refuse("folder with a config.json, or the name of a model of the Hub", tmp_path / "nowhere")
     refuse("folder with a config.json", "someone/something")
     refuse("num_mel_bins: .* spectrogram CNNs", saved("ast", tmp_path_factory), spectrogram={"num_mel_bins": 64})

@@ -58,6 +58,19 @@ def test_stft_equals_numpy(kind, lengths):
         np.testing.assert_allclose(features[0, channel, :, 20], expected, atol=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["mel", "stft", "multi_stft"])
+def test_frames_without_centring_are_those_inside_the_waveform(kind):
+    samples, settings = make_noise(), {"spectrogram": kind, "n_fft": 512, "hop_length": 128, "num_mel_bins": 20}
+    centred = extract(SpectrogramCNNFeatureExtractor(**settings), samples)
+    inside = extract(SpectrogramCNNFeatureExtractor(**settings, center=False), samples)
+    assert inside.shape[3] == 1 + (samples.size - 512) // 128
+    # A centred frame lies half a frame, two hops, earlier.
+    np.testing.assert_allclose(inside, centred[..., 2 : 2 + inside.shape[3]], atol=1e-4)
+    # Of the shortest waveform that is not repeated, as many as a backbone needs.
+    extractor = SpectrogramCNNFeatureExtractor(**settings, center=False)
+    assert extract(extractor, samples[: extractor.min_samples]).shape[3] == 32
+
+
 def test_mel_bands_sum_the_spectrum():
     extractor = SpectrogramCNNFeatureExtractor(n_fft=1024, hop_length=256, num_mel_bins=20, max_frequency_hz=8000)
     samples = make_noise()
@@ -311,7 +324,7 @@ def test_the_options_of_the_script_are_the_settings_of_the_extractor():
     }
     assert ModelArguments(model_name_or_path="x").spectrogram_settings() == {}
     arguments = ModelArguments(model_name_or_path="x", **given)
-    assert arguments.spectrogram_settings() == given and set(given) == set(SETTINGS)
+    assert arguments.spectrogram_settings() == given and set(given) == set(SETTINGS) - {"center"}
 
 
 @pytest.mark.parametrize("spectrogram", ["mel", "multi_stft"])

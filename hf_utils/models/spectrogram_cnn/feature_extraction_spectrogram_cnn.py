@@ -16,6 +16,7 @@ SETTINGS = (
     "sampling_rate",
     "n_fft",
     "hop_length",
+    "center",
     "num_mel_bins",
     "min_frequency_hz",
     "max_frequency_hz",
@@ -33,7 +34,9 @@ _PIECE_SAMPLES = 1 << 18
 
 
 @functools.lru_cache(maxsize=16)
-def _make_transforms(spectrogram, sampling_rate, n_fft, hop_length, num_mel_bins, min_frequency_hz, max_frequency_hz):
+def _make_transforms(
+    spectrogram, sampling_rate, n_fft, hop_length, center, num_mel_bins, min_frequency_hz, max_frequency_hz
+):
     """Return one transform (B, T) -> (B, F, T) per channel: power spectra whose scale does not depend on the window.
 
     They are made once per process and setting, and kept outside the extractor, whose attributes end up in its JSON.
@@ -47,7 +50,7 @@ def _make_transforms(spectrogram, sampling_rate, n_fft, hop_length, num_mel_bins
             f_max=max_frequency_hz,
             n_mels=num_mel_bins,
             normalized="window",
-            center=False,
+            center=center,
         )
         if (mel.mel_scale.fb.amax(dim=0) == 0).any():
             raise ValueError(
@@ -58,7 +61,7 @@ def _make_transforms(spectrogram, sampling_rate, n_fft, hop_length, num_mel_bins
     parts = (1,) if spectrogram == "stft" else MULTI_STFT_WINDOWS
     return tuple(
         torchaudio.transforms.Spectrogram(
-            n_fft=n_fft, win_length=n_fft // part, hop_length=hop_length, normalized="window", center=False
+            n_fft=n_fft, win_length=n_fft // part, hop_length=hop_length, normalized="window", center=center
         )
         for part in parts
     )
@@ -73,6 +76,9 @@ class SpectrogramCNNFeatureExtractor(SequenceFeatureExtractor):
             half and quarter, as three channels of linear frequency).
         n_fft: length of the transform and of the longest window, in samples.
         hop_length: samples between frames.
+        center: whether frame i lies around sample i * hop_length, with the waveform reflected at its ends; otherwise
+            it begins there, every frame lies inside the waveform, and those of a part are those of the whole. True
+            where a saved configuration does not say it; new models get False.
         num_mel_bins: mel bands ("mel" only).
         min_frequency_hz, max_frequency_hz: range that is kept; None for half the sampling rate.
         mean, std: of the log spectrograms that the model was trained on; None until they are computed.
@@ -87,6 +93,7 @@ class SpectrogramCNNFeatureExtractor(SequenceFeatureExtractor):
         spectrogram="mel",
         n_fft=2048,
         hop_length=512,
+        center=True,
         num_mel_bins=128,
         min_frequency_hz=0.0,
         max_frequency_hz=None,
@@ -111,6 +118,7 @@ class SpectrogramCNNFeatureExtractor(SequenceFeatureExtractor):
         self.spectrogram = spectrogram
         self.n_fft = n_fft
         self.hop_length = hop_length
+        self.center = center
         self.num_mel_bins = num_mel_bins
         self.min_frequency_hz = min_frequency_hz
         self.max_frequency_hz = max_frequency_hz
@@ -146,22 +154,17 @@ class SpectrogramCNNFeatureExtractor(SequenceFeatureExtractor):
             raise ValueError(f"waveforms have shape {waveforms.shape}, expected mono with samples: (T,) or (B, T)")
         if waveforms.shape[1] < self.min_samples:
             waveforms = np.tile(waveforms, -(-self.min_samples // waveforms.shape[1]))[:, : self.min_samples]
-        reach = self.n_fft // 2
-        padded = np.pad(waveforms, ((0, 0), (reach, reach)), mode="reflect")
-        return BatchFeature({"input_values": self.compute_frames(padded)}, tensor_type=return_tensors)
+        return BatchFeature({"input_values": self._compute(waveforms)}, tensor_type=return_tensors)
 
     @property
     def min_samples(self) -> int:
         """Shortest waveform that is not repeated."""
-        return max(self.n_fft, (MIN_FRAMES - 1) * self.hop_length)
+        outside = self.n_fft if self.center else 0
+        return max(self.n_fft, self.n_fft - outside + (MIN_FRAMES - 1) * self.hop_length)
 
     @torch.no_grad()
-    def compute_frames(self, waveforms: np.ndarray) -> np.ndarray:
-        """Return the frames (B, C, F, T) that lie inside waveforms (B, T): `n_fft` samples each, `hop_length` apart.
-
-        A waveform as a whole is first reflected by half of `n_fft` at both ends, so that frame i lies around sample
-        i * `hop_length`.
-        """
+    def _compute(self, waveforms: np.ndarray) -> np.ndarray:
+        """Return the features (B, C, F, T) of waveforms (B, T)."""
         rows = max(1, _PIECE_SAMPLES // waveforms.shape[1])
         pieces = [self._compute_piece(waveforms[i : i + rows]) for i in range(0, len(waveforms), rows)]
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
