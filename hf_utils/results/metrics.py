@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import datasets
 import evaluate
 import numpy as np
-from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
+import scipy.stats
+from sklearn.metrics import precision_recall_fscore_support
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +70,8 @@ class GenreMetrics(evaluate.Metric):
         precision, recall, f1, support = precision_recall_fscore_support(
             labels, chosen, labels=classes, zero_division=0
         )
-        roc_auc = np.array([_roc_auc(labels == k, probabilities[:, k]) for k in classes])
         present = support > 0
+        roc_auc = _roc_auc(probabilities, labels, support)
         if not present.all():
             _notice_missing(tuple(self.genres[k] for k in classes[~present]))
         scores = {
@@ -147,8 +148,17 @@ def _mean_by_track(values, track_index, counts):
     return sums / counts[:, None]
 
 
-def _roc_auc(is_genre, scores):
-    return roc_auc_score(is_genre, scores) if is_genre.any() and not is_genre.all() else np.nan
+def _roc_auc(probabilities, labels, support):
+    """Return (K,) areas under the ROC curves, one genre against the rest; NaN where there is no rest, or no genre.
+
+    From ranks (Mann and Whitney's U; Hanley and McNeil 1982, doi 10.1148/radiology.143.1.7063747), of all genres at
+    once: scikit-learn takes 5 ms for each of them, more than a small model for a batch.
+    """
+    ranks = scipy.stats.rankdata(probabilities, axis=0)
+    rank_sums = np.bincount(labels, weights=ranks[np.arange(len(labels)), labels], minlength=len(support))
+    pairs = support * (len(labels) - support)
+    wins = rank_sums - support * (support + 1) / 2
+    return np.divide(wins, pairs, out=np.full(len(support), np.nan), where=pairs > 0)
 
 
 def _clip(probabilities):
