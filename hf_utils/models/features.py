@@ -60,11 +60,16 @@ class SpecAugment:
             lengths = draws[:, 0] * width
             starts = (draws[:, 1] * (size - lengths)).long()
             shape = [-1 if i == 0 else 1 for i in range(features.dim())]
-            first, end = (x.reshape(shape).to(features.device) for x in (starts, starts + lengths.long()))
+            first, end = (_bring_to(features.device, x.reshape(shape)) for x in (starts, starts + lengths.long()))
             shape[0], shape[axis] = 1, -1
             places = torch.arange(size, device=features.device).reshape(shape)
             features = torch.where((places >= first) & (places < end), means, features)
         return features
+
+
+def _bring_to(device: torch.device, tensor: torch.Tensor) -> torch.Tensor:
+    """Return a small tensor of the CPU on `device`, without waiting until a GPU has done all that was asked of it."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 class WindowCollator:
@@ -87,7 +92,8 @@ class WindowCollator:
         features = self._stack_features(windows)
         if self._spec_augment is not None:
             features = self._spec_augment(features, [window["seed"] for window in windows])
-        return {self._input_name: features, "labels": torch.tensor([w["label"] for w in windows])}
+        labels = _bring_to(features.device, torch.tensor([w["label"] for w in windows]))
+        return {self._input_name: features, "labels": labels}
 
     def _stack_features(self, windows: Sequence[Mapping]) -> torch.Tensor:
         if "features" in windows[0]:
