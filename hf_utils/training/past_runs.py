@@ -28,14 +28,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 CONFIG_FILE = "config.yaml"
-_OF_THE_WHOLE_RUN = frozenset(
-    "model_name_or_path output_dir do_train do_eval do_predict push_to_hub stages seed".split()
-    # What tests or tags with the model takes them from the whole run.
-    + ["window_seconds", "eval_hop_seconds"]
-)
 _SPLIT_OPTIONS = ("genres", "split_protocol", "split_seed", "num_folds", "fold", "group_segments")
 _SOURCE_OPTIONS = ("dataset_name", "dataset_config_name", "dataset_revision", "audio_column_name", "label_column_name")
 _WINDOW_OPTIONS = ("window_seconds", "eval_hop_seconds")
+# What a stage may not change: whoever tests or tags with the model, and its results and card, take these from the
+# options of the whole run.
+_OF_THE_WHOLE_RUN = frozenset(
+    (*_SPLIT_OPTIONS, *_SOURCE_OPTIONS, *_WINDOW_OPTIONS)
+    + ("on_bad_audio", "eval_datasets", "allow_seen_tracks", "corruptions")
+    + ("model_name_or_path", "output_dir", "do_train", "do_eval", "do_predict", "push_to_hub", "stages", "seed")
+)
 
 
 def expand_stages(arguments: RunArguments) -> list[RunArguments]:
@@ -53,7 +55,9 @@ def expand_stages(arguments: RunArguments) -> list[RunArguments]:
     for number, changes in enumerate(training_args.stages, start=1):
         if fixed := [name for name in changes if name in _OF_THE_WHOLE_RUN]:
             raise UserError(
-                f"stages[{number - 1}] sets {', '.join(fixed)}, which belongs to the whole run: move it up."
+                f"stages[{number - 1}] sets {', '.join(fixed)}, which belongs to the whole run: move it up, beside "
+                "stages. What a stage trains on is its train_datasets; the split, and what is evaluated, are the same "
+                "in all."
             )
         options = override(common, changes, f"in stages[{number - 1}]") | {"model_name_or_path": before}
         if number < len(training_args.stages):

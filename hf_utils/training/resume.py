@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from hf_utils.arguments.run_arguments import RunArguments
 from hf_utils.arguments.run_options import deciding_options, differing_options
 from hf_utils.augmentation.pipeline import read_augmentation
+from hf_utils.data.corpus import parse_eval_datasets
 from hf_utils.data.split_record import RECORD_FILE, SplitRecord
 from hf_utils.errors import UserError
-from hf_utils.files import hash_content, to_json, write_atomically
+from hf_utils.files import RESULTS_FILE, hash_content, to_json, write_atomically
 
 logger = logging.getLogger(__name__)
 OPTIONS_FILE = "training_options.json"
@@ -193,3 +194,35 @@ def check_data(checkpoint: str, now: SplitRecord) -> None:
             + "\n".join(f"  {line}" for line in differences)
             + "\nGive the options and the music of the run that is to go on, or start another one in another folder."
         )
+
+
+def check_evaluations(folder: str, arguments: RunArguments, corruptions: Sequence[tuple[str, str]]) -> None:
+    """Raise UserError, with what to do, if the finished run in `folder` has other evaluations than are asked for.
+
+    Args:
+        folder: of a run that is complete.
+        corruptions: kind and severity of each.
+    """
+    results = json.loads(Path(folder, RESULTS_FILE).read_text(encoding="utf-8"))
+    asked = parse_eval_datasets(arguments.data.eval_datasets)
+    found = parse_eval_datasets(results["config"].get("eval_datasets"))
+    measured = [(row["kind"], row["severity"]) for row in results.get("robustness", [])]
+    lines = []
+    if asked != found:
+        lines.append(f"  eval_datasets: {_show_sets(found)} before, {_show_sets(asked)} now")
+    if set(measured) != set(corruptions):
+        lines.append(f"  corruptions: {_show_corruptions(measured)} before, {_show_corruptions(corruptions)} now")
+    if lines:
+        raise UserError(
+            f"{folder} is finished, and was evaluated otherwise:\n" + "\n".join(lines) + "\nGive the options of "
+            f"before, or evaluate it again: --model_name_or_path {folder} --do_eval and these options, without "
+            "stages."
+        )
+
+
+def _show_sets(sets: Mapping[str, str]) -> str:
+    return " ".join(f"{name}={source}" for name, source in sets.items()) or "none"
+
+
+def _show_corruptions(pairs: Sequence[tuple[str, str]]) -> str:
+    return f"{len(pairs)} ({', '.join(dict.fromkeys(kind for kind, _ in pairs))})" if pairs else "none"

@@ -72,13 +72,13 @@ def check_transforms(data_args: DataArguments, training_args: ClassificationTrai
         UserError: there is a mistake in one of them, or there are corruptions under which nothing is evaluated.
     """
     for changes in training_args.stages or [{}]:
-        files = {name: changes[name] for name in ("augmentation", "corruptions", "noise_folder") if name in changes}
+        files = {name: changes[name] for name in ("augmentation", "noise_folder") if name in changes}
         last = dataclasses.replace(data_args, **files)
         if last.augmentation is not None:
             read_augmentation(last.augmentation, last.noise_folder)
-    if last.corruptions is not None and not training_args.do_eval:
+    if data_args.corruptions is not None and not training_args.do_eval:
         raise UserError("corruptions is given, but not do_eval, which would use it")
-    return read_corruptions(last.corruptions, last.noise_folder) if last.corruptions is not None else []
+    return read_corruptions(data_args.corruptions, last.noise_folder) if data_args.corruptions is not None else []
 
 
 def try_corruptions(corruptions: Sequence[Corruption], clips: datasets.Dataset) -> None:

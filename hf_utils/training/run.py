@@ -61,6 +61,7 @@ from hf_utils.training.resume import (
     KeepOptions,
     check_checkpoints,
     check_data,
+    check_evaluations,
     check_options,
     describe_options,
     find_checkpoint,
@@ -127,21 +128,23 @@ def train_and_evaluate(arguments: RunArguments) -> None:
     for number, stage in enumerate(expand_stages(arguments), start=1):
         folder, is_resumed = stage.training.output_dir, stage.training.resume_from_checkpoint is not None
         if arguments.training.stages and is_resumed and is_complete(folder):
-            check_stage(stage)
+            check_stage(stage, corruptions)
             logger.info("Stage %d is finished: %s", number, folder)
             continue
         is_pushed = stage.training.push_to_hub
         run_stage(stage, plan if is_pushed else dataclasses.replace(plan, repository=None))
 
 
-def check_stage(arguments: RunArguments) -> None:
-    """Check that a finished stage would be the same again.
+def check_stage(arguments: RunArguments, corruptions: Sequence[Corruption]) -> None:
+    """Check that a finished stage would be the same again, and was evaluated as is asked for now.
 
     Raises:
-        UserError: it had other options or other data, and as `prepare_experiment`.
+        UserError: it had other options, other data or another evaluation, and as `prepare_experiment`.
     """
     folder = arguments.training.output_dir
     check_options(folder, describe_options(arguments))
+    if arguments.training.do_eval:
+        check_evaluations(folder, arguments, [(c.kind, c.severity) for c in corruptions])
     check_data(folder, prepare_experiment(arguments).corpus.record)
 
 

@@ -141,9 +141,35 @@ def test_a_finished_stage_is_passed_over_only_if_it_would_be_the_same(staged, wo
         resume_stages(staged, work, {"learning_rate": 1e-3}, "--split_seed", 4)
 
 
-def test_windows_belong_to_the_whole_run(work, tmp_path):
-    with pytest.raises(UserError, match=r"stages\[0\] sets window_seconds"):
-        resume_stages(tmp_path, work, {"window_seconds": 0.25})
+def test_a_finished_run_is_not_passed_over_where_another_evaluation_is_asked_for(staged, work, tmp_path):
+    for seed, genre in enumerate(("jazz", "rock", "soul")):
+        path = tmp_path / "more" / genre / f"new-{genre}.wav"
+        path.parent.mkdir(parents=True)
+        soundfile.write(path, 0.1 * np.random.default_rng(900 + seed).standard_normal(10_000), 16_000)
+    words = r"run is finished(.*\n)*.*eval_datasets: none before, more=.* now(.*\n)*.*do_eval"
+    with pytest.raises(UserError, match=words):
+        resume_stages(staged, work, {"learning_rate": 1e-3}, "--eval_datasets", f"more={tmp_path / 'more'}")
+    corruptions = tmp_path / "corruptions.yaml"
+    corruptions.write_text("kinds: {level: {low: [Gain: {min_gain_db: -10.0, max_gain_db: -10.0, p: 1.0}]}}")
+    with pytest.raises(UserError, match=r"corruptions: none before, 1 \(level\) now"):
+        resume_stages(staged, work, {"learning_rate": 1e-3}, "--corruptions", corruptions)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"window_seconds": 0.25},
+        {"split_seed": 3},
+        {"split_protocol": "artist_folds"},
+        {"dataset_name": "elsewhere"},
+        {"genres": ["jazz", "rock"]},
+        {"eval_datasets": ["more=elsewhere"]},
+        {"on_bad_audio": "skip"},
+    ],
+)
+def test_data_split_and_windows_belong_to_the_whole_run(changes, work, tmp_path):
+    with pytest.raises(UserError, match=rf"stages\[0\] sets {next(iter(changes))}.*train_datasets"):
+        resume_stages(tmp_path, work, changes)
 
 
 @pytest.mark.parametrize(
