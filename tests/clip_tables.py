@@ -27,14 +27,17 @@ def sides(clips):
 _FEATURES = datasets.Features(
     {
         "label": datasets.ClassLabel(names=["blues", "rock"]),
-        **{name: datasets.Value("string") for name in ("track_id", "origin", "parent_id", "sha256", "pcm_path")},
+        **{
+            name: datasets.Value("string")
+            for name in ("track_id", "origin", "parent_id", "parent_sha256", "sha256", "pcm_path")
+        },
         **{name: datasets.Value("int64") for name in ("num_samples", "pcm_offset")},
         "pcm_gain": datasets.Value("float64"),
     }
 )
 
 
-def make_decoded(track_ids, origin="real", parents=None, digests=None, labels=None, **provenance):
+def make_decoded(track_ids, origin="real", parents=None, digests=None, labels=None, parent_digests=None, **provenance):
     """Return a table as `waveforms.decode_clips` gives it, of samples that are nowhere."""
     count = len(track_ids)
     columns = {
@@ -42,6 +45,7 @@ def make_decoded(track_ids, origin="real", parents=None, digests=None, labels=No
         "track_id": list(track_ids),
         "origin": [origin] * count,
         "parent_id": parents or [None] * count,
+        "parent_sha256": parent_digests or [None] * count,
         "sha256": digests or [f"{origin} {name}" for name in track_ids],
         "num_samples": [16000] * count,
         "pcm_path": ["a.pcm"] * count,

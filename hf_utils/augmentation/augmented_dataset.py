@@ -98,6 +98,7 @@ def describe_config(args: AugmentationArguments, plan: CopyPlan) -> dict[str, An
         "protocol": read_protocol(plan.clips),
         "splits": args.splits,
         "clips": len(chosen),
+        "columns": list(plan.features),
         "tracks_sha256": hashlib.sha256(json.dumps(tracks).encode()).hexdigest(),
         "augmentation": Path(args.augmentation).stem,
         "copies": args.copies,

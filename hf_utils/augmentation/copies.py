@@ -18,7 +18,7 @@ import datasets
 import numpy as np
 from tqdm.auto import tqdm
 
-from hf_utils.audio import AudioError, decode_with_remarks, encode_flac, resample
+from hf_utils.audio import AudioError, decode_with_remarks, encode_flac, hash_samples, resample
 from hf_utils.augmentation.corruptions import Corruption
 from hf_utils.augmentation.pipeline import Augmentation, AugmentedClip, bring_to_full_scale
 from hf_utils.data.shards import Shards
@@ -111,6 +111,7 @@ class CopyPlan:
         self.shards_per_split = {name: -(-len(entries) // shard_size) for name, entries in members.items()}
         own = {"audio", *_SPLIT_COLUMNS, *PROVENANCE}
         carried = {name: feature for name, feature in clips.features.items() if name not in own}
+        carried["parent_sha256"] = datasets.Value("string")
         if any(isinstance(copy.transform, Corruption) for copy in copies):
             # The names of its files say which corruption a clip has; of what split it is, this column says.
             carried["split"] = datasets.Value("string")
@@ -124,12 +125,20 @@ class CopyPlan:
         """Yield the rows of a shard. Raises UserError for a clip that cannot be used."""
         for row, entries in groupby(self.shards[index], key=lambda entry: entry[0]):
             clip = self.clips[row]
-            samples, sample_rate = self.read_clip(clip)
+            samples, sample_rate, digest = self.read_clip(clip)
+            # A copy of a copy has the real track for its parent; of a synthetic clip, none.
+            is_real = clip["origin"] == "real"
+            parent = {
+                "parent_id": clip["track_id"] if is_real else clip["parent_id"],
+                "parent_sha256": digest if is_real else clip.get("parent_sha256"),
+            }
             for _, copy_index in entries:
-                yield self._make_row(clip, self.copies[copy_index], samples, sample_rate)
+                yield self._make_row(clip, self.copies[copy_index], samples, sample_rate, parent)
 
-    def read_clip(self, clip: Mapping) -> tuple[np.ndarray, int]:
-        """Return the samples of a row of `clips`, float32 (T,), and their rate in Hz, which its copies share.
+    def read_clip(self, clip: Mapping) -> tuple[np.ndarray, int, str]:
+        """Return the samples of a row of `clips`, float32 (T,), their rate in Hz, and a digest of the file.
+
+        Its copies share these; by the digest, of the samples at the file's own rate, they are known as copies.
 
         Raises:
             UserError: the clip cannot be used.
@@ -139,16 +148,14 @@ class CopyPlan:
         except AudioError as error:
             raise UserError(f"{clip['audio']['path'] or clip['track_id']} cannot be used: {error}") from error
         wanted = self._sampling_rate or recording.sample_rate
-        return resample(samples, recording.sample_rate, wanted), wanted
+        return resample(samples, recording.sample_rate, wanted), wanted, hash_samples(samples)
 
-    def _make_row(self, clip: Mapping, copy: Copy, samples: np.ndarray, sample_rate: int) -> dict:
+    def _make_row(self, clip: Mapping, copy: Copy, samples: np.ndarray, sample_rate: int, parent: Mapping) -> dict:
         made, seed = copy.apply(samples, sample_rate, clip["track_id"])
-        row = {name: clip[name] for name in self.features if name in clip}
+        row = {name: clip.get(name) for name in self.features}
         if copy.name is not None:
-            # A copy of a copy has the real track for its parent; of a synthetic clip, none.
-            parent_id = clip["track_id"] if clip["origin"] == "real" else clip["parent_id"]
             track_id = f"{clip['track_id']}+{copy.name}-{copy.number}"
-            row.update(track_id=track_id, origin="noisy", parent_id=parent_id)
+            row.update(track_id=track_id, origin="noisy", **parent)
         audio = {"bytes": encode_flac(made.samples, sample_rate), "path": f"{file_stem(row['track_id'])}.flac"}
         provenance = {
             "augmentation": copy.name,

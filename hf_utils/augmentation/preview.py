@@ -36,7 +36,7 @@ def write_preview(plan: CopyPlan, folder: Path, num_clips: int) -> list[Preview]
     previews = []
     for row, copy_index in (entries[i] for i in chosen):
         clip, copy = plan.clips[row], plan.copies[copy_index]
-        samples, sample_rate = plan.read_clip(clip)
+        samples, sample_rate, _ = plan.read_clip(clip)
         before = bring_to_full_scale(samples, []).samples
         after, _ = copy.apply(before, sample_rate, clip["track_id"])
         stem = file_stem(f"{clip['track_id']}+{copy.name}-{copy.number}")

@@ -1,14 +1,15 @@
 """The clip table: any source of clips as one `datasets.Dataset` with the same columns.
 
-| column      | type                                                                        |
-|-------------|-----------------------------------------------------------------------------|
-| `audio`     | Audio(decode=False): bytes and path of the file as it came                  |
-| `label`     | ClassLabel: genres in one fixed order                                       |
-| `track_id`  | string, unique, the same on every machine                                   |
-| `origin`    | string: real, noisy, synthetic                                              |
-| `parent_id` | string or null: the real track that the clip was made from                  |
-| `split`     | string or null: train, validation or test, where the source has such splits |
-| others      | flat columns that the source carries: artist, seed, SNR, prompt ...         |
+| column          | type                                                                        |
+|-----------------|-----------------------------------------------------------------------------|
+| `audio`         | Audio(decode=False): bytes and path of the file as it came                  |
+| `label`         | ClassLabel: genres in one fixed order                                       |
+| `track_id`      | string, unique, the same on every machine                                   |
+| `origin`        | string: real, noisy, synthetic                                              |
+| `parent_id`     | string or null: the real track that the clip was made from                  |
+| `parent_sha256` | string or null: of that track's samples, as `audio.hash_samples`            |
+| `split`         | string or null: train, validation or test, where the source has such splits |
+| others          | flat columns that the source carries: artist, seed, SNR, prompt ...         |
 
 `track_id` is made from the name of the file where the source has none.
 """
@@ -30,7 +31,7 @@ from hf_utils.errors import UserError
 from hf_utils.listing import listing_lines
 
 logger = logging.getLogger(__name__)
-CLIP_COLUMNS = ("audio", "label", "track_id", "origin", "parent_id")
+CLIP_COLUMNS = ("audio", "label", "track_id", "origin", "parent_id", "parent_sha256")
 _TEXT = datasets.Value("string")
 
 
@@ -43,6 +44,11 @@ def label_names(clips: datasets.Dataset) -> list[str]:
     """Return the genre of every clip."""
     genres = genre_names(clips)
     return [genres[label] for label in clips["label"][:]]
+
+
+def read_column(clips: datasets.Dataset, name: str) -> list:
+    """Return a column of a clip table, None for every clip where it has none of that name."""
+    return clips[name][:] if name in clips.column_names else [None] * len(clips)
 
 
 def load_clips(
@@ -85,13 +91,14 @@ def load_clips(
         name: read_texts(facts, name, source)
         if name in facts.column_names and name not in (audio_column, label_column)
         else [None] * len(clips)
-        for name in ("track_id", "origin", "parent_id", "file")
+        for name in ("track_id", "origin", "parent_id", "parent_sha256", "file")
     }
     columns = {
         "label": number_labels(labels, genres),
         "track_id": _name_clips(given, paths, embedded, rows.folder, source),
         "origin": [origin or "real" for origin in given["origin"]],
         "parent_id": given["parent_id"],
+        "parent_sha256": given["parent_sha256"],
         "split": name_splits(rows.splits, source),
     }
     check_reserved(columns, source)

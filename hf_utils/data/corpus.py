@@ -9,7 +9,7 @@ import datasets
 
 from hf_utils.arguments.data import SPLITS, DataArguments, SourceArguments
 from hf_utils.data.bad_audio import drop_problems, leave_out_bad
-from hf_utils.data.clips import genre_names, load_clips
+from hf_utils.data.clips import genre_names, load_clips, read_column
 from hf_utils.data.leaks import check_leaks
 from hf_utils.data.mixing import REAL, filter_clips, mix_training, parse_mix
 from hf_utils.data.split_record import SplitRecord
@@ -204,10 +204,11 @@ def _follow(
 def _warn_of_unknown_copies(
     named: Mapping[str, datasets.Dataset], clips: datasets.Dataset, source: str, past: SplitRecord
 ) -> None:
-    """Log the sets with copies of tracks that are not at hand: a copy sounds unlike its track, so needs it."""
+    """Log the sets with copies of tracks that are not at hand, and whose digests they lack: copies sound otherwise."""
     known = set(clips["track_id"][:])
     for name, copies in named.items():
-        unknown = sum(parent is not None and parent not in known for parent in copies["parent_id"][:])
+        parents = zip(copies["parent_id"][:], read_column(copies, "parent_sha256"), strict=True)
+        unknown = sum(parent is not None and parent not in known and digest is None for parent, digest in parents)
         if unknown:
             logger.warning(
                 "%s: %d of %d tracks are copies of tracks that %s does not have, so whether %s was trained on those "

@@ -3,8 +3,9 @@
 Training is checked against every other set, and validation against test. Named evaluation sets are checked against
 training only: a corrupted copy of the test split is what they are for.
 
-Tracks are compared by their sound, where both are decoded, and by name: a copy names the track that it was made from,
-a piece its song, a track of GTZAN its known repetitions. Two tracks of one name with other sound are two recordings.
+Tracks are compared by their sound, where both are decoded, and by name: a copy names the track that it was made from
+and may hold the digest of its sound, a piece names its song, a track of GTZAN its known repetitions. Two tracks of one
+name with other sound are two recordings.
 """
 
 import logging
@@ -15,7 +16,7 @@ from typing import NamedTuple
 
 import datasets
 
-from hf_utils.data.clips import label_names
+from hf_utils.data.clips import label_names, read_column
 from hf_utils.data.gtzan import repetition_groups
 from hf_utils.data.segments import find_songs
 from hf_utils.errors import UserError
@@ -43,6 +44,7 @@ class _Clip(NamedTuple):
         repetition: the group of known repetitions of its recording.
         song: that it is a piece of.
         sha256: of its samples, where it is decoded.
+        parent_sha256: of the samples of the track that it was made from, where its dataset says so.
     """
 
     track_id: str
@@ -50,6 +52,7 @@ class _Clip(NamedTuple):
     repetition: str | None
     song: str | None
     sha256: str | None
+    parent_sha256: str | None
     is_noisy: bool
 
 
@@ -91,12 +94,12 @@ def _list_clips(sets: Mapping[str, datasets.Dataset], group_segments: str) -> di
     groups = repetition_groups()
     clips = {}
     for name, table in sets.items():
-        digests = table["sha256"][:] if "sha256" in table.column_names else [None] * len(table)
-        columns = (table[column][:] for column in ("track_id", "parent_id", "origin"))
+        names = ("track_id", "parent_id", "origin", "sha256", "parent_sha256")
+        columns = (read_column(table, column) for column in names)
         clips[name] = []
-        for own, parent, origin, recording, digest in zip(*columns, recordings[name], digests, strict=True):
+        for own, parent, origin, *digests, recording in zip(*columns, recordings[name], strict=True):
             song = songs.get(recording)
-            clips[name].append(_Clip(own, parent, groups.get(song or recording), song, digest, origin == "noisy"))
+            clips[name].append(_Clip(own, parent, groups.get(song or recording), song, *digests, origin == "noisy"))
     return clips
 
 
@@ -105,7 +108,7 @@ def _find_pairs(one: list[_Clip], other: list[_Clip], sides: str) -> list[tuple[
 
     Of the pieces of a song only one pair, since a song can have hundreds of pieces.
     """
-    indices = {field: defaultdict(list) for field in ("track_id", "parent_id", "repetition", "song", "sha256")}
+    indices = {field: defaultdict(list) for field in _Clip._fields[:-1]}
     for clip in one:
         for field, index in indices.items():
             if (key := getattr(clip, field)) is not None:
@@ -122,6 +125,9 @@ def _find_pairs(one: list[_Clip], other: list[_Clip], sides: str) -> list[tuple[
             ("copy of the track", "track_id", clip.parent_id),
             ("copy of the track", "parent_id", clip.track_id),
             ("copies of one track", "parent_id", clip.parent_id),
+            ("copy of the track", "sha256", clip.parent_sha256),
+            ("copy of the track", "parent_sha256", clip.sha256),
+            ("copies of one track", "parent_sha256", clip.parent_sha256),
             ("identical recording", "sha256", clip.sha256),
             ("known repetition", "repetition", clip.repetition),
         ):

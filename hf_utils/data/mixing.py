@@ -16,7 +16,7 @@ from hf_utils.seeding import derive_seed
 REAL = "real"
 
 # What training and the leak check need of a decoded clip; other columns differ between datasets.
-MIX_COLUMNS = "label track_id origin parent_id sha256 num_samples pcm_path pcm_offset pcm_gain".split()
+MIX_COLUMNS = "label track_id origin parent_id parent_sha256 sha256 num_samples pcm_path pcm_offset pcm_gain".split()
 
 
 def parse_mix(items: Sequence[str]) -> list[tuple[str, float]]:

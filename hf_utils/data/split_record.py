@@ -16,7 +16,7 @@ from typing import Any, Self
 import datasets
 
 from hf_utils.arguments.data import SPLITS
-from hf_utils.data.clips import genre_names, label_names
+from hf_utils.data.clips import genre_names, label_names, read_column
 from hf_utils.errors import UserError
 from hf_utils.files import RECORD_FILE, write_atomically
 from hf_utils.listing import listing
@@ -40,7 +40,8 @@ class SplitRecord:
         splits: {train, validation, test: {digest: genre}} of the real tracks of its run.
         trained: digests of all that the weights learned from, in this run and in those before it: of copies, the
             copies and their tracks.
-        selected: digests of the tracks that checkpoints were selected on, in this run and in those before it.
+        selected: digests of the tracks that checkpoints were selected on, in this run and in those before it; of
+            copies likewise.
         checkpoint: what to call the weights in messages.
     """
 
@@ -69,8 +70,9 @@ class SplitRecord:
         """
         tracks = splits["train"]
         digest_of = dict(zip(tracks["track_id"][:], tracks["sha256"][:], strict=True))
-        trained = _digests(mix) | {_shorten(digest_of[name]) for name in mix["parent_id"][:] if name in digest_of}
-        selected = _digests(splits["validation"])
+        trained = {_shorten(digest_of[name]) for name in mix["parent_id"][:] if name in digest_of}
+        trained |= _digests(mix) | _parents(mix)
+        selected = _digests(splits["validation"]) | _parents(splits["validation"])
         return cls(
             protocol,
             genre_names(tracks),
@@ -153,20 +155,23 @@ class SplitRecord:
         return None
 
     def select_trained(self, clips: datasets.Dataset) -> datasets.Dataset:
-        """Return those of the decoded clips that the weights were trained on."""
-        return clips.select([row for row, digest in enumerate(_list_digests(clips)) if digest in self.trained])
+        """Return those of the decoded clips that the weights were trained on, or that are copies of such tracks."""
+        rows = zip(_list_digests(clips), _list_parents(clips), strict=True)
+        return clips.select([row for row, digests in enumerate(rows) if self.trained.intersection(digests)])
 
     def find_seen(self, sets: Mapping[str, datasets.Dataset]) -> dict[str, dict[str, list[str]]]:
         """Return {set: {"trained on" or "selected on": track ids}} of decoded clips that are not new to the weights.
 
-        Selection counts for test only: validation is what it is for, and further sets may be made from validation.
+        A copy counts as the track that it was made from. Selection counts for test only: validation is what it is for,
+        and further sets may be made from validation.
         """
         seen: dict[str, dict[str, list[str]]] = {}
         for name, clips in sets.items():
-            for track_id, digest in zip(clips["track_id"][:], _list_digests(clips), strict=True):
-                if digest in self.trained:
+            columns = clips["track_id"][:], _list_digests(clips), _list_parents(clips)
+            for track_id, *digests in zip(*columns, strict=True):
+                if self.trained.intersection(digests):
                     seen.setdefault(name, {}).setdefault("trained on", []).append(track_id)
-                elif name == "test" and digest in self.selected:
+                elif name == "test" and self.selected.intersection(digests):
                     seen.setdefault(name, {}).setdefault("selected on", []).append(track_id)
         return seen
 
@@ -232,8 +237,17 @@ def _list_digests(clips: datasets.Dataset) -> list[str | None]:
     return [digest and _shorten(digest) for digest in clips["sha256"][:]]
 
 
+def _list_parents(clips: datasets.Dataset) -> list[str | None]:
+    """Return the digests of the tracks that copies were made from, as far as their dataset has them."""
+    return [digest and _shorten(digest) for digest in read_column(clips, "parent_sha256")]
+
+
 def _digests(clips: datasets.Dataset) -> set[str]:
     return set(_list_digests(clips))
+
+
+def _parents(clips: datasets.Dataset) -> set[str]:
+    return set(_list_parents(clips)) - {None}
 
 
 def _count(changes: Mapping[str, int]) -> str:

@@ -39,13 +39,14 @@ class Parents:
     sample_rate: int
 
     def choose(self, label: int, occurrence: int, seed: int) -> dict:
-        """Return parent_id and prompt_start_seconds of the `occurrence`-th clip of a genre.
+        """Return parent_id, parent_sha256 and prompt_start_seconds of the `occurrence`-th clip of a genre.
 
         Parents take turns, so that none is used twice before all were used once.
         """
         parent = self.by_genre[label][occurrence % len(self.by_genre[label])]
         start = derive_seed(seed, "start") % (parent["num_samples"] - self.prompt_samples + 1)
-        return {"parent_id": parent["track_id"], "prompt_start_seconds": start / self.sample_rate}
+        known = {"parent_id": parent["track_id"], "parent_sha256": parent["sha256"]}
+        return known | {"prompt_start_seconds": start / self.sample_rate}
 
     def read(self, clips: Sequence[Mapping]) -> np.ndarray:
         """Return what each of B clips goes on from, (B, T) float32."""

@@ -102,7 +102,7 @@ class Recipe:
         return range(batch * self.batch_size, min((batch + 1) * self.batch_size, self.num_clips))
 
     def describe_clip(self, index: int) -> dict:
-        """Return what clip `index` is to be: label, track_id, prompt, parent_id and prompt_start_seconds."""
+        """Return what clip `index` is to be: label, track_id, prompt, its parent (id and digest) and its start."""
         label, seed = index % len(self.genres), derive_seed(self.seed, "clip", index)
         kind = "-continued" if self.parents else ""
         clip = {
@@ -110,6 +110,7 @@ class Recipe:
             "track_id": f"{self.checkpoint.slug}{kind}-{self.seed}-{index:06d}",
             "prompt": self.prompts[self.genres[label]].draw(seed),
             "parent_id": None,
+            "parent_sha256": None,
             "prompt_start_seconds": None,
         }
         return clip | (self.parents.choose(label, index // len(self.genres), seed) if self.parents else {})
@@ -117,7 +118,10 @@ class Recipe:
 
 def clip_features(genres: Sequence[str], scored: Collection[str] = ()) -> datasets.Features:
     """Return the columns of a synthetic clip; last those of the scores that it has, named as in `SCORE_COLUMNS`."""
-    texts = "track_id origin parent_id prompt model model_revision dtype versions sha256 fingerprint rejected".split()
+    texts = (
+        "track_id origin parent_id parent_sha256 prompt model model_revision dtype versions sha256 fingerprint "
+        "rejected"
+    ).split()
     whole = "seed batch batch_row batch_size attempt top_k tokens inference_steps source_rate".split()
     floats = "guidance_scale temperature prompt_seconds prompt_start_seconds gain_db".split()
     features = {"audio": datasets.Audio(decode=False), "label": datasets.ClassLabel(names=list(genres))}

@@ -53,7 +53,7 @@ def write_csv(path, rows):
 
 
 def check_table(clips, names=GENRES, tracks=TRACKS):
-    assert clips.column_names[:6] == [*CLIP_COLUMNS, "split"]
+    assert clips.column_names[:7] == [*CLIP_COLUMNS, "split"]
     assert clips.features["audio"] == datasets.Audio(decode=False)
     assert genre_names(clips) == names
     assert clips["track_id"][:] == tracks

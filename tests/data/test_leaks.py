@@ -41,6 +41,21 @@ def test_separate_sides_pass():
             dict(track_ids=["b"], digests=["d"]),
             "identical recording: a (train) and b (test)",
         ),
+        (  # copies of tracks that have other names here
+            dict(track_ids=["n"], parents=["a"], parent_digests=["d"]),
+            dict(track_ids=["b"], digests=["d"]),
+            "copy of the track: n (train) and b (test)",
+        ),
+        (
+            dict(track_ids=["b"], digests=["d"]),
+            dict(track_ids=["n"], parents=["a"], parent_digests=["d"]),
+            "copy of the track: b (train) and n (test)",
+        ),
+        (
+            dict(track_ids=["n"], parents=["a"], parent_digests=["d"]),
+            dict(track_ids=["m"], parents=["b"], parent_digests=["d"]),
+            "copies of one track: n (train) and m (test)",
+        ),
     ],
 )
 def test_each_kind_of_leak_is_named_with_its_pair(train, test, line):

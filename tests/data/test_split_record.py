@@ -172,3 +172,24 @@ def test_another_order_of_genres_is_a_difference():
     record = make_record()
     other = dataclasses.replace(record, genres=["rock", "blues"])
     assert record.list_differences(other) == ["genres: blues, rock before, rock, blues now"]
+
+
+def test_a_copy_counts_as_its_track_though_that_is_not_at_hand():
+    def copies(*names, parents):
+        return decoded(*names, parents=list(parents), parent_digests=[sound(name) for name in parents], origin="noisy")
+
+    splits = {
+        "train": copies("n1", "n2", parents="ab"),
+        "validation": copies("n3", parents="v"),
+        "test": copies("n4", parents="s"),
+    }
+    record = SplitRecord.of_run(PROTOCOL, splits, splits["train"])
+    clean = {"test": decoded("a", "v", "s"), "more": decoded("other", "b2", sounds=["other", "b"])}
+    assert record.find_seen(clean) == {
+        "test": {"trained on": ["a"], "selected on": ["v"]},
+        "more": {"trained on": ["b2"]},
+    }
+    assert record.select_trained(clean["test"])["track_id"][:] == ["a"]
+    # And the other way round: copies of tracks that weights were trained on.
+    seen = make_record().find_seen({"noisy": copies("m1", "m2", parents="at")})
+    assert seen == {"noisy": {"trained on": ["m1"]}}

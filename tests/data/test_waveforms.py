@@ -56,7 +56,7 @@ def test_samples_are_those_of_the_files(genre_folder, tmp_path, num_proc):
     clips = load_clips(str(genre_folder))
     decoded = decode_clips(clips, RATE, cache_dir=tmp_path / "cache", num_proc=num_proc)
     assert decoded.column_names == [
-        *("label", "track_id", "origin", "parent_id", "split"),
+        *("label", "track_id", "origin", "parent_id", "parent_sha256", "split"),
         *("sha256", "num_samples", "problem", "remarks", "pcm_gain", "file", "pcm_path", "pcm_offset"),
     ]
     assert decoded.features["label"] == clips.features["label"]

@@ -15,7 +15,7 @@ import pytest
 import soundfile
 
 import augment_dataset
-from hf_utils.audio import decode, from_pcm16, to_pcm16
+from hf_utils.audio import decode, from_pcm16, hash_samples, to_pcm16
 from hf_utils.augmentation import augmented_dataset
 from hf_utils.augmentation.copies import CopyPlan
 from hf_utils.augmentation.corruptions import read_corruptions
@@ -101,6 +101,7 @@ def test_columns_tell_what_was_done_and_the_audio_agrees(run, genre_folder):
     for row in rows:
         parent = clips[row["parent_id"]]
         assert row["track_id"] == f"{row['parent_id']}+own-{row['copy']}"
+        assert row["parent_sha256"] == hash_samples(decode(path_of(genre_folder, row["parent_id"]))[0])
         assert (row["origin"], row["augmentation"], row["label"]) == ("noisy", "own", parent["label"])
         [note] = json.loads(row["transforms"])
         assert note["transform"] == "AddGaussianSNR" and note["noise_std"] > 0
