@@ -19,9 +19,9 @@ _COLUMN_TEXT = (
     "`parent_id` is the real track that a copy was made from, `parent_sha256` the SHA-256 of that track's 16-bit "
     "samples at their own rate, by which the leak check knows it, `transforms` what was really applied to it, with "
     "the parameters drawn, as JSON. `snr_db` and `measured_snr_db` are the noise asked for and found, by the mean "
-    "power over the whole clip. Where a peak exceeded full scale, the whole clip was scaled by `gain`: divide by it to "
-    "get the level back, as run_classification.py does. `clipped_share` is the share of samples that clipping would "
-    "have cut instead. Every clip has the length of its original."
+    "power over the whole clip. Where a peak exceeded full scale, the whole clip was scaled by `gain`: divide by it "
+    "to get the level back, as run_classification.py does. `clipped_share` is the share of samples that clipping "
+    "would have cut instead. Every clip has the length of its original."
 )
 _SEED_TEXT = (
     "The result for a clip depends only on the seed, its `track_id`, the number of the copy and the transforms; the "
