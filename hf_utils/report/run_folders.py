@@ -4,7 +4,8 @@ Only `results.json` and `predictions_<set>.csv` are read. A run belongs to the m
 option `run_name: model/arm` names, which a study sets. Without one, the model is its checkpoint's name and the arm is
 what it was trained on.
 
-Runs share a table only if they have the same protocol, split seed, tested folds, genres and test tracks. The runs of
+Runs share a table only if they have the same protocol, split seed, tested folds, genres and test tracks, and if either
+all or none of them were tested on tracks that their weights knew (`--allow_seen_tracks`). The runs of
 all folds with one model, arm and seed are pooled into one: every track counts once, with the prediction of the run
 that tested it. N tracks, K genres.
 """
@@ -46,6 +47,7 @@ class Run:
         dataset: the name that the option gave.
         real_tracks: their number in every split.
         robustness: rows with kind, severity, snr_db, accuracy and roc_auc; empty if it was not measured.
+        knew_tracks: whether the weights knew tracks of the set, or were chosen on tracks that they knew.
     """
 
     folder: str
@@ -62,6 +64,7 @@ class Run:
     dataset: str
     real_tracks: dict[str, int]
     robustness: tuple[dict[str, Any], ...]
+    knew_tracks: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,6 +152,7 @@ def _read_run(folder: Path, set_name: str) -> Run:
         dataset=str(config.get("dataset_name", "")),
         real_tracks=_real_tracks(results.get("data")),
         robustness=_robustness_rows(results.get("robustness")),
+        knew_tracks=_knew_tracks(results, config, set_name),
     )
 
 
@@ -190,6 +194,15 @@ def _real_tracks(data: Any) -> dict[str, int]:
     return {name: count for name, count in counts.items() if isinstance(count, int)}
 
 
+def _knew_tracks(results: dict[str, Any], config: dict[str, Any], set_name: str) -> bool:
+    """Return whether the weights knew tracks that they were tested or chosen on, or may have, where nobody checked."""
+    data = results.get("data")
+    seen = data.get("seen_tracks") if isinstance(data, dict) else None
+    if isinstance(seen, dict):
+        return bool(seen.keys() & {set_name, "validation"})
+    return bool(config.get("allow_seen_tracks")) and not results.get("training")
+
+
 def _robustness_rows(robustness: Any) -> tuple[dict[str, Any], ...]:
     wanted = {"kind", "severity", "accuracy"}
     rows: Sequence = robustness if isinstance(robustness, list) else ()
@@ -216,6 +229,7 @@ class Table:
     folds: tuple[int, ...]
     genres: tuple[str, ...]
     demo: bool
+    knew_tracks: bool
     track_ids: tuple[str, ...]
     labels: np.ndarray
     cells: dict[tuple[str, str], list[Replicate]]
@@ -257,12 +271,14 @@ def make_tables(runs: Iterable[Run]) -> tuple[list[Table], list[LeftOut]]:
     for table in tables.values():
         for cell in table.cells.values():
             cell.sort(key=lambda replicate: replicate.seed)
-    return sorted(tables.values(), key=lambda t: (t.demo, t.protocol, -len(t.track_ids), -len(t.cells))), left_out
+    return sorted(
+        tables.values(), key=lambda t: (t.demo, t.knew_tracks, t.protocol, -len(t.track_ids), -len(t.cells))
+    ), left_out
 
 
 def _protocol_key(run: Run) -> tuple:
     protocol = run.protocol
-    return protocol["name"], protocol.get("seed"), protocol.get("num_folds"), run.genres, run.demo
+    return protocol["name"], protocol.get("seed"), protocol.get("num_folds"), run.genres, run.demo, run.knew_tracks
 
 
 def _pool_folds(seed: int, folds: dict[int | None, Run]) -> tuple[Replicate, tuple[str, ...], np.ndarray]:

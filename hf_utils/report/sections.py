@@ -27,6 +27,10 @@ from hf_utils.results.display import show_change
 _TITLES = {"roc_auc": "ROC-AUC (macro, one genre against the rest)", "accuracy": "Accuracy, %", "f1": "Macro F1"}
 _NUM_PAIRS = 10
 _NUM_TRACKS = 15
+_KNEW_TRACKS = (
+    "The weights of these runs knew tracks that they were tested or chosen on (--allow_seen_tracks): the scores are "
+    "too good. data.seen_tracks in each results.json counts the tracks."
+)
 _SEPARATION = (
     "Rows of other tables are of another split, other genres or other test tracks: do not compare across tables."
 )
@@ -99,6 +103,8 @@ def describe_table(scored: ScoredTable, index: int, *, is_one_of_several: bool) 
     blocks = []
     if table.demo:
         blocks.append(Text("Demo data: no number here is a result.", notice=True))
+    if table.knew_tracks:
+        blocks.append(Text(_KNEW_TRACKS, notice=True))
     if is_one_of_several:
         blocks.append(Text(_SEPARATION, notice=True))
     if data := describe_data(table):
@@ -124,6 +130,8 @@ def title_of(table: Table) -> str:
         parts.insert(0, f"folds pooled: {tested} of {table.num_folds}")
     if table.split_seed is not None:
         parts.append(f"split seed {table.split_seed}")
+    if table.knew_tracks:
+        parts.append("KNOWN TRACKS among them")
     return f"Protocol {table.protocol}: {'; '.join(parts)}"
 
 

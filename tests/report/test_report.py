@@ -473,3 +473,26 @@ def test_the_page_opens_in_a_browser_without_errors(tmp_path):
 )
 def test_a_difference_of_nothing_has_no_sign(value, shown):
     assert percent(value, "+.1f") == shown
+
+
+@pytest.mark.parametrize(
+    ("data", "config", "is_apart"),
+    [
+        ({"seen_tracks": {"test": {"trained on": 3}}}, {}, True),
+        ({"seen_tracks": {"validation": {"trained on": 3}}}, {}, True),
+        ({"seen_tracks": {}}, {"allow_seen_tracks": True}, False),
+        ({"seen_tracks": {"live": {"trained on": 3}}}, {"allow_seen_tracks": True}, False),
+        (None, {"allow_seen_tracks": True}, True),
+        (None, {}, False),
+    ],
+)
+def test_runs_that_knew_test_tracks_are_marked_and_not_averaged_with_others(data, config, is_apart, tmp_path):
+    write_run(tmp_path / "1", seed=1)
+    write_run(tmp_path / "2", seed=2, data=data, **config)
+    tables, _ = load_tables(tmp_path)
+    assert [table.knew_tracks for table in tables] == ([False, True] if is_apart else [False])
+    write_report([tmp_path], tmp_path / "report", num_resamples=50)
+    page = (tmp_path / "report" / "report.md").read_text()
+    titles = [row["table"] for row in csv.DictReader((tmp_path / "report" / "results.csv").open())]
+    assert ("weights of these runs knew tracks" in page) == is_apart
+    assert sum("KNOWN TRACKS" in title for title in titles) == is_apart
