@@ -21,7 +21,6 @@ from transformers import (
     AutoModel,
     PreTrainedConfig,
     PreTrainedModel,
-    TimmWrapperConfig,
 )
 from transformers.utils import CONFIG_NAME, cached_file
 
@@ -202,12 +201,14 @@ def _refuse_code(name: str, auto_map: dict | None) -> None:
         )
 
 
-def _make_timm_config(name: str, raw: dict) -> TimmWrapperConfig:
+def _make_timm_config(name: str, raw: dict) -> PreTrainedConfig:
     """Return the configuration of a model of timm, of which its architecture is enough.
 
     transformers knows such a file only by its `pretrained_cfg`, and makes no model without a number of classes.
     """
-    import timm  # here, since it takes a second, and few models are its
+    # Here, since timm takes a second, and few models are its.
+    import timm
+    from transformers import TimmWrapperConfig
 
     architecture = raw.get("architecture")
     if not isinstance(architecture, str) or not timm.is_model(architecture):
