@@ -7,6 +7,7 @@ columns, in memory: one number, text, time or label per clip. Others, such as au
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePath
 
 import datasets
 import pyarrow
@@ -116,10 +117,18 @@ def find_label_column(features: datasets.Features, facts: datasets.Dataset, chos
         )
     if usable:
         column = usable[0] if len(usable) == 1 else _choose_label(facts, usable, source)
-        if texts := [text for text in read_texts(facts, column, source) if text and _A_LIST.fullmatch(text)]:
+        texts = [text for text in read_texts(facts, column, source) if text]
+        if lists := [text for text in texts if _A_LIST.fullmatch(text)]:
             raise UserError(
-                f"{source}: column {column!r} holds lists, such as {texts[0]}. Give every clip one genre, or name "
+                f"{source}: column {column!r} holds lists, such as {lists[0]}. Give every clip one genre, or name "
                 "another column by --label_column_name."
+            )
+        joined = None if set(_MADE_COLUMNS) <= set(facts.column_names) else _find_joined(texts)
+        if joined and not _names_a_folder(joined, facts):
+            raise UserError(
+                f"{source}: column {column!r} holds several genres in one field, such as {joined!r}. Give every clip "
+                "one genre, or name another column by --label_column_name. If it is one genre, write it without | "
+                "and ;."
             )
         return column
     if named:
@@ -137,6 +146,28 @@ def find_label_column(features: datasets.Features, facts: datasets.Dataset, chos
         f"{source} has no label column. Expected {', '.join(LABEL_NAMES)} or one ClassLabel; "
         f"found {_list_columns(features)}. Name it by --label_column_name."
     )
+
+
+def _find_joined(texts: Iterable[str]) -> str | None:
+    """Return a label that names several genres, such as `pop|rock` or `pop;rock`; None if there is none.
+
+    Commas, slashes and plus signs are part of many a genre's name: with them, all parts must be labels themselves.
+    """
+    texts = list(dict.fromkeys(texts))
+    keys = {spelling_key(text) for text in texts}
+    for text in texts:
+        if len(list(filter(str.strip, re.split(r"[|;]", text)))) > 1:
+            return text
+        parts = [part for part in re.split(r"[,/+]", text) if part.strip()]
+        if len(parts) > 1 and keys.issuperset(spelling_key(part) for part in parts):
+            return text
+    return None
+
+
+def _names_a_folder(label: str, facts: datasets.Dataset) -> bool:
+    """Return whether files lie in a folder of that name: then it is a genre's."""
+    paths = [path for name in find_by_name(facts.column_names, AUDIO_NAMES) for path in facts[name][:]]
+    return any(isinstance(path, str) and label in PurePath(path).parts for path in paths)
 
 
 def _choose_label(facts: datasets.Dataset, names: list[str], source: str) -> str:

@@ -4,8 +4,10 @@ Every reader gives the columns as they came, and the source's own names of split
 `datasets` that needs FFmpeg is used (its `audiofolder` does).
 """
 
+import fnmatch
 import glob
 import itertools
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +26,10 @@ from hf_utils.data.columns import join_facts, read_texts
 from hf_utils.data.split_names import find_split_in_path
 from hf_utils.data.text_tables import read_csv
 from hf_utils.errors import UserError
+from hf_utils.files import CARD_FILE
+from hf_utils.hub.licenses import read_metadata
+
+logger = logging.getLogger(__name__)
 
 # Loading scripts that `datasets` >= 4 refuses, and Parquet copies of the same clips.
 SCRIPT_DATASETS = {"marsyas/gtzan": "sanchit-gandhi/gtzan"}
@@ -156,10 +162,49 @@ def _find_parquet(path: Path, config_name: str | None) -> list[Path]:
             f"{path} is unfinished: it has a config.json, but no README.md, which is written when all shards are "
             "there. Run the command that makes it again; it goes on where it stopped."
         )
-    files = list_files(path / (config_name or ""), {".parquet"})[0]
+    declared = _read_configurations(path)
+    is_made_here = (path / "config.json").is_file()  # of corruptions each is one, and all together are a source, too
+    if config_name is None and len(declared) > 1 and not is_made_here:
+        config_name = next((name for name, (_, is_default) in declared.items() if is_default), None)
+        if config_name is None:
+            raise UserError(
+                f"{path} has several configurations, by its {CARD_FILE}: {', '.join(declared)}. Name one by "
+                "--dataset_config_name, or give the folder of one."
+            )
+        logger.info("%s: configuration %s, which its %s has as the default.", path, config_name, CARD_FILE)
+    if config_name in declared:
+        patterns, _ = declared[config_name]
+        files = [
+            file
+            for file in list_files(path, {".parquet"})[0]
+            if any(fnmatch.fnmatchcase(file.relative_to(path).as_posix(), pattern) for pattern in patterns)
+        ]
+    else:
+        files = list_files(path / (config_name or ""), {".parquet"})[0]
     if files and list_files(path)[0] and not any(holds_audio(file) for file in files):
         return []  # tables of features beside audio files, or their metadata
     return files
+
+
+def _read_configurations(path: Path) -> dict[str, tuple[list[str], bool]]:
+    """Return {name: (patterns of its files, whether it is the default)} of the configurations that a card declares."""
+    card = path / CARD_FILE
+    entries = read_metadata(card).get("configs") if card.is_file() else None
+    found = {}
+    for entry in entries if isinstance(entries, list) else []:
+        if isinstance(entry, dict) and "config_name" in entry:
+            name, files = str(entry["config_name"]), entry.get("data_files")
+            patterns = [
+                path
+                for item in (files if isinstance(files, list) else [files])
+                for part in ([item.get("path")] if isinstance(item, dict) else [item])
+                for path in (part if isinstance(part, list) else [part])
+                if isinstance(path, str)
+            ]
+            folder = str(entry.get("data_dir") or name).strip("./")
+            patterns = [pattern.removeprefix("./") for pattern in patterns] or [f"{folder}/*"]
+            found[name] = patterns, bool(entry.get("default")) or name == "default"
+    return found
 
 
 def _read_parquet(path: Path, files: list[Path]) -> _Parts:

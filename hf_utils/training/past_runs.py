@@ -85,7 +85,12 @@ def adopt_data_options(arguments: RunArguments) -> RunArguments:
     if not config:
         if read_past_split(arguments) is None:
             message = "%s has neither %s nor %s of a run: its training tracks may be among the test tracks."
-            logger.warning(message, name, RECORD_FILE, CONFIG_FILE)
+        else:
+            message = (
+                "%s has %s, but no %s of its run: its music is known by its sound, but not which dataset, split and "
+                "windows it had. Those of this command count."
+            )
+        logger.warning(message, name, RECORD_FILE, CONFIG_FILE)
         return arguments
     if not Path(name).is_dir():
         config["dataset_name"] = _find_dataset(config["dataset_name"], given.get("dataset_name"), name)

@@ -7,6 +7,7 @@ from typing import Any
 from hf_utils.arguments.model import ModelArguments
 from hf_utils.arguments.run_arguments import RunArguments
 from hf_utils.data.mixing import REAL, parse_mix
+from hf_utils.errors import UserError
 from hf_utils.files import RESULTS_FILE
 from hf_utils.hub.licenses import read_licenses
 from hf_utils.hub.run_files import find_run_file
@@ -17,6 +18,9 @@ def find_earlier_trainings(arguments: RunArguments) -> list[dict[str, Any]]:
 
     Each has the `checkpoint` that came out, the `dataset` of the run, `train` with its tracks and their origins, the
     clips of every one of the `sources` of its training mix, and the `licenses` they state. A stage counts as a run.
+
+    Raises:
+        UserError: the results of that run are damaged.
     """
     model_args = arguments.model
     results = _read_results(model_args, arguments.training.hub_token)
@@ -51,7 +55,7 @@ def find_licenses(arguments: RunArguments) -> dict[str, list[str]]:
 
 
 def _read_results(model_args: ModelArguments, token: str | None) -> Mapping[str, Any]:
-    """Return the results of the run that made the checkpoint; {} without them."""
+    """Return the results of the run that made the checkpoint; {} without them. Raises UserError for a damaged file."""
     path = find_run_file(
         model_args.model_name_or_path,
         RESULTS_FILE,
@@ -61,5 +65,12 @@ def _read_results(model_args: ModelArguments, token: str | None) -> Mapping[str,
     )
     if path is None:
         return {}
-    results = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read ({type(error).__name__}), and it says what the checkpoint was trained on before. "
+            "Copy the whole run again, or, if there is no other copy, delete the file: the card then tells nothing of "
+            "that training."
+        ) from error
     return results if isinstance(results, Mapping) else {}

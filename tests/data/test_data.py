@@ -7,6 +7,7 @@ import shutil
 
 import datasets
 import pytest
+import yaml
 from datasets.exceptions import DatasetNotFoundError
 
 from hf_utils.data.clips import CLIP_COLUMNS, genre_names, load_clips
@@ -236,6 +237,27 @@ def test_parquet_without_hugging_face_types_and_with_configurations(genre_folder
     assert set(clips["split"]) == {"validation"}
     with pytest.raises(UserError, match="configuration 'medium'"):
         load_clips(str(tmp_path / "pq"), config_name="medium")
+
+
+@pytest.mark.parametrize("data_files", ["small/*.parquet", [{"split": "validation", "path": "small/*.parquet"}], None])
+def test_a_folder_with_several_configurations_is_not_read_as_one(data_files, genre_folder, tmp_path):
+    table = datasets.Dataset.from_list(make_rows(genre_folder))
+    for name, rows in (("small", [0, 4, 8]), ("large", range(12))):
+        (tmp_path / name).mkdir()
+        table.select(rows).to_parquet(tmp_path / name / "validation.parquet")
+    files = {"data_files": data_files} if data_files else {"data_dir": "small"}
+    configs = [{"config_name": "a few", **files}, {"config_name": "large"}]
+
+    def write_card(configs):
+        (tmp_path / "README.md").write_text(f"---\n{yaml.safe_dump({'configs': configs})}---\n")
+
+    write_card(configs)
+    with pytest.raises(UserError, match="several configurations.*a few, large.*--dataset_config_name"):
+        load_clips(str(tmp_path))
+    assert sorted(load_clips(str(tmp_path), config_name="a few")["track_id"]) == TRACKS[::4]
+    assert len(load_clips(str(tmp_path), config_name="large")) == 12
+    write_card([configs[0] | {"default": True}, configs[1]])
+    assert len(load_clips(str(tmp_path))) == 3
 
 
 def test_damaged_parquet_is_named(tmp_path):

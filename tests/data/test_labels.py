@@ -86,6 +86,17 @@ def test_several_genres_in_one_field_are_refused(tmp_path):
             load_clips(str(write_table(tmp_path, {"genres": values})))
 
 
+@pytest.mark.parametrize("values", [["pop|rock", "jazz"], ["pop; rock"], ["pop", "rock", "Pop/Rock"]])
+def test_several_genres_joined_in_one_field_are_refused(values, tmp_path):
+    with pytest.raises(UserError, match="several genres in one field, such as .*--label_column_name"):
+        load_clips(str(write_table(tmp_path, {"genre": values})))
+
+
+def test_names_of_one_genre_may_have_slashes_and_plus_signs(tmp_path):
+    values = ["Hip-Hop/Rap", "R&B/Soul", "Soul", "c+w", "drum + bass"]
+    assert set(labels_of(write_table(tmp_path, {"genre": values})).values()) == set(values)
+
+
 def test_a_list_of_genres_beside_a_label_is_asked_back(tmp_path):
     table = table_of(RECORDS, RECORDS).rename_column("genre", "label").add_column("genres", [["jazz"]] * 3)
     table.save_to_disk(tmp_path / "set")

@@ -141,6 +141,14 @@ def test_a_finished_stage_is_passed_over_only_if_it_would_be_the_same(staged, wo
         resume_stages(staged, work, {"learning_rate": 1e-3}, "--split_seed", 4)
 
 
+def test_a_record_without_the_options_of_its_run_is_told_of(work, tmp_path, caplog):
+    run = shutil.copytree(work / "run", tmp_path / "run")
+    (run / "config.yaml").unlink()
+    start(run, "--do_eval", "--dataset_name", work / "G", "--output_dir", tmp_path / "eval")
+    assert "split.json, but no config.yaml" in caplog.text
+    assert read_results(tmp_path / "eval")["protocol"]["seed"] == 3
+
+
 def test_a_finished_run_is_not_passed_over_where_another_evaluation_is_asked_for(staged, work, tmp_path):
     for seed, genre in enumerate(("jazz", "rock", "soul")):
         path = tmp_path / "more" / genre / f"new-{genre}.wav"

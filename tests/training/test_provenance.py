@@ -6,6 +6,7 @@ import huggingface_hub
 import pytest
 
 from hf_utils.arguments.run_arguments import RunArguments
+from hf_utils.errors import UserError
 from hf_utils.hub.licenses import read_licenses
 from hf_utils.training.provenance import find_earlier_trainings, find_licenses
 
@@ -107,3 +108,12 @@ def test_the_past_of_a_checkpoint_on_the_hub_is_in_the_cache_of_the_model(tmp_pa
     arguments = make_arguments(tmp_path, "me/net", cache_dir=str(tmp_path / "cache"))
     assert [past["dataset"] for past in find_earlier_trainings(arguments)] == ["songs"]
     assert find_licenses(arguments) == {"me/net": ["cc-by-nc-4.0"]}
+
+
+@pytest.mark.parametrize("content", [b"{", b"", b"\xff"])
+def test_damaged_results_of_the_checkpoint_are_named(content, tmp_path):
+    (tmp_path / "net").mkdir()
+    (tmp_path / "net" / "results.json").write_bytes(content)
+    options = {"output_dir": str(tmp_path / "run"), "use_cpu": True, "model_name_or_path": str(tmp_path / "net")}
+    with pytest.raises(UserError, match="results.json cannot be read"):
+        find_earlier_trainings(RunArguments.from_options(options))
