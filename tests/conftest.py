@@ -1,5 +1,6 @@
 """Test set-up: no network, no writing outside temporary folders, and the audio that several test files use."""
 
+import logging
 import os
 import tempfile
 from pathlib import Path
@@ -34,6 +35,16 @@ def gtzan_mini() -> Path:
     if not folder.is_dir():
         pytest.skip("needs the real clips: set GTZAN_MINI to a folder of genre folders")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def levels_of_loggers():
+    """Give our loggers their levels back, which a script sets for its process: later tests read what is logged."""
+    loggers = [logging.getLogger(name) for name in ("hf_utils", "__main__")]
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.fixture
