@@ -1,4 +1,4 @@
-"""The options of run_classification.py: the model, and (in data.py and training.py) the data and the training.
+"""The options of run_classification.py: the model, and (in data.py and training_options.py) the data and training.
 
 An option that is None by default leaves the choice to the model or the machine; its help says what that is.
 """
