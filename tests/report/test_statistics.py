@@ -168,7 +168,8 @@ def make_table(right):
         for arm in range(arms)
     }
     tracks = tuple(f"track {index:03d}" for index in range(num_tracks))
-    return Table("filtered", None, None, (), ("rock", "other"), False, tracks, np.zeros(num_tracks, int), cells)
+    labels = np.zeros(num_tracks, int)
+    return Table("filtered", None, None, (), ("rock", "other"), False, False, tracks, labels, cells)
 
 
 def find_differences(right, weights):
