@@ -23,6 +23,8 @@ _METHOD = (
     "Scores are per track: the mean of its windows' probabilities. ± is the standard deviation over training seeds. "
     "The interval in brackets is a bootstrap over test tracks (2,000 resamples) of the mean over seeds; for pooled "
     "folds, ROC-AUC counts only pairs of tracks that one model scored.",
+    "'All seeds together' is the ensemble of the runs of all seeds: per track, the mean of their probabilities. It is "
+    "another system than any of its runs, so it is in no comparison.",
     "An arm is compared with its reference on the same tracks and seeds. With one run per arm the test is McNemar's "
     "exact one, and the interval is only over tracks. With several, the standard error has two parts: the paired "
     "bootstrap over tracks, and the variance over seeds, for which the largest of three estimates counts (of this "

@@ -54,11 +54,17 @@ class Comparison:
 
 @dataclasses.dataclass(frozen=True)
 class ScoredTable:
-    """A table with `scores` by (model, arm, metric), and the comparisons of its arms with the `reference` arm."""
+    """A table, and the comparisons of its arms with the `reference` arm.
+
+    Attributes:
+        scores: by (model, arm, metric): the mean over seeds.
+        scores_together: of the ensemble of all seeds, where there are several.
+    """
 
     table: Table
     reference: str
     scores: Mapping[tuple[str, str, str], Score]
+    scores_together: Mapping[tuple[str, str, str], Score]
     comparisons: list[Comparison]
 
 
@@ -67,10 +73,27 @@ def score_and_compare(table: Table, reference: str, *, num_resamples: int, seed:
     num_tracks = len(table.track_ids)
     weights = np.vstack([np.ones(num_tracks), resample_tracks(num_tracks, num_resamples, seed)])
     resampled = {metric: resample_scores(table, metric, weights) for metric in METRICS}
-    scores = {
-        (*cell, metric): _summarise(values) for metric, cells in resampled.items() for cell, values in cells.items()
-    }
-    return ScoredTable(table, reference, scores, compare_arms(table, reference, resampled))
+    ensembles = join_seeds(table)
+    resampled_together = {metric: resample_scores(ensembles, metric, weights) for metric in METRICS}
+    scores, scores_together = (
+        {(*cell, metric): _summarise(values) for metric, cells in found.items() for cell, values in cells.items()}
+        for found in (resampled, resampled_together)
+    )
+    return ScoredTable(table, reference, scores, scores_together, compare_arms(table, reference, resampled))
+
+
+def join_seeds(table: Table) -> Table:
+    """Return the cells that have several seeds, each as one replicate: the mean of the seeds' probabilities."""
+    cells = {}
+    for cell, replicates in table.cells.items():
+        first = replicates[0]
+        # Of pooled folds, a track must have been scored by the same fold of every seed.
+        is_alike = all(np.array_equal(replicate.fold_index, first.fold_index) for replicate in replicates)
+        if len(replicates) > 1 and is_alike:
+            probabilities = np.mean([replicate.probabilities for replicate in replicates], axis=0)
+            runs = tuple(run for replicate in replicates for run in replicate.runs)
+            cells[cell] = [dataclasses.replace(first, probabilities=probabilities, runs=runs)]
+    return dataclasses.replace(table, cells=cells)
 
 
 def resample_scores(table: Table, metric: str, weights: np.ndarray) -> dict[tuple[str, str], np.ndarray]:

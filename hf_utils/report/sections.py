@@ -270,28 +270,21 @@ def comparison_grid(scored: ScoredTable) -> Grid:
 
 
 def score_grid(scored: ScoredTable, metric: str) -> Grid:
-    """Return one metric: models as rows, arms as columns."""
+    """Return one metric: models as rows, arms as columns; below a model, all of its seeds together."""
     table, arms = scored.table, scored.table.arms(scored.reference)
     rows = []
     for model in table.models:
-        cells = [(model, arm) for arm in arms]
-        rows.append(
-            [
-                model,
-                *(
-                    _score_text(scored.scores[(*cell, metric)], len(table.cells[cell]), metric)
-                    if cell in table.cells
-                    else "–"
-                    for cell in cells
-                ),
-            ]
-        )
+        for name, scores in ((model, scored.scores), (f"{model}, all seeds together", scored.scores_together)):
+            found = [scores.get((model, arm, metric)) for arm in arms]
+            if any(found):
+                num_seeds = [len(table.cells.get((model, arm), ())) for arm in arms]
+                rows.append([name, *(_score_text(*pair, metric) for pair in zip(found, num_seeds, strict=True))])
     heading = f"{_TITLES[metric]}: mean ± standard deviation over seeds [95 % interval over test tracks], (seeds)"
     return Grid(heading, ["model", *arms], rows)
 
 
-def _score_text(score: Score, num_seeds: int, metric: str) -> str:
-    if not math.isfinite(score.mean):
+def _score_text(score: Score | None, num_seeds: int, metric: str) -> str:
+    if score is None or not math.isfinite(score.mean):
         return "–"
     factor, digits = (100, 1) if metric == "accuracy" else (1, 3)
     mean, low, high = (f"{factor * value:.{digits}f}" for value in (score.mean, score.low, score.high))
