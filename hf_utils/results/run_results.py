@@ -18,7 +18,7 @@ import numpy as np
 from hf_utils.disclosure import is_secret
 from hf_utils.errors import UserError
 from hf_utils.files import RESULTS_FILE, file_stem, to_json, write_atomically, write_predictions
-from hf_utils.results.metrics import GenreMetrics, softmax, vote
+from hf_utils.results.metrics import metrics_for, softmax, vote
 from hf_utils.results.plots import confusion_figure, encode_png
 from hf_utils.versions import installed_versions
 
@@ -69,12 +69,12 @@ def score_windows(logits: np.ndarray, windows, genres: Sequence[str], name: str)
             "fp32 (--precision fp32)."
         )
     probabilities = softmax(logits)
-    metrics = GenreMetrics(genres)
+    metrics = metrics_for(tuple(genres))
     soft, hard = (vote(probabilities, track_index, how) for how in ("soft", "hard"))
     scores = {
-        "track": metrics.compute(predictions=soft, references=labels),
-        "track_hard": metrics.compute(predictions=hard, references=labels),
-        "window": metrics.compute(predictions=probabilities, references=labels[track_index]),
+        "track": metrics.score(soft, labels),
+        "track_hard": metrics.score(hard, labels),
+        "window": metrics.score(probabilities, labels[track_index]),
     }
     return EvaluatedSet(name, list(windows.track_ids), labels, soft, scores, len(track_index))
 

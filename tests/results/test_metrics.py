@@ -21,6 +21,7 @@ def draw():
 def test_scores_equal_scikit_learn(draw):
     probabilities, labels = draw
     scores = GenreMetrics(GENRES).compute(predictions=probabilities, references=labels)
+    assert scores == GenreMetrics(GENRES).score(probabilities, labels)
     chosen = probabilities.argmax(axis=1)
     expected = {
         "accuracy": sklearn_metrics.accuracy_score(labels, chosen),
