@@ -78,7 +78,26 @@ def split_artist_folds(
     for name, part in (("test", parts[fold]), ("validation", parts[(fold + 1) % num_folds])):
         for position in part:
             splits[order[position]] = name
+    _warn_of_small_shares(clips, splits, num_folds)
     return splits
+
+
+def _warn_of_small_shares(clips: datasets.Dataset, splits: Sequence[str], num_folds: int) -> None:
+    """Log the genres of which a held-out fold has less than half of its share; `_check_contents` tells of none."""
+    genres = label_names(clips)
+    sizes, counts = Counter(genres), Counter(zip(splits, genres, strict=True))
+    for name in ("validation", "test"):
+        small = {
+            genre: f"{counts[name, genre]} of {sizes[genre]} {genre} tracks"
+            for genre in sorted(sizes)
+            if 0 < counts[name, genre] < sizes[genre] / num_folds / 2
+        }
+        if small:
+            logger.warning(
+                "Split %s has only %s, less than half of a fold's share: artists with many tracks are in other folds. "
+                "Its scores for %s say little; score all folds together, as the report does.",
+                *(name, ", ".join(small.values()), "these genres" if len(small) > 1 else "this genre"),
+            )
 
 
 def _warn_of_few_artists(clips: datasets.Dataset, groups: Sequence[int], num_folds: int) -> None:

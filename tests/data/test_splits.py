@@ -150,6 +150,26 @@ def test_folds_hold_every_genre_where_its_artists_suffice(num_folds, without, be
     assert ((counts * num_folds / 100 - 1) ** 2).sum() < 1.03 * best
 
 
+@pytest.mark.parametrize("sizes, is_told", [([18, 9, 2, 1], True), ([8, 8, 7, 7], False)])
+def test_a_fold_with_little_of_a_genre_says_so(sizes, is_told, caplog):
+    """One genre by 4 artists of these many tracks, in 4 folds: each has one artist, and a share of 7.5 tracks."""
+    artists = [f"odd {index}" for index, size in enumerate(sizes) for _ in range(size)]
+    others = [f"artist {number % 12}" for number in range(60)]
+    names = [f"t{number:03d}" for number in range(90)]
+    clips = make_clips(names, ["odd"] * 30 + ["plain"] * 60, artist=[*artists, *others])
+    found = []
+    for fold in range(4):
+        caplog.clear()
+        parts = assign_splits(clips, "artist_folds", seed=0, num_folds=4, fold=fold)
+        for split in ("validation", "test"):
+            held_out = zip(parts["split"], parts["artist"], strict=True)
+            count = sum(side == split and artist.startswith("odd") for side, artist in held_out)
+            told = f"Split {split} has only {count} of 30 odd tracks" in caplog.text
+            assert told == (0 < count < 30 / 4 / 2)
+            found.append(told)
+    assert any(found) == is_told
+
+
 def test_artist_folds_refuses_what_cannot_be_cut():
     clips = make_plain(artist=[f"artist {number % 4}" for number in range(60)])
     with pytest.raises(UserError, match="num_folds is 5, but these 60 clips of 4 artists can be cut into 4"):
