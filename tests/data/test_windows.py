@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from hf_utils.audio import from_pcm16
+from hf_utils.data.window_lengths import WindowLengths
 from hf_utils.data.windows import EvaluationWindows, TrainingWindows
 
 WINDOW_SAMPLES = 100
@@ -95,3 +96,11 @@ def test_a_transform_sees_the_windows_seed(clips):
     plain = TrainingWindows(clips, WINDOW_SAMPLES, seed=0)
     assert np.array_equal(windows[1]["samples"], -plain[1]["samples"])
     assert calls == [plain[1]["seed"]]
+
+
+@pytest.mark.parametrize(
+    ("num_short", "told"), [(0, []), (7, ["7 of 20 clips", "window of 10.24 s", "--window_seconds"])]
+)
+def test_clips_shorter_than_the_window_are_told_of(num_short, told, caplog):
+    WindowLengths(16_000, 163_840, 81_920).warn_of_short(num_short, 20)
+    assert bool(caplog.messages) == bool(told) and all(words in caplog.text for words in told)
