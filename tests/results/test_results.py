@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from hf_utils.errors import UserError
 from hf_utils.files import file_stem, read_predictions, write_atomically, write_predictions
-from hf_utils.results.run_results import format_scores, score_windows, versions, warn_near_chance
+from hf_utils.results.run_results import format_scores, is_near_chance, score_windows, versions, warn_near_chance
 
 HOSTILE = ["a|b", "<script>", 'qu"ote, comma', "line\r\nbreak\rhere", "$\\frac$", "prediction"]
 
@@ -52,7 +52,25 @@ def test_one_warning_names_the_sets_that_chance_explains(caplog):
         assert caplog.messages == []
         warn_near_chance([evaluate(genres, labels, "bad", strength=0), good, evaluate(genres, labels, "worse", 0)])
     (message,) = caplog.messages
-    assert "bad, worse" in message and "good" not in message and len(message) < 120
+    assert "bad, worse" in message and "good" not in message and len(message) < 140
+
+
+@pytest.mark.parametrize(
+    ("num_genres", "num_tracks", "num_right", "is_told"),
+    [
+        # Of 4 tracks of 4 genres, all must be right (0.25 ** 4 = 0.4 %, 3 or more 5.1 %): too few to tell anything.
+        (4, 4, 0, False),
+        (4, 4, 2, False),
+        # Of 10 tracks of 10 genres, 4 are enough: P(X >= 3) = 7.0 %, P(X >= 4) = 1.3 %.
+        (10, 10, 3, True),
+        (10, 10, 4, False),
+    ],
+)
+def test_chance_is_told_of_only_where_the_set_is_large_enough(num_genres, num_tracks, num_right, is_told):
+    genres, labels = [f"g{number}" for number in range(num_genres)], np.arange(num_tracks) % num_genres
+    chosen = np.where(np.arange(num_tracks) < num_right, labels, (labels + 1) % num_genres)
+    logits = np.repeat(5 * np.eye(num_genres)[chosen], 2, axis=0)
+    assert is_near_chance(score_windows(logits, make_windows(labels, 2), genres, "test")) == is_told
 
 
 def test_predictions_come_back_exactly_whatever_the_names(tmp_path):
