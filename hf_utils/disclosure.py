@@ -27,9 +27,10 @@ def is_hub_id(name: str) -> bool:
 
 
 def show_source(name: str) -> str:
-    """Return a dataset's or model's name for others: an absolute path is reduced to its last part."""
-    if name.startswith(("/", "~")):
-        return PurePosixPath(name).name
+    """Return a dataset's or model's name for others: of an absolute path, or one from `.` or `..`, the last part."""
+    if name in (".", "..") or name.startswith(("/", "~", "./", "../")):
+        last = PurePosixPath(name).name
+        return last if last not in ("", "..") else Path(name).expanduser().resolve().name
     return PureWindowsPath(name).name if re.match(r"[A-Za-z]:\\|\\\\", name) else name
 
 

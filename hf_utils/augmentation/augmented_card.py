@@ -12,6 +12,7 @@ from hf_utils.augmentation.corruptions import Corruption
 from hf_utils.cards.dataset_card import DatasetDescription, Use, dataset_card, use_for_evaluation, use_for_training
 from hf_utils.cards.markup import Markdown
 from hf_utils.data.clips import genre_names
+from hf_utils.data.gtzan import is_gtzan
 from hf_utils.data.shards import Shards
 
 _COLUMNS = ["label", "origin", "transforms", "snr_db", "measured_snr_db", "gain", "clipped_share"]
@@ -50,9 +51,9 @@ _KINDS_TEXT = (
 )
 _LICENCE_TEXT = (
     "The copies contain the music of the original dataset and have its licence and its restrictions; none is added "
-    "or removed here. GTZAN states none: its clips are excerpts of published recordings, usable for research at most. "
-    "Recordings mixed into the music bring their own licence."
+    "or removed here.{gtzan} Recordings mixed into the music bring their own licence."
 )
+_GTZAN_TEXT = " GTZAN states none: its clips are excerpts of published recordings, usable for research at most."
 
 
 def describe_augmented(
@@ -75,7 +76,7 @@ def describe_augmented(
         "Use": _use_text(plan, config, is_benchmark),
         "Columns": _COLUMN_TEXT,
         "Seeds": _SEED_TEXT,
-        "Licence": _LICENCE_TEXT,
+        "Licence": _LICENCE_TEXT.format(gtzan=_GTZAN_TEXT if is_gtzan(config["dataset"], config["protocol"]) else ""),
     }
     description = DatasetDescription(
         title=f"{what} copies of {config['dataset']} ({config['augmentation']})",

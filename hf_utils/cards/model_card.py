@@ -19,6 +19,7 @@ from hf_utils.arguments.options import collect_options, complete_classes, defaul
 from hf_utils.arguments.run_arguments import RUN_CLASSES
 from hf_utils.arguments.run_options import differing_options
 from hf_utils.cards.markup import Markdown, code_block, escape, one_line, paragraphs, picture, render_template, table
+from hf_utils.data.gtzan import is_gtzan
 from hf_utils.data.mixing import REAL
 from hf_utils.disclosure import SHORTENED_NOTE, is_hub_id, is_secret, show_command, show_source, show_value
 from hf_utils.files import CARD_FILE, write_atomically
@@ -62,9 +63,8 @@ PROTOCOL_TEXTS = {
 }
 
 
-def is_gtzan(results: Mapping) -> bool:
-    """Whether the run's data is GTZAN, as far as its name and protocol tell."""
-    return results["protocol"]["name"] == "filtered" or "gtzan" in str(results["config"].get("dataset_name")).lower()
+def _is_gtzan(results: Mapping) -> bool:
+    return is_gtzan(str(results["config"].get("dataset_name")), results["protocol"])
 
 
 def trainings(results: Mapping) -> list[Mapping]:
@@ -145,12 +145,12 @@ CAVEATS = (
         "checks this and would not have started.",
     ),
     (
-        is_gtzan,
+        _is_gtzan,
         "GTZAN's recordings were collected without their owners' leave, and it states no licence; the weights may not "
         "be free of that.",
     ),
     (
-        is_gtzan,
+        _is_gtzan,
         "GTZAN has faults that no split cures: mislabelled and contentious tracks, repeated and distorted recordings, "
         "35 of 100 reggae tracks by one artist (Sturm, arXiv 1306.1461). Its genres are those of one collection, with "
         "one label per track.",

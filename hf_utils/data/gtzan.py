@@ -7,10 +7,15 @@ out); artists, titles and repetitions follow Sturm's catalogue of the faults of 
 import csv
 import functools
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import MappingProxyType
 
 _CSV_PATH = Path(__file__).with_name("gtzan_tracks.csv")
+
+
+def is_gtzan(dataset: str, protocol: Mapping) -> bool:
+    """Whether a dataset is GTZAN or made of it, as far as its own name (not its folder's) and its split tell."""
+    return protocol["name"] == "filtered" or "gtzan" in PurePath(dataset).name.lower()
 
 
 @functools.cache

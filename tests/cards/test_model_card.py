@@ -1,5 +1,6 @@
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -336,6 +337,8 @@ def test_commands_lose_secrets_and_folders():
     assert show_command("run.py --name 'unfinished") == "run.py --name ''\"'\"'unfinished'"
     assert show_command("run.py --hub_token --push_to_hub") == "run.py --push_to_hub"
     assert show_source(r"C:\Users\Anna\music") == "music" and show_source("data/demo") == "data/demo"
+    assert [show_source(name) for name in ("../music", "./music", "/x/music/")] == ["music"] * 3
+    assert show_source("..") == Path.cwd().parent.name and show_source(".") == Path.cwd().name
 
 
 def test_no_secret_and_no_folder_of_the_machine_in_a_card(tmp_path):

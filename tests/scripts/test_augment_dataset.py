@@ -141,6 +141,7 @@ def test_dataset_loads_and_can_be_trained_on(run, genre_folder, tmp_path):
     with pytest.raises(UserError, match="copy of the track"):
         check_leaks({"train": noisy, "test": clips})
     card = (folder / "README.md").read_text()
+    assert "GTZAN" not in card  # of its licence: these clips are somebody's own
     assert "| all genres | 6 |" in card and "AddGaussianSNR" in card and str(tmp_path) not in card
 
 
