@@ -6,6 +6,7 @@
     python run_classification.py configs/convnext.yaml --search configs/search/optuna.yaml --num_trials 30
     python run_classification.py --model_name_or_path runs/ast --do_eval --corruptions configs/corruptions.yaml
     python run_classification.py --model_name_or_path runs/ast --do_predict --predict_path ~/Music
+    python run_classification.py --model_name_or_path runs/a --ensemble_with runs/b runs/c --do_eval
 
 Options come from any number of YAML files, left to right, and then from the command line.
 """
@@ -40,7 +41,9 @@ def main(argv: list[str] | None = None) -> int:
 
         print(f"The best options: {run_search(arguments, search_args)}")
         return 0
-    if has_clips:
+    if model_args.ensemble_with:
+        from hf_utils.training.ensemble import run_ensemble as run
+    elif has_clips:
         from hf_utils.training.run import run
     else:
         from hf_utils.training.prediction import run_prediction as run

@@ -25,6 +25,12 @@ class ModelArguments:
         "model, which becomes a spectrogram CNN. A folder with only a config.json trains from random weights.",
         metavar="NAME_OR_FOLDER",
     )
+    ensemble_with: list[str] = _model(
+        [],
+        "More checkpoints of the same genres, of any kind: in --do_eval and --do_predict their probabilities and the "
+        "model's are averaged.",
+        metavar="NAME_OR_FOLDER",
+    )
     model_revision: str | None = _model(None, "Branch, tag or commit of the checkpoint. (default: its main branch)")
     cache_dir: str | None = _model(
         None, "Folder for downloaded checkpoints. (default: that of Hugging Face, set by HF_HOME)", metavar="FOLDER"

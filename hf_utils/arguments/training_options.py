@@ -49,7 +49,8 @@ def _run_folder(options: Mapping[str, Any]) -> str:
     """Another folder than the model's where nothing is trained: the model's may be the run that trained it."""
     trains = options.get("do_train") or not (options.get("do_eval") or options.get("do_predict"))
     kind = "" if trains else "-eval" if options.get("do_eval") else "-predict"
-    return str(Path("runs", Path(options.get("model_name_or_path", "run")).name + kind))
+    ensemble = "-ensemble" if options.get("ensemble_with") else ""
+    return str(Path("runs", Path(options.get("model_name_or_path", "run")).name + ensemble + kind))
 
 
 @dataclasses.dataclass(repr=False)  # a generated one would show the token

@@ -177,7 +177,8 @@ def _name_cell(config: dict[str, Any]) -> tuple[str, str]:
     names = str(config.get("run_name") or "").split("/")
     if len(names) == 2 and all(names):
         return names[0], names[1]
-    model = Path(str(config.get("model_name_or_path", "unnamed"))).name
+    members = [config.get("model_name_or_path", "unnamed"), *(config.get("ensemble_with") or [])]
+    model = _ARM_PARTS.join(Path(str(name)).name for name in members)
     mix = [item for item in config.get("train_datasets") or ["real"]]
     if config.get("augmentation"):
         mix.append(f"augmented by {show_source(config['augmentation'])}")

@@ -26,6 +26,11 @@ class Classifier:
     precision: torch.dtype | None = None
 
 
+def load_config(arguments: RunArguments) -> Any:
+    """Return the configuration of the checkpoint. Raises UserError if there is none."""
+    return _find_checkpoint(arguments).load_config()
+
+
 def check_checkpoint(arguments: RunArguments) -> None:
     """Raise UserError if the checkpoint cannot be used, as far as it shows without its weights being loaded."""
     checkpoint = _find_checkpoint(arguments)

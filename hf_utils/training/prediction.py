@@ -64,9 +64,14 @@ def predict(arguments: RunArguments) -> int:
         # What is there was made by weights of this run that were not its last.
         overwrite=training_args.overwrite or training_args.do_train,
     )
-    skipped = f", {len(failures)} skipped" if failures else ""
-    print(f"{done} file{'s' * (done != 1)} tagged{skipped}: {Path(training_args.output_dir, PREDICTIONS_FILE)}")
+    say_what_was_tagged(training_args.output_dir, done, len(failures))
     return 1 if failures else 0
+
+
+def say_what_was_tagged(output_dir: str | os.PathLike, num_tagged: int, num_skipped: int) -> None:
+    """Print where the predictions are."""
+    skipped = f", {num_skipped} skipped" if num_skipped else ""
+    print(f"{num_tagged} file{'s' * (num_tagged != 1)} tagged{skipped}: {Path(output_dir, PREDICTIONS_FILE)}")
 
 
 def predict_files(
@@ -126,10 +131,10 @@ def predict_files(
                     failures.append((name, str(error)))
                     continue
                 num_short += len(times) == 1 and float(times[0][1]) < window_seconds - 1e-3
-                result = {"row": _row(probabilities.mean(axis=0), genres)}
+                result = {"row": format_row(probabilities.mean(axis=0), genres)}
                 if per_window:
                     result["timeline"] = timelines[name]
-                    rows = ([*span, *_row(row, genres)] for span, row in zip(times, probabilities, strict=True))
+                    rows = ([*span, *format_row(row, genres)] for span, row in zip(times, probabilities, strict=True))
                     header = ["start_seconds", "end_seconds", "prediction", *genres]
                     write_csv(output_dir / timelines[name], header, rows)
                 journal.add(name, states[name], result)
@@ -249,5 +254,6 @@ def _start_file(pool: WindowPool, blocks: Iterable[np.ndarray], lengths: WindowL
         return _StartedFile(times, [], error)
 
 
-def _row(probabilities: np.ndarray, genres: list[str]) -> list[str]:
+def format_row(probabilities: np.ndarray, genres: list[str]) -> list[str]:
+    """Return what stands behind a file's name: the likeliest genre, and the probabilities (K,)."""
     return [genres[probabilities.argmax()], *(f"{p:.6f}" for p in probabilities)]

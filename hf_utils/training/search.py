@@ -65,6 +65,8 @@ def run_search(arguments: RunArguments, search_args: SearchArguments) -> Path:
             trial came to an end.
     """
     training_args = arguments.training
+    if arguments.model.ensemble_with:
+        raise UserError("ensemble_with works with --do_eval and --do_predict: leave it or --search out")
     space = read_space(search_args.search, collect_options(complete_classes(RUN_CLASSES)))
     _check_job(training_args)
     output_dir = Path(training_args.output_dir)

@@ -1,0 +1,182 @@
+"""Several checkpoints as one model: the mean of their probabilities for each track, or file. N tracks, K genres.
+
+Every member keeps its own features, sampling rate and windows, so they may be of any families. One is in memory at a
+time.
+"""
+
+import csv
+import dataclasses
+import logging
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hf_utils.arguments.run_arguments import RunArguments
+from hf_utils.errors import UserError
+from hf_utils.files import file_stem, write_csv
+from hf_utils.models.families import is_multi_label
+from hf_utils.models.loading import own_genres
+from hf_utils.training.classifier import load_config, load_model
+from hf_utils.training.past_runs import adopt_data_options
+from hf_utils.training.prediction import PREDICTIONS_FILE, format_row, predict_files, say_what_was_tagged
+
+if TYPE_CHECKING:
+    from hf_utils.results.run_results import EvaluatedSet, RunRecord
+
+logger = logging.getLogger(__name__)
+
+MEMBERS_FOLDER = "members"
+
+
+def run_ensemble(arguments: RunArguments) -> int:
+    """Evaluate or tag files by all checkpoints together; return the exit code of the script.
+
+    Raises:
+        UserError: they differ in genres or tested tracks, or something is asked that only one model can do.
+    """
+    members = [adopt_data_options(member) for member in _list_members(arguments)]
+    if arguments.training.do_eval:
+        evaluate_ensemble(arguments, members)
+    if arguments.training.do_predict and arguments.training.process_index == 0:
+        return predict_ensemble(arguments, members)
+    return 0
+
+
+def _list_members(arguments: RunArguments) -> list[RunArguments]:
+    """Return the arguments of every member by itself."""
+    for name, is_given in (
+        ("do_train", arguments.training.do_train),
+        ("corruptions", arguments.data.corruptions is not None),
+        ("per_window", arguments.training.per_window),
+        ("model_revision", arguments.model.model_revision is not None),
+    ):
+        if is_given:
+            raise UserError(f"{name} works with one checkpoint: leave it or --ensemble_with out")
+    models = [
+        dataclasses.replace(arguments.model, model_name_or_path=name, ensemble_with=[])
+        for name in [arguments.model.model_name_or_path, *arguments.model.ensemble_with]
+    ]
+    members = [dataclasses.replace(arguments, model=model) for model in models]
+    first, *others = configs = [load_config(member) for member in members]
+    for model, config in zip(models[1:], others, strict=True):
+        if set(own_genres(config)) != set(own_genres(first)) or is_multi_label(config) != is_multi_label(first):
+            raise UserError(
+                f"{model.model_name_or_path} tells {', '.join(own_genres(config))} apart, expected the genres of "
+                f"{models[0].model_name_or_path}: {', '.join(own_genres(first))}"
+            )
+    logger.info("An ensemble of %d checkpoints: the mean of their probabilities.", len(configs))
+    return members
+
+
+def evaluate_ensemble(arguments: RunArguments, members: Sequence[RunArguments]) -> None:
+    """Write results.json, predictions and pictures as of one model.
+
+    Raises:
+        UserError: the members' sets hold other tracks.
+    """
+    # Here, because a prediction does not need what they import.
+    from hf_utils.training.run import prepare_experiment, write_run
+
+    sets, records, is_main = [], [], True
+    for member in members:
+        logger.info("Member %s", member.model.model_name_or_path)
+        experiment, started = prepare_experiment(member), time.time()
+        trainer, windows = experiment.trainer, experiment.windows
+        sets.append([trainer.evaluate_set(windows[name], name) for name in windows])
+        seconds = {"data": experiment.seconds, "training": 0.0, "evaluation": time.time() - started}
+        records.append(experiment.describe(member, arguments.config(), seconds, None))
+        is_main = trainer.is_world_process_zero()
+    names = [member.model.model_name_or_path for member in members]
+    evaluations = [average_sets(names, found, records[0].genres) for found in zip(*sets, strict=True)]
+    if is_main:
+        write_run(arguments, _join_records(records), evaluations, [])
+
+
+def _join_records(records: "Sequence[RunRecord]") -> "RunRecord":
+    """Return what results.json says of the ensemble: as of its first member, with what the others add to it."""
+    first = records[0]
+    seen = {name: kinds for record in records for name, kinds in record.data.get("seen_tracks", {}).items()}
+    return dataclasses.replace(
+        first,
+        model={**first.model, "ensemble": [record.model for record in records]},
+        data={**first.data, "seen_tracks": seen} if seen else first.data,
+        seconds={part: sum(record.seconds[part] for record in records) for part in first.seconds},
+        earlier=[earlier for record in records for earlier in record.earlier],
+        licenses={name: ids for record in records for name, ids in record.licenses.items()},
+    )
+
+
+def average_sets(names: Sequence[str], sets: "Sequence[EvaluatedSet]", genres: Sequence[str]) -> "EvaluatedSet":
+    """Return the mean of what members found on one set. Hard vote and window scores are undefined: windows differ.
+
+    Raises:
+        UserError: they heard other tracks.
+    """
+    from hf_utils.results.metrics import GenreMetrics
+
+    first = sets[0]
+    probabilities = []
+    for name, found in zip(names, sets, strict=True):
+        if found.name != first.name or found.track_ids != first.track_ids:
+            raise UserError(
+                f"{first.name} of {name} holds other tracks than that of {names[0]}: an ensemble needs members of one "
+                "split of one dataset. Leave the member out."
+            )
+        probabilities.append(found.probabilities)
+    mean = np.mean(probabilities, axis=0)
+    track = GenreMetrics(genres).compute(predictions=mean, references=first.labels)
+    undefined = dict.fromkeys(track, math.nan)
+    scores = {"track": track, "track_hard": undefined, "window": undefined}
+    num_windows = sum(found.num_windows for found in sets)
+    return dataclasses.replace(first, probabilities=mean, scores=scores, num_windows=num_windows)
+
+
+def predict_ensemble(arguments: RunArguments, members: Sequence[RunArguments]) -> int:
+    """Tag the user's files; each member's own predictions, in `members`, are continued and kept.
+
+    Returns 1 if some files could not be read, else 0.
+    """
+    training_args, tables, skipped = arguments.training, [], set()
+    for number, member in enumerate(members, start=1):
+        name = member.model.model_name_or_path
+        folder = Path(training_args.output_dir, MEMBERS_FOLDER, f"{number}-{file_stem(Path(name).name)}")
+        logger.info("Member %s", name)
+        classifier = load_model(member, genres=None)
+        classifier.model.to(training_args.device)
+        _, failures = predict_files(
+            classifier,
+            training_args.predict_path,
+            folder,
+            batch_size=training_args.per_device_eval_batch_size,
+            num_proc=arguments.data.num_proc,
+            overwrite=training_args.overwrite,
+        )
+        skipped |= {file for file, _ in failures}
+        tables.append(_read_predictions(folder / PREDICTIONS_FILE))
+    genres = tables[0].genres
+    files = [file for file in tables[0].rows if all(file in table.rows for table in tables)]
+    rows = []
+    for file in files:
+        mean = np.mean([[table.rows[file][genre] for genre in genres] for table in tables], axis=0)
+        rows.append([file, *format_row(mean, genres)])
+    write_csv(Path(training_args.output_dir, PREDICTIONS_FILE), ["file", "prediction", *genres], rows)
+    say_what_was_tagged(training_args.output_dir, len(rows), len(skipped))
+    return 1 if skipped else 0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Table:
+    """Predictions of one member: `rows` is {file: {genre: probability}}."""
+
+    genres: list[str]
+    rows: dict[str, dict[str, float]]
+
+
+def _read_predictions(path: Path) -> _Table:
+    with path.open(encoding="utf-8", newline="") as file:
+        (_, _, *genres), *rows = csv.reader(file)
+    return _Table(genres, {name: dict(zip(genres, map(float, row), strict=True)) for name, _, *row in rows})
