@@ -2,7 +2,8 @@
 
 Field metadata: `help`, `metavar` and `choices` are argparse's. `group` puts the option into `--help` and into every
 saved configuration; stock options, which have none, are accepted all the same. A `yaml_only` option has no flag.
-`derive(options)` gives an option's default from the other options. `at_least`, `above` and `below` bound a number.
+`derive(options)` gives an option's default from the other options. `at_least`, `above`, `at_most` and `below` bound
+a number.
 """
 
 import dataclasses
@@ -20,6 +21,7 @@ _KINDS = {bool: "true or false", int: "a whole number", float: "a float", str: "
 _BOUNDS = {
     "at_least": ("at least", operator.ge),
     "above": ("more than", operator.gt),
+    "at_most": ("at most", operator.le),
     "below": ("less than", operator.lt),
 }
 

@@ -25,6 +25,7 @@ _SILENCED = {
         ("constant", "reduce_lr_on_plateau", "greedy"),
         "choose a schedule with a warm-up, such as constant_with_warmup",
     ),
+    "layer_decay": ("freeze", "none", ("backbone",), "choose another freeze, under which blocks learn"),
 }
 
 

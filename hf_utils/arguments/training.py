@@ -27,6 +27,8 @@ _FIXED_OPTIONS = {
     "eval_do_concat_batches": (True, "scores are of whole tracks, whose windows are in several batches"),
     "label_names": (None, "the labels are found by the collator"),
 }
+# {option: its value that changes nothing}, of options that need all parameters in each process, under their names.
+_UNSHARDED = {"head_learning_rate": None, "layer_decay": 1.0}
 _MOST_WORKERS = 12  # with 16, AST's windows came no faster
 
 
@@ -68,6 +70,7 @@ class ClassificationTrainingArguments(TrainingOptions, TrainingArguments):
         TrainingOptions.__post_init__(self)
         self._check_stock_options()
         self._check_scheduler()
+        self._check_sharding()
         # Without `use_cpu`, a machine without a GPU refuses bf16, and every process of torchrun believes it is alone.
         launched_on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
         self.use_cpu = self.use_cpu or launched_on_cpu or not torch.accelerator.is_available()
@@ -132,6 +135,15 @@ class ClassificationTrainingArguments(TrainingOptions, TrainingArguments):
                 f"lr_scheduler_type is {scheduler}, which does not go with lr_scheduler_kwargs: {options or 'none'}. "
                 f"It says: {error}"
             ) from error
+
+    def _check_sharding(self) -> None:
+        """Refuse what would go wrong without a word where each process has only a part of the parameters."""
+        launched = any(parse_flag_from_env(f"ACCELERATE_USE_{name}") for name in ("FSDP", "DEEPSPEED"))
+        given = [name for name, neutral in _UNSHARDED.items() if getattr(self, name) != neutral]
+        if given and (self.fsdp or self.deepspeed or launched):
+            raise UserError(
+                f"{', '.join(given)}: not with fsdp or deepspeed, which share the parameters out. Leave either out"
+            )
 
     def _choose_precision(self) -> None:
         """Set bf16 and fp16 from `precision`, unless they or `accelerate launch --mixed_precision` already say it."""

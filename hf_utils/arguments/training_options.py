@@ -75,6 +75,15 @@ class TrainingOptions:
         0.1, "Steps of rising learning rate; below 1 it is a share of all steps.", metavar="STEPS", at_least=0
     )
     weight_decay: float = _training(0.0, "Weight decay of AdamW, on all but biases and norms.", at_least=0)
+    head_learning_rate: float | None = _training(
+        None, "Highest learning rate of the head. (default: that of --learning_rate)", above=0
+    )
+    layer_decay: float = _training(
+        1.0,
+        "Factor by which the learning rate falls from each block of the backbone to the one below it; 1 for none.",
+        above=0,
+        at_most=1,
+    )
     stages: list[dict] | None = option(
         None,
         "In a YAML file: a list of options that differ from stage to stage; each stage starts from the model of the "

@@ -32,6 +32,12 @@ from hf_utils.models.freezing import frozen_modules
 from hf_utils.models.weights import reload_weights
 from hf_utils.results.plots import confusion_figure, figure_to_array
 from hf_utils.results.run_results import EvaluatedSet, score_windows
+from hf_utils.training.optimizer import (
+    assign_learning_rates,
+    check_optimizer,
+    describe_levels,
+    make_parameter_groups,
+)
 from hf_utils.training.selection import StopAgain, is_patience_spent, keep_if_best
 
 logger = logging.getLogger(__name__)
@@ -144,6 +150,24 @@ class GenreTrainer(Trainer):
         self._evaluated = score_windows(prediction.predictions, self._windows, self.genres, "evaluation")
         scores = {key: value for key, value in self._evaluated.scores["track"].items() if key in TRACKED_SCORES}
         return scores | {"window_accuracy": self._evaluated.scores["window"]["accuracy"]}
+
+    def create_optimizer(self, model=None):
+        """As the stock one, with the groups of `--head_learning_rate` and `--layer_decay` where these are given.
+
+        Raises:
+            UserError: as `assign_learning_rates` and `check_optimizer`.
+        """
+        args, learning = self.args, self.model if model is None else model
+        if self.optimizer is None and (args.head_learning_rate is not None or args.layer_decay < 1):
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(args, learning)
+            check_optimizer(args.optim.value, optimizer_class, options)
+            levels = assign_learning_rates(learning, args.learning_rate, args.head_learning_rate, args.layer_decay)
+            logger.info("%s", describe_levels(learning, levels))
+            decayed = self.get_decay_parameter_names(learning)
+            groups = make_parameter_groups(learning, levels, decayed, args.weight_decay)
+            # The stock method takes groups that come with an optimiser's options.
+            self.optimizer_cls_and_kwargs = optimizer_class, {**options, "params": groups}
+        return super().create_optimizer(model)
 
     def compute_loss(self, model, inputs, *args, **kwargs):
         """As the stock loss, with wholly frozen modules in evaluation mode: no dropout, masks or batch statistics."""

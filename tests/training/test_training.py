@@ -41,12 +41,13 @@ def test_the_best_checkpoint_is_loaded_whole(checkpoint, genre_folder, tmp_path)
     assert differing(tensors(trainer.model), best) == []
 
 
-@pytest.mark.parametrize(
-    "save", [{}, {"save_strategy": "steps", "eval_strategy": "steps", "save_steps": 3, "eval_steps": 3}]
-)
-def test_a_resumed_run_ends_in_the_same_weights(checkpoint, genre_folder, tmp_path, save):
+MID_EPOCH = {"save_strategy": "steps", "eval_strategy": "steps", "save_steps": 3, "eval_steps": 3}
+
+
+@pytest.mark.parametrize("more", [{}, MID_EPOCH, MID_EPOCH | {"head_learning_rate": 3e-2, "layer_decay": 0.7}])
+def test_a_resumed_run_ends_in_the_same_weights(checkpoint, genre_folder, tmp_path, more):
     """Killed in the second epoch; checkpoints at the end of an epoch, and in the middle of one."""
-    options = {"num_train_epochs": 3, "load_best_model_at_end": False} | save
+    options = {"num_train_epochs": 3, "load_best_model_at_end": False} | more
     whole = make_trainer(checkpoint, genre_folder, tmp_path / "whole", **options)
     whole.train()
     killed = make_trainer(checkpoint, genre_folder, tmp_path / "killed", callbacks=[KillAt(7)], **options)
