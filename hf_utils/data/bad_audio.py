@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import datasets
 
+from hf_utils.audio import read_header
 from hf_utils.data.waveforms import check_clips
 from hf_utils.errors import UserError
 from hf_utils.listing import listing_lines
@@ -28,6 +29,15 @@ def leave_out_bad(clips: datasets.Dataset, *, cache_dir: str | None, num_proc: i
     _report_problems(checked, on_bad_audio="skip")
     problems = checked["problem"][:]
     return clips.select([row for row, problem in enumerate(problems) if not problem]) if any(problems) else clips
+
+
+def has_bad_header(clips: datasets.Dataset) -> bool:
+    """Return whether a file is missing, empty or none that the decoder opens. Bytes inside a table are not looked at.
+
+    A file with a good header may still be bad.
+    """
+    files = clips.select_columns("audio").with_format(None)["audio"]
+    return any(file["bytes"] is None and read_header(file["path"])[0] == 0 for file in files)
 
 
 def drop_problems(decoded: datasets.Dataset, on_bad_audio: str) -> datasets.Dataset:

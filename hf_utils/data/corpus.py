@@ -4,11 +4,13 @@ import dataclasses
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import datasets
 
 from hf_utils.arguments.data import SPLITS, DataArguments, SourceArguments
-from hf_utils.data.bad_audio import drop_problems, leave_out_bad
+from hf_utils.config_files import read_config
+from hf_utils.data.bad_audio import drop_problems, has_bad_header, leave_out_bad
 from hf_utils.data.clips import genre_names, load_clips, read_column
 from hf_utils.data.leaks import check_leaks
 from hf_utils.data.mixing import REAL, filter_clips, mix_training, parse_mix
@@ -21,10 +23,11 @@ from hf_utils.data.splits import (
     select_split,
     set_splits,
 )
-from hf_utils.data.waveforms import decode_clips
+from hf_utils.data.waveforms import check_clips, decode_clips
 from hf_utils.errors import UserError
 
 logger = logging.getLogger(__name__)
+_STUDIES = Path(__file__).parents[2] / "configs" / "study"
 
 
 @dataclasses.dataclass
@@ -90,6 +93,36 @@ def load_split_clips(
     )
 
 
+def load_further_clips(
+    args: DataArguments, genres: list[str], *, train: bool, token: str | None = None
+) -> dict[str, datasets.Dataset]:
+    """Return {source: its clip table} of the evaluation sets and, to train on, of the datasets of the mix.
+
+    Raises:
+        UserError: as `check_sources` and `load_clips`.
+    """
+    check_sources(args)
+    made = [source for source, _ in _parse_sources(args)[1]] if train else []
+    sources = dict.fromkeys([*parse_eval_datasets(args.eval_datasets).values(), *made])
+    return {source: load_clips(source, genres=genres, token=token) for source in sources}
+
+
+def check_files(
+    clips: datasets.Dataset, further: Mapping[str, datasets.Dataset], args: DataArguments, *, train: bool
+) -> None:
+    """Check what the headers of the files say, which is cheap, before a model is loaded for them.
+
+    Raises:
+        UserError: under `--on_bad_audio error`, where there is a file that no decoder opens: all bad files are listed.
+    """
+    tables = [_select_splits(clips, SPLITS if train else ("validation", "test"))]
+    tables += [] if args.train_filter else further.values()  # what is filtered out may be bad
+    for table in tables:
+        if args.on_bad_audio == "error" and has_bad_header(table):
+            checked = check_clips(table, cache_dir=args.waveform_cache_dir, num_proc=args.num_proc)
+            drop_problems(checked, args.on_bad_audio)
+
+
 def decode_corpus(
     clips: datasets.Dataset,
     args: DataArguments,
@@ -97,7 +130,7 @@ def decode_corpus(
     *,
     train: bool,
     seed: int,
-    token: str | None = None,
+    further: Mapping[str, datasets.Dataset] | None = None,
     past: SplitRecord | None = None,
 ) -> Corpus:
     """Decode the splits, mix the training data, add the user's evaluation sets, and stop if anything leaks.
@@ -109,6 +142,7 @@ def decode_corpus(
         sample_rate: of the model, in Hz.
         train: whether the training split is needed.
         seed: of the fractions drawn from further training datasets.
+        further: from `load_further_clips`; by default loaded here.
         past: what the weights know, if they are a run's.
 
     Raises:
@@ -123,9 +157,8 @@ def decode_corpus(
     def decode_good(source: datasets.Dataset) -> datasets.Dataset:
         return drop_problems(decode(source), args.on_bad_audio)
 
-    def load(source: str) -> datasets.Dataset:
-        return load_clips(source, genres=genres, token=token)
-
+    if further is None:
+        further = load_further_clips(args, genres, train=train)
     # Further sets are compared with the training tracks by sound, which needs those decoded.
     wanted = SPLITS if train or args.eval_datasets else ("validation", "test")
     if past is not None and not train:
@@ -134,7 +167,7 @@ def decode_corpus(
         tracks = decode(_select_splits(clips, wanted))
     tracks = drop_problems(tracks, args.on_bad_audio)
     splits = {name: select_split(tracks, name) for name in wanted}
-    named = {name: decode_good(load(source)) for name, source in parse_eval_datasets(args.eval_datasets).items()}
+    named = {name: decode_good(further[source]) for name, source in parse_eval_datasets(args.eval_datasets).items()}
     evaluations = {"validation": splits["validation"], "test": splits["test"], **named}
     facts = {
         "dataset": args.dataset_name,
@@ -153,7 +186,7 @@ def decode_corpus(
         sides = {} if args.allow_seen_tracks or not len(known) else {"train": known}
         check_leaks({**sides, **evaluations}, args.group_segments)
         return Corpus(clips, genres, None, evaluations, None, facts)
-    mix, facts["train_mix"] = _mix(splits["train"], args, load, decode_good, seed)
+    mix, facts["train_mix"] = _mix(splits["train"], args, further, decode_good, seed)
     facts["splits"]["train"] = _counts(mix)
     check_leaks({"train": mix, **evaluations}, args.group_segments)
     record = SplitRecord.of_run(read_protocol(clips), splits, mix, past)
@@ -229,12 +262,12 @@ def _list_asked(args: DataArguments, protocol: Mapping) -> list[str]:
     return [name for name, value in found.items() if getattr(args, name) not in (defaults[name], value)]
 
 
-def _mix(real: datasets.Dataset, args: DataArguments, load, decode, seed: int):
+def _mix(real: datasets.Dataset, args: DataArguments, further: Mapping[str, datasets.Dataset], decode, seed: int):
     """Return the training mix of `--train_datasets` and its facts; the clips of a source count as they were loaded."""
     fraction_real, made = _parse_sources(args)
     extras, counts = [], {}
     for source, fraction in made:
-        clips = load(source)
+        clips = further[source]
         kept = filter_clips(clips, args.train_filter, source) if args.train_filter else clips
         decoded = decode(kept)
         extras.append((source, decoded, fraction))
@@ -250,9 +283,31 @@ def _mix(real: datasets.Dataset, args: DataArguments, load, decode, seed: int):
 
 
 def check_sources(args: DataArguments) -> None:
-    """Raise UserError for a misspelt training mix or evaluation set, so that nothing long is started for it."""
-    _parse_sources(args)
-    parse_eval_datasets(args.eval_datasets)
+    """Raise UserError for a misspelt or missing source of training or evaluation, so that nothing long is started."""
+    made = [("train_datasets", source) for source, _ in _parse_sources(args)[1]]
+    sets = [("eval_datasets", source) for source in parse_eval_datasets(args.eval_datasets).values()]
+    for option, source in (*made, *sets):
+        path = Path(source).expanduser()
+        # A name that is no folder here may be one on the Hub, unless it lies in a folder that is here.
+        if path.exists():
+            continue
+        if command := _find_command(source):
+            raise UserError(f"{option}: {source} is not there yet. This makes it: {command}")
+        if path.parent != Path() and path.parent.is_dir():
+            raise UserError(
+                f"{option}: {source} is not there (looked in {path.parent.absolute()}). augment_dataset.py writes "
+                "noisy copies, generate_music.py generated clips: run one of them with this folder as --output_dir, "
+                "or correct the name."
+            )
+
+
+def _find_command(source: str) -> str | None:
+    """Return the command that the shipped studies have for making a dataset of this name."""
+    for file in sorted(_STUDIES.glob("*.yaml")):
+        for part in read_config(file).get("prepare") or []:
+            if Path(part["folder"]) == Path(source):
+                return " ".join(part["command"].split())
+    return None
 
 
 def _parse_sources(args: DataArguments) -> tuple[float, list[tuple[str, float]]]:

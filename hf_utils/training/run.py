@@ -31,7 +31,14 @@ from hf_utils.augmentation.pipeline import Augmentation, read_augmentation
 from hf_utils.cards.model_card import write_model_card
 from hf_utils.config_files import write_config
 from hf_utils.data.clips import genre_names
-from hf_utils.data.corpus import Corpus, check_sources, decode_corpus, load_split_clips
+from hf_utils.data.corpus import (
+    Corpus,
+    check_files,
+    check_sources,
+    decode_corpus,
+    load_further_clips,
+    load_split_clips,
+)
 from hf_utils.data.demo_data import is_demo
 from hf_utils.data.splits import describe_splits, read_protocol
 from hf_utils.data.window_lengths import WindowLengths, hop_samples_for
@@ -125,7 +132,10 @@ def train_and_evaluate(arguments: RunArguments) -> None:
     if repository is not None:
         config["hub_model_id"] = repository.name
     plan = RunPlan(config, corruptions, repository)
-    for number, stage in enumerate(expand_stages(arguments), start=1):
+    stages = expand_stages(arguments)
+    for stage in stages:
+        check_sources(stage.data)
+    for number, stage in enumerate(stages, start=1):
         folder, is_resumed = stage.training.output_dir, stage.training.resume_from_checkpoint is not None
         if arguments.training.stages and is_resumed and is_complete(folder):
             check_stage(stage, corruptions)
@@ -261,6 +271,10 @@ def prepare_experiment(arguments: RunArguments) -> Experiment:
     with training_args.main_process_first(desc="reading the dataset"):
         past = read_past_split(arguments)
         clips = load_split_clips(data_args, training_args.hub_token, None if training_args.do_train else past)
+        further = load_further_clips(
+            data_args, genre_names(clips), train=training_args.do_train, token=training_args.hub_token
+        )
+        check_files(clips, further, data_args, train=training_args.do_train)
     logger.info("%s", describe_splits(clips))
 
     # 3. Load the model.
@@ -281,7 +295,7 @@ def prepare_experiment(arguments: RunArguments) -> Experiment:
             lengths.sample_rate,
             train=training_args.do_train,
             seed=training_args.seed,
-            token=training_args.hub_token,
+            further=further,
             past=past,
         )
     if corpus.clips is not clips:

@@ -11,7 +11,7 @@ from tones import write_tone
 
 from hf_utils.arguments.data import DataArguments
 from hf_utils.audio import hash_samples
-from hf_utils.data.corpus import check_sources, decode_corpus, load_split_clips, parse_eval_datasets
+from hf_utils.data.corpus import check_files, check_sources, decode_corpus, load_split_clips, parse_eval_datasets
 from hf_utils.data.splits import read_protocol
 from hf_utils.errors import UserError
 
@@ -47,6 +47,31 @@ def test_a_mistake_in_the_sources_is_found_before_anything_is_read(tmp_path, opt
         options["train_datasets"] = [item.replace("FOLDER", str(folder)) for item in options["train_datasets"]]
     with pytest.raises(UserError, match=words):
         check_sources(make_arguments(folder, **options))
+
+
+def test_a_made_dataset_that_is_not_there_names_what_makes_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="train_datasets: data/gtzan-awgn10 is not there.*augment_dataset.py .*awgn"):
+        check_sources(make_arguments("x", train_datasets=["real", "data/gtzan-awgn10"]))
+    with pytest.raises(UserError, match="data/gtzan-musicgen is not there.*generate_music.py configs/generate/"):
+        check_sources(make_arguments("x", train_datasets=["data/gtzan-musicgen:0.5"]))
+    check_sources(make_arguments("x", train_datasets=["real", "me/noisy"]))  # perhaps on the Hub
+    (tmp_path / "me").mkdir()
+    with pytest.raises(UserError, match="eval_datasets: me/noisy is not there.*--output_dir"):
+        check_sources(make_arguments("x", eval_datasets=["n=me/noisy"]))
+
+
+def test_files_that_cannot_be_opened_are_listed_with_all_other_bad_ones(genre_folder):
+    args, files = make_arguments(genre_folder), sorted(genre_folder.rglob("*.wav"))
+    check_files(load_split_clips(args), {}, args, train=True)
+    soundfile.write(files[1], np.zeros(16000), 16000)
+    check_files(load_split_clips(args), {}, args, train=True)  # its header is good: found when it is decoded
+    files[0].write_bytes(b"no audio at all")
+    with pytest.raises(UserError, match="2 of 12 audio files cannot be used") as caught:
+        check_files(load_split_clips(args), {}, args, train=True)
+    assert str(files[0]) in str(caught.value) and "silent" in str(caught.value)
+    with pytest.raises(UserError, match="cannot be used"):
+        check_files(load_split_clips(args), {"more": load_split_clips(args)}, args, train=False)
 
 
 def test_training_and_evaluation_see_the_splits_and_the_named_sets(genre_folder, tmp_path):
