@@ -33,7 +33,8 @@ env: .venv/.installed
 	@$(RUN) -m pip install --quiet --disable-pip-version-check "uv==$(UV_VERSION)"
 	@index="$${PIP_INDEX_URL:-$$($(RUN) -m pip config get global.index-url 2>/dev/null)}"; \
 		if test -n "$$index"; then export UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$$index}"; fi; \
-		$(RUN) -m uv pip install --python $(RUN) --requirement requirements.txt
+		echo "Installing the packages of requirements.txt into .venv: several GB, once, some minutes ..."; \
+		$(RUN) -m uv pip install --quiet --python $(RUN) --requirement requirements.txt
 	@touch $@
 
 # Flags of `accelerate launch`: what it would otherwise warn of. One thread, since layers this small gain nothing by more

@@ -66,7 +66,10 @@ def read_audio_folder(path: Path) -> datasets.Dataset:
     others -= Counter(file.suffix.lower() for file, _ in described)
     if others:
         suffixes = ", ".join(f"{suffix} ({count})" for suffix, count in sorted(others.items()))
-        logger.warning("%s: %d files that are no audio are ignored: %s.", path, others.total(), suffixes)
+        counted = (
+            "1 file that is no audio is" if others.total() == 1 else f"{others.total()} files that are no audio are"
+        )
+        logger.warning("%s: %s ignored: %s.", path, counted, suffixes)
     return table
 
 

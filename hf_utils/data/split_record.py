@@ -23,6 +23,8 @@ from hf_utils.listing import listing
 
 logger = logging.getLogger(__name__)
 _FORMAT = 1
+# The options behind what a protocol records.
+_PROTOCOL_OPTIONS = {"name": "split_protocol", "seed": "split_seed", "num_folds": "num_folds", "fold": "fold"}
 _ABOUT = (
     "recordings that these weights know: the first 64 bits of the SHA-256 of their 16-bit samples, at their own rate"
 )
@@ -125,12 +127,7 @@ class SplitRecord:
 
     def describe_split(self) -> str:
         """Return the options that draw the split of its run again, from the same tracks."""
-        options = {
-            "split_protocol": self.protocol["name"],
-            "split_seed": self.protocol["seed"],
-            "num_folds": self.protocol["num_folds"],
-            "fold": self.protocol["fold"],
-        }
+        options = {option: self.protocol[name] for name, option in _PROTOCOL_OPTIONS.items()}
         return " ".join(f"--{name} {value}" for name, value in options.items() if value is not None)
 
     def holds_out(self, clips: datasets.Dataset) -> bool:
@@ -190,8 +187,7 @@ class SplitRecord:
             raise UserError(
                 f"The weights of {self.checkpoint} know tracks that they are to be evaluated on:\n"
                 + "\n".join(lines)
-                + f"\nKeep to the split that they were trained with ({self.describe_split()}), or take other music or "
-                "other weights. If you mean it: --allow_seen_tracks; results.json and the card then tell."
+                + f"\n{self._advise(seen)} If you mean it: --allow_seen_tracks; results.json and the card then tell."
             )
         if seen:
             logger.warning(
@@ -199,10 +195,26 @@ class SplitRecord:
             )
         return {name: {kind: len(track_ids) for kind, track_ids in kinds.items()} for name, kinds in seen.items()}
 
+    def _advise(self, seen: Mapping[str, Mapping]) -> str:
+        """Return what to do about sets of `find_seen`: a split can be drawn otherwise, a named set cannot."""
+        named = [name for name in seen if name not in ("validation", "test")]
+        advice = []
+        if len(named) < len(seen):
+            advice.append(
+                f"Keep to the split that they were trained with ({self.describe_split()}), or take other music or "
+                "other weights."
+            )
+        if named:
+            advice.append(
+                f"Leave these tracks, and their copies, out of {' and '.join(named)}, or take weights that were not "
+                "trained on them."
+            )
+        return " ".join(advice)
+
     def list_differences(self, now: Self) -> list[str]:
         """Return in words what differs between this record and that of the same training now; [] if nothing does."""
         lines = [
-            f"split {name}: {value} before, {now.protocol.get(name)} now"
+            f"{_PROTOCOL_OPTIONS[name]}: {value} before, {now.protocol.get(name)} now"
             for name, value in self.protocol.items()
             if value != now.protocol.get(name)
         ]

@@ -38,6 +38,13 @@ _NOT_COMPARED = frozenset(
     ddp_broadcast_buffers accelerator_config parallelism_config log_on_each_node local_rank
     """.split()
 )
+_LENGTH = " (the learning rate of this schedule depends on the length of the training)"
+_MEANINGS = {
+    "num_train_epochs": _LENGTH,
+    "max_steps": _LENGTH,
+    "windows_per_step": " (per_device_train_batch_size x gradient_accumulation_steps x processes)",
+    "transforms": " (what the file of --augmentation, and the recordings it names, hold)",
+}
 _ABSOLUTE_SCHEDULES = ("constant", "reduce_lr_on_plateau", "greedy")  # as far as training goes, whatever its length
 _WARMED_SCHEDULES = ("constant_with_warmup", "inverse_sqrt")  # likewise, where the warm-up is counted in steps
 
@@ -173,12 +180,14 @@ def check_options(checkpoint: str, options: Mapping[str, Any]) -> None:
         return
     before = json.loads(path.read_text(encoding="utf-8"))
     if different := differing_options(before, options):
-        lines = [f"  {name}: {old} before, {new} now" for name, (old, new) in different.items()]
+        lines = [
+            f"  {name}: {old} before, {new} now{_MEANINGS.get(name, '')}" for name, (old, new) in different.items()
+        ]
         raise UserError(
             f"--resume_from_checkpoint: the training of {checkpoint} had other options, and cannot go on with these "
-            "as if nothing had changed:\n" + "\n".join(lines) + "\nwindows_per_step is "
-            "per_device_train_batch_size x gradient_accumulation_steps x processes; the learning rate of most "
-            "schedules depends on the number of epochs or steps. Give the options of before, or start a new run from "
+            "as if nothing had changed:\n"
+            + "\n".join(lines)
+            + "\nGive the options of before, or start a new run from "
             f"the weights: --model_name_or_path {checkpoint} --output_dir ..."
         )
 

@@ -89,6 +89,10 @@ def test_genre_folders_are_searched_deeply_and_other_files_counted(genre_folder,
     check_table(clips.filter(lambda name: "." in name, input_columns="track_id"))
     assert len(clips) == 13 and "Straße" in clips["track_id"] and genre_names(clips) == GENRES
     assert "3 files that are no audio are ignored: .jpg (1), .txt (2)" in caplog.text
+    for other in ("notes.txt", "empty/x.txt"):
+        (genre_folder / other).unlink()
+    load_clips(str(genre_folder))
+    assert "1 file that is no audio is ignored: .jpg (1)" in caplog.text
     assert "not taken as genres: empty" in caplog.text
 
 

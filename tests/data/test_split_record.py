@@ -156,7 +156,7 @@ def test_seen_tracks_are_listed_with_what_to_do(caplog):
     "changes, lines",
     [
         ({}, []),
-        ({"protocol": {**PROTOCOL, "seed": 4}}, ["split seed: 3 before, 4 now"]),
+        ({"protocol": {**PROTOCOL, "seed": 4}}, ["split_seed: 3 before, 4 now"]),
         ({"train": ["a", "b", "c", "x"]}, ["train tracks: 1 missing, 1 new"]),
         ({"train": ["b", "a", "c", "d"]}, ["train tracks: 2 of another genre"]),
         ({"test": ["s"]}, ["test tracks: 1 missing"]),
@@ -193,3 +193,13 @@ def test_a_copy_counts_as_its_track_though_that_is_not_at_hand():
     # And the other way round: copies of tracks that weights were trained on.
     seen = make_record().find_seen({"noisy": copies("m1", "m2", parents="at")})
     assert seen == {"noisy": {"trained on": ["m1"]}}
+
+
+def test_the_advice_fits_the_kind_of_set():
+    record = make_record()
+    with pytest.raises(UserError) as caught:
+        record.check_seen({"live": decoded("a", "x")}, allow=False)
+    assert "out of live" in str(caught.value) and "Keep to the split" not in str(caught.value)
+    with pytest.raises(UserError) as caught:
+        record.check_seen({"test": decoded("a"), "live": decoded("b")}, allow=False)
+    assert "out of live" in str(caught.value) and "--split_seed 3" in str(caught.value)

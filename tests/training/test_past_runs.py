@@ -98,10 +98,13 @@ def test_weights_are_not_trained_on_where_they_were_trained_on_test_tracks(work,
 @pytest.mark.parametrize(
     "options, words",
     [
-        (["--split_seed", 4], "split seed: 3 before, 4 now"),
+        (["--split_seed", 4], "split_seed: 3 before, 4 now"),
         (["--split_seed", 3, "--genres", "rock", "jazz", "soul"], "genres: jazz, rock, soul before, rock, jazz, soul"),
         (["--split_seed", 3, "--train_datasets", "real:0.5"], "recordings to train on: 12 missing"),
-        (["--split_protocol", "artist_folds", "--num_folds", 5], "split name: stratified before, artist_folds now"),
+        (
+            ["--split_protocol", "artist_folds", "--num_folds", 5],
+            "split_protocol: stratified before, artist_folds now",
+        ),
     ],
 )
 def test_a_training_goes_on_only_with_its_data(options, words, work, tmp_path):
@@ -137,7 +140,7 @@ def test_a_finished_stage_is_passed_over_only_if_it_would_be_the_same(staged, wo
     assert results.stat().st_mtime_ns == before
     with pytest.raises(UserError, match=r"stage-1(.*\n)*.*learning_rate: 0.001 before, 0.01 now"):
         resume_stages(staged, work, {"learning_rate": 1e-2})
-    with pytest.raises(UserError, match=r"stage-1(.*\n)*.*split seed"):
+    with pytest.raises(UserError, match=r"stage-1(.*\n)*.*split_seed"):
         resume_stages(staged, work, {"learning_rate": 1e-3}, "--split_seed", 4)
 
 
