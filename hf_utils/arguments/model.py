@@ -46,8 +46,15 @@ class ModelArguments:
         1, "Last layers that learn under --freeze all_but_last.", metavar="LAYERS", at_least=1
     )
     head: Literal["linear", "mlp"] = _model("linear", "The new classifier: one linear layer, or two layers.")
-    head_hidden_size: int = _model(512, "Width of --head mlp, in units.", metavar="UNITS", at_least=1)
-    head_dropout: float = _model(0.1, "Dropout before the head's layers, a share.", at_least=0, below=1)
+    head_hidden_size: int | None = _model(
+        None, "Width of --head mlp, in units. (default: 512, or the checkpoint's own)", metavar="UNITS", at_least=1
+    )
+    head_dropout: float | None = _model(
+        None,
+        "Dropout before the head's layers, a share. (default: 0.1, or the checkpoint's own)",
+        at_least=0,
+        below=1,
+    )
     feature_stats: Literal["auto", "checkpoint", "train"] = _model(
         "auto",
         "Mean and standard deviation that normalise features: the checkpoint's, or the training split's. "
@@ -80,7 +87,7 @@ class ModelArguments:
     def __post_init__(self):
         for name, unused, wanted in (
             ("unfrozen_layers", 1, ("freeze", "all_but_last")),
-            ("head_hidden_size", 512, ("head", "mlp")),
+            ("head_hidden_size", None, ("head", "mlp")),
         ):
             user, value = wanted
             if getattr(self, name) != unused and getattr(self, user) != value:

@@ -34,13 +34,19 @@ class HeadOptions:
 
     Attributes:
         head: "linear" or "mlp" (two layers).
-        head_hidden_size: units between the two layers of "mlp".
-        head_dropout: dropout before each layer.
+        head_hidden_size: units between the two layers of "mlp"; None for the checkpoint's own, or 512.
+        head_dropout: dropout before each layer; None for the checkpoint's own, or 0.1.
     """
 
     head: str = "linear"
-    head_hidden_size: int = 512
-    head_dropout: float = 0.1
+    head_hidden_size: int | None = None
+    head_dropout: float | None = None
+
+    def of_new_head(self) -> dict[str, Any]:
+        """Return the options by name, with a value for each."""
+        return {"head_hidden_size": 512, "head_dropout": 0.1} | {
+            name: value for name, value in dataclasses.asdict(self).items() if value is not None
+        }
 
 
 DEFAULT_HEAD = HeadOptions()
@@ -96,7 +102,7 @@ def _load_cnn(
     )
     window_samples = window_samples_for(config, feature_extractor, window_seconds)
     if is_new:
-        model = make_spectrogram_cnn(checkpoint, config, feature_extractor, window_samples, **dataclasses.asdict(head))
+        model = make_spectrogram_cnn(checkpoint, config, feature_extractor, window_samples, **head.of_new_head())
         head_loaded = False
     else:
         _keep_head(config, head)
@@ -133,13 +139,12 @@ def _load_audio(
     encoder_config = getattr(config, "encoder_config", config)
     disable_layer_drop(encoder_config)
     feature_extractor = checkpoint.load_feature_extractor(encoder_config)
-    if hasattr(config, "head_hidden_size"):  # an encoder of ours under a head of two layers, or MusiCNN
-        _keep_head(config, head)
-        model, head_loaded = checkpoint.load_model(AutoModelForAudioClassification, config)
-    elif head.head == "mlp":
-        model, head_loaded = wrap_encoder(checkpoint, config, head.head_hidden_size, head.head_dropout), False
+    if head.head == "mlp" and not hasattr(config, "head_hidden_size"):
+        model, head_loaded = wrap_encoder(checkpoint, config, head), False
     else:
-        if head.head_dropout != DEFAULT_HEAD.head_dropout:
+        if hasattr(config, "head_dropout"):
+            _keep_head(config, head)
+        elif head.head_dropout is not None:
             raise UserError(
                 f"head_dropout is {head.head_dropout}, but the linear head of {config.model_type} has no dropout: "
                 "choose --head mlp, or leave it out"
@@ -150,7 +155,7 @@ def _load_audio(
 
 
 def wrap_encoder(
-    checkpoint: Checkpoint, config: PreTrainedConfig, head_hidden_size: int, head_dropout: float
+    checkpoint: Checkpoint, config: PreTrainedConfig, head: HeadOptions
 ) -> EncoderMLPForAudioClassification:
     """Return the encoder of an audio checkpoint, with all of its weights, under an untrained head of two layers.
 
@@ -162,13 +167,9 @@ def wrap_encoder(
     encoder, _ = checkpoint.load_model(AutoModel, config)
     # The outer model has labels and type; those of AudioSet would be saved beside the genres.
     encoder.config.num_labels, encoder.config.problem_type, encoder.config.dtype = 2, None, None
-    model = EncoderMLPForAudioClassification(
-        EncoderMLPConfig(
-            encoder_config=encoder.config,
-            head_hidden_size=head_hidden_size,
-            head_dropout=head_dropout,
-        )
-    )
+    options = head.of_new_head()
+    del options["head"]  # there is only one
+    model = EncoderMLPForAudioClassification(EncoderMLPConfig(encoder_config=encoder.config, **options))
     model.encoder.load_state_dict(encoder.state_dict(), strict=True)
     return model.eval()
 
@@ -180,9 +181,9 @@ def _keep_head(config: PreTrainedConfig, head: HeadOptions) -> None:
         raise UserError(
             "--head mlp contradicts the checkpoint, whose head is linear: start from its image model instead"
         )
-    if head.head_hidden_size not in (DEFAULT_HEAD.head_hidden_size, config.head_hidden_size):
+    if head.head_hidden_size is not None and head.head_hidden_size != config.head_hidden_size:
         raise UserError(f"head_hidden_size is {head.head_hidden_size}, but the checkpoint's {config.head_hidden_size}")
-    if head.head_dropout != DEFAULT_HEAD.head_dropout:
+    if head.head_dropout is not None:
         config.head_dropout = head.head_dropout
 
 

@@ -178,13 +178,14 @@ def test_a_new_output_layer_leaves_the_rest_and_the_head_options_change_its_drop
     folder = saved("musicnn", tmp_path_factory)
     tagger, _ = load(folder, genres=None, window_seconds=None)
     assert tagger.config.num_labels == 4
-    model, _ = load(folder, window_seconds=None, head_dropout=0.3)
+    model, _ = load(folder, window_seconds=None, head_dropout=0.1)
     assert model.config.problem_type == "single_label_classification" and model.config.window_seconds == 1.0
     new = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, tagger.state_dict()[name])}
     assert new == {"classifier.6.weight", "classifier.6.bias"}
-    assert [module.p for module in model.classifier if isinstance(module, torch.nn.Dropout)] == [0.3, 0.3]
-    with pytest.raises(UserError, match="head_hidden_size is 100, but the checkpoint's 8"):
-        load(folder, head="mlp", head_hidden_size=100)
+    assert [module.p for module in model.classifier if isinstance(module, torch.nn.Dropout)] == [0.1, 0.1]
+    for size in (100, 512):
+        with pytest.raises(UserError, match=f"head_hidden_size is {size}, but the checkpoint's 8"):
+            load(folder, head="mlp", head_hidden_size=size)
 
 
 @pytest.mark.skipif(not REFERENCE.is_file(), reason="needs MUSICNN_REFERENCE: inputs of the original")

@@ -20,7 +20,7 @@ from hf_utils.models.checkpoints import Checkpoint
 from hf_utils.models.families import needs_feature_stats, set_feature_stats, window_samples_for
 from hf_utils.models.features import WindowCollator
 from hf_utils.models.freezing import freeze
-from hf_utils.models.loading import load_classifier
+from hf_utils.models.loading import HeadOptions, load_classifier
 from hf_utils.training.classifier import load_model
 
 ROOT = Path(__file__).parents[2]
@@ -117,7 +117,10 @@ def test_the_command_of_a_recipe_loads_trains_a_step_and_comes_back(path, tmp_pa
 def test_sample_cnn_sees_three_to_the_tenth_samples_and_takes_any_length():
     config = read_config(ROOT / "configs/models/sample_cnn/config.json")
     assert round(config["window_seconds"] * 22050) == pytest.approx(3 ** (len(config["hidden_sizes"]) + 1), abs=1)
-    model, _ = load_classifier(Checkpoint(str(ROOT / "configs/models/sample_cnn")), GENRES)
+    model, _ = load_classifier(
+        Checkpoint(str(ROOT / "configs/models/sample_cnn")), GENRES, head=HeadOptions(head_dropout=0.2)
+    )
+    assert model.classifier[0].p == 0.2
     lengths = []
     model.backbone.blocks[-1].register_forward_hook(lambda module, inputs, output: lengths.append(output.shape[2]))
     for num_samples in (3**10, 2 * 3**10, 1000):

@@ -345,7 +345,7 @@ def test_stages_start_from_the_model_before_and_continue_where_they_were(music, 
 def test_files_are_tagged_by_the_model_that_was_trained(family, stages, music, checkpoints, tmp_path):
     (tmp_path / "options.yaml").write_text(f"max_steps: 2\nsave_strategy: 'no'\neval_strategy: 'no'\n{stages}")
     arguments = [str(tmp_path / "options.yaml"), "--model_name_or_path", str(checkpoints[family]), *TINY]
-    arguments += ["--dataset_name", str(music), "--load_best_model_at_end", "false", "--head_dropout", "0.1"]
+    arguments += ["--dataset_name", str(music), "--load_best_model_at_end", "false"]
     arguments += ["--num_mel_bins", "32", "--n_fft", "512", "--hop_length", "256"] if family == "convnext" else []
     tagging = ["--do_predict", "--predict_path", str(music / "rock")]
     run_classification.main([*arguments, "--do_train", *tagging, "--output_dir", str(tmp_path / "run")])

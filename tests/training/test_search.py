@@ -107,13 +107,13 @@ def test_a_search_ends_in_an_overlay_of_its_best_trial_and_goes_on_after_an_end(
 
 
 def test_choices_that_contradict_each_other_are_passed_over(start, tmp_path, caplog):
-    (tmp_path / "space.yaml").write_text("head_hidden_size: [512, 64]\nhead: [linear]\n")
+    (tmp_path / "space.yaml").write_text("head_hidden_size: [16]\nhead: [linear, mlp]\n")
     with caplog.at_level(logging.INFO, logger="hf_utils"):
         start(4, "--num_mel_bins", "16", "--window_seconds", "0.5")
     rows = read_rows(tmp_path / "search")
     assert len(rows) == 4
-    states = {row["head_hidden_size"]: row["state"] for row in rows}
-    assert states == {"512": "complete", "64": "pruned"}
+    states = {row["head"]: row["state"] for row in rows}
+    assert states == {"mlp": "complete", "linear": "pruned"}
     assert caplog.text.count("Split protocol") == 1, "the table of the split is printed for every trial"
     assert "only head: mlp uses it" in caplog.text
 
