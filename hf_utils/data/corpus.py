@@ -107,7 +107,7 @@ def load_further_clips(
     return {source: load_clips(source, genres=genres, token=token) for source in sources}
 
 
-def check_files(
+def check_headers(
     clips: datasets.Dataset, further: Mapping[str, datasets.Dataset], args: DataArguments, *, train: bool
 ) -> None:
     """Check what the headers of the files say, which is cheap, before a model is loaded for them.

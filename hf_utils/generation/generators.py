@@ -94,7 +94,7 @@ def identify_checkpoint(name: str, revision: str | None) -> GeneratorCheckpoint:
         diffusion.find_pipeline_class(str(kind))
         return GeneratorCheckpoint(name, kind, resolve_revision(name, revision, "model_index.json"))
     commit = resolve_revision(name, revision, "config.json")
-    config = musicgen.load_config(name, None if Path(name).is_dir() else commit)
+    config = musicgen.load_musicgen_config(name, None if Path(name).is_dir() else commit)
     return GeneratorCheckpoint(name, config.model_type, commit)
 
 
@@ -163,14 +163,14 @@ def plan_sampling(checkpoint: GeneratorCheckpoint, **options) -> Sampling:
         UserError: the clip is too long, or an option means nothing to this generator.
     """
     if checkpoint.kind == "musicgen":
-        config = musicgen.load_config(checkpoint.name, checkpoint.hub_revision)
+        config = musicgen.load_musicgen_config(checkpoint.name, checkpoint.hub_revision)
         return musicgen.plan_musicgen(config, **options)
     return diffusion.plan_diffusion(checkpoint.kind, **options)
 
 
 def native_rate(checkpoint: GeneratorCheckpoint) -> int:
     """Return the sampling rate in Hz that a MusicGen works at, without loading its weights."""
-    config = musicgen.load_config(checkpoint.name, checkpoint.hub_revision)
+    config = musicgen.load_musicgen_config(checkpoint.name, checkpoint.hub_revision)
     return config.audio_encoder.sampling_rate
 
 

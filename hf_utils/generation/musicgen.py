@@ -27,7 +27,7 @@ GUIDANCE_SCALE, TOP_K, TEMPERATURE = 3.0, 250, 1.0
 DECODED_AT_ONCE = 16
 
 
-def load_config(name: str, revision: str | None):
+def load_musicgen_config(name: str, revision: str | None):
     """Return the configuration of a MusicGen. Raises UserError for another model."""
     # A warning about the pad token, which is one past the codebook by design.
     transformers.logging.get_logger("transformers.configuration_utils").setLevel("ERROR")

@@ -33,7 +33,7 @@ from hf_utils.config_files import write_config
 from hf_utils.data.clips import genre_names
 from hf_utils.data.corpus import (
     Corpus,
-    check_files,
+    check_headers,
     check_sources,
     decode_corpus,
     load_further_clips,
@@ -274,7 +274,7 @@ def prepare_experiment(arguments: RunArguments) -> Experiment:
         further = load_further_clips(
             data_args, genre_names(clips), train=training_args.do_train, token=training_args.hub_token
         )
-        check_files(clips, further, data_args, train=training_args.do_train)
+        check_headers(clips, further, data_args, train=training_args.do_train)
     logger.info("%s", describe_splits(clips))
 
     # 3. Load the model.

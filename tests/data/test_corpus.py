@@ -11,7 +11,7 @@ from tones import write_tone
 
 from hf_utils.arguments.data import DataArguments
 from hf_utils.audio import hash_samples
-from hf_utils.data.corpus import check_files, check_sources, decode_corpus, load_split_clips, parse_eval_datasets
+from hf_utils.data.corpus import check_headers, check_sources, decode_corpus, load_split_clips, parse_eval_datasets
 from hf_utils.data.splits import read_protocol
 from hf_utils.errors import UserError
 
@@ -63,15 +63,15 @@ def test_a_made_dataset_that_is_not_there_names_what_makes_it(tmp_path, monkeypa
 
 def test_files_that_cannot_be_opened_are_listed_with_all_other_bad_ones(genre_folder):
     args, files = make_arguments(genre_folder), sorted(genre_folder.rglob("*.wav"))
-    check_files(load_split_clips(args), {}, args, train=True)
+    check_headers(load_split_clips(args), {}, args, train=True)
     soundfile.write(files[1], np.zeros(16000), 16000)
-    check_files(load_split_clips(args), {}, args, train=True)  # its header is good: found when it is decoded
+    check_headers(load_split_clips(args), {}, args, train=True)  # its header is good: found when it is decoded
     files[0].write_bytes(b"no audio at all")
     with pytest.raises(UserError, match="2 of 12 audio files cannot be used") as caught:
-        check_files(load_split_clips(args), {}, args, train=True)
+        check_headers(load_split_clips(args), {}, args, train=True)
     assert str(files[0]) in str(caught.value) and "silent" in str(caught.value)
     with pytest.raises(UserError, match="cannot be used"):
-        check_files(load_split_clips(args), {"more": load_split_clips(args)}, args, train=False)
+        check_headers(load_split_clips(args), {"more": load_split_clips(args)}, args, train=False)
 
 
 def test_training_and_evaluation_see_the_splits_and_the_named_sets(genre_folder, tmp_path):
