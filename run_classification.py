@@ -11,17 +11,19 @@
 Options come from any number of YAML files, left to right, and then from the command line.
 """
 
-from hf_utils.arguments.data import DataArguments
-from hf_utils.arguments.model import ModelArguments
-from hf_utils.arguments.parsing import parse_arguments
-from hf_utils.arguments.run_arguments import RunArguments
-from hf_utils.arguments.search_options import SearchArguments
-from hf_utils.arguments.training_options import TrainingOptions
 from hf_utils.launch import claim_folder, expect_processes, run_script, setup_logging
 
 
 def main(argv: list[str] | None = None) -> int:
     """Do what the command line asks for; return the exit code."""
+    # Here, because every process that only decodes imports this file, too, and transformers takes a second.
+    from hf_utils.arguments.data import DataArguments
+    from hf_utils.arguments.model import ModelArguments
+    from hf_utils.arguments.parsing import parse_arguments
+    from hf_utils.arguments.run_arguments import RunArguments
+    from hf_utils.arguments.search_options import SearchArguments
+    from hf_utils.arguments.training_options import TrainingOptions
+
     description, _, examples = __doc__.partition("\n\n")
     model_args, data_args, search_args, training_args, given = parse_arguments(
         (ModelArguments, DataArguments, SearchArguments, TrainingOptions),

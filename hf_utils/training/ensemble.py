@@ -22,7 +22,13 @@ from hf_utils.models.families import is_multi_label
 from hf_utils.models.loading import own_genres
 from hf_utils.training.classifier import load_config, load_model
 from hf_utils.training.past_runs import adopt_data_options
-from hf_utils.training.prediction import PREDICTIONS_FILE, format_row, predict_files, say_what_was_tagged
+from hf_utils.training.prediction import (
+    PREDICTIONS_FILE,
+    count_decoders,
+    format_row,
+    predict_files,
+    say_what_was_tagged,
+)
 
 if TYPE_CHECKING:
     from hf_utils.results.run_results import EvaluatedSet, RunRecord
@@ -152,7 +158,7 @@ def predict_ensemble(arguments: RunArguments, members: Sequence[RunArguments]) -
             training_args.predict_path,
             folder,
             batch_size=training_args.per_device_eval_batch_size,
-            num_proc=arguments.data.num_proc,
+            num_proc=count_decoders(arguments),
             overwrite=training_args.overwrite,
         )
         skipped |= {file for file, _ in failures}

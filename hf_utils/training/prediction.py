@@ -51,21 +51,25 @@ def predict(arguments: RunArguments) -> int:
     """Tag the user's files; return 1 if some could not be read, else 0."""
     training_args, classifier = arguments.training, load_model(arguments, genres=None)
     classifier.model.to(training_args.device)
-    num_proc = arguments.data.num_proc
-    if not training_args.use_cpu and "num_proc" not in arguments.given:
-        num_proc = os.cpu_count() or 1  # all cores feed the GPU
     done, failures = predict_files(
         classifier,
         training_args.predict_path,
         training_args.output_dir,
         batch_size=training_args.per_device_eval_batch_size,
-        num_proc=num_proc,
+        num_proc=count_decoders(arguments),
         per_window=training_args.per_window,
         # What is there was made by weights of this run that were not its last.
         overwrite=training_args.overwrite or training_args.do_train,
     )
     say_what_was_tagged(training_args.output_dir, done, len(failures))
     return 1 if failures else 0
+
+
+def count_decoders(arguments: RunArguments) -> int:
+    """Return how many processes decode: where nothing else is asked for, all cores feed a GPU."""
+    if not arguments.training.use_cpu and "num_proc" not in arguments.given:
+        return os.cpu_count() or 1
+    return arguments.data.num_proc
 
 
 def say_what_was_tagged(output_dir: str | os.PathLike, num_tagged: int, num_skipped: int) -> None:
