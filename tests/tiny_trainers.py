@@ -16,7 +16,9 @@ from hf_utils.models.kept_features import keep_features, start_step
 from hf_utils.training.trainer import GenreTrainer
 
 
-def make_trainer(checkpoint, folder, output_dir, *, callbacks=None, freeze_mode="none", **options) -> GenreTrainer:
+def make_trainer(
+    checkpoint, folder, output_dir, *, callbacks=None, freeze_mode="none", plan=None, **options
+) -> GenreTrainer:
     """A trainer as the script makes it: fresh head, windows of 0.5 s, four optimiser steps an epoch."""
     options = {"num_train_epochs": 2, "per_device_train_batch_size": 3, "learning_rate": 1e-2, "seed": 5} | options
     args = ClassificationTrainingArguments(
@@ -31,7 +33,7 @@ def make_trainer(checkpoint, folder, output_dir, *, callbacks=None, freeze_mode=
     window_samples = window_samples_for(model.config, extractor, 0.5)
     if wants_training_stats(extractor, "auto", do_train=True):
         fit_feature_stats(extractor, decoded, window_samples)
-    training = TrainingWindows(decoded, window_samples, seed=args.seed, start_step=start_step(extractor))
+    training = TrainingWindows(decoded, window_samples, seed=args.seed, start_step=start_step(extractor), plan=plan)
     validation = EvaluationWindows(decoded, window_samples, window_samples // 2)
     for windows in (training, validation):
         keep_features(windows, extractor, 1 << 30, torch.device("cpu"))
@@ -41,7 +43,7 @@ def make_trainer(checkpoint, folder, output_dir, *, callbacks=None, freeze_mode=
         genres=genre_names(clips),
         train_dataset=training,
         eval_dataset=validation,
-        data_collator=WindowCollator(extractor),
+        data_collator=WindowCollator(extractor, num_genres=len(genre_names(clips))),
         processing_class=extractor,
         callbacks=callbacks,
     )

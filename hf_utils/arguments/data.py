@@ -157,13 +157,21 @@ class DataArguments(SourceArguments):
     )
     train_windows: Literal["random", "grid"] = _windows(
         "random",
-        "What one training window per track and epoch is drawn from: every position, or the back-to-back windows that "
-        "cover the track.",
+        "What training windows are drawn from: every position, or the back-to-back windows that cover the track.",
+    )
+    windows_per_track: int = _windows(
+        1, "Training windows of each track in an epoch, drawn one by one.", metavar="WINDOWS", at_least=1
+    )
+    mixup_alpha: float = _windows(
+        0.0,
+        "Mix the features and the genre of each training window with those of another one: Beta(alpha, alpha) draws "
+        "the shares; 0 for none.",
+        at_least=0,
     )
     cache_embeddings: Literal["auto", "always", "never"] = _windows(
         "auto",
         "Compute what the head reads once per window, keep it on disk, and train the head on it. (default: auto = "
-        "with --freeze backbone, --train_windows grid and no augmentation, where the result is the same)",
+        "with --freeze backbone, --train_windows grid, no augmentation and no mixup, where the result is the same)",
     )
     spec_augment_time_seconds: float = _windows(
         0.0, "Longest time mask on training spectrograms, in seconds; 0 for none.", metavar="SECONDS", at_least=0

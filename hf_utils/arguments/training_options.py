@@ -63,7 +63,9 @@ class TrainingOptions:
     predict_path: str | None = _job(None, "Audio file, or folder with files at any depth, to tag.", metavar="PATH")
     per_window: bool = _job(False, "Also write the genre of every window of a tagged file: a timeline.")
 
-    num_train_epochs: float = _training(10.0, "Number of visits to every training track.", metavar="EPOCHS", above=0)
+    num_train_epochs: float = _training(
+        10.0, "Number of epochs: visits to every training track, times --windows_per_track.", metavar="EPOCHS", above=0
+    )
     max_steps: int = _training(
         -1, "Number of optimiser steps, instead of epochs; -1 to count epochs.", metavar="STEPS", at_least=-1
     )
@@ -97,6 +99,9 @@ class TrainingOptions:
         0.0, "Share of the label that is spread over all genres, 0 to 1.", at_least=0, below=1
     )
     class_weights: Literal["none", "balanced"] = _training("none", "Weigh the loss by the rarity of each genre.")
+    balanced_sampling: bool = _training(
+        False, "Visit each genre equally often in an epoch, however many tracks it has."
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = _training(
         "auto", "Numbers in matrix products. (default: auto = bf16 where the GPU or CPU has it in hardware, else fp32)"
     )
@@ -171,6 +176,11 @@ class TrainingOptions:
     def __post_init__(self):
         self._check_job()
         self._check_selection()
+        if self.balanced_sampling and self.class_weights == "balanced":
+            raise UserError(
+                "balanced_sampling and class_weights: balanced both make up for rare genres, so that these would "
+                "count too much: give one of them"
+            )
 
     def _check_job(self) -> None:
         if self.max_steps == 0:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from hf_utils.audio import cut_window, window_starts
+from hf_utils.data.visits import Visit, VisitPlan
 from hf_utils.data.waveforms import read_samples
 from hf_utils.seeding import derive_seed
 
@@ -52,11 +53,13 @@ class WindowFeatures(Protocol):
 class TrainingWindows(torch.utils.data.Dataset):
     """One random window of every clip: `[i]` is `{"samples": float32 (T,), "label": int, "seed": int}`.
 
-    With `features` set, which keeps them, `[i]` has `"features"` instead of samples.
+    With `features` set, which keeps them, `[i]` has `"features"` instead of samples. By another `plan`, an epoch has
+    other windows, and `[i]` is the i-th. Where they are mixed, `[i]` also has `"partner"`, another such window, and
+    `"share"`, what `[i]` keeps of itself.
 
-    `seed` depends only on the run's seed, the epoch and the track. The start of the window comes from it, and
-    so must every later random choice about the window (augmentation, SpecAugment): then the same windows come out
-    under any number of data-loader workers and processes, and after a resume.
+    `seed` depends only on the run's seed, the epoch, the track and the number of the visit in this epoch. The start of
+    the window comes from it, and so must every later random choice about the window (augmentation, SpecAugment): then
+    the same windows come out under any number of data-loader workers and processes, and after a resume.
 
     `grid` draws from the back-to-back windows that cover the clip, of which the last ends with it, and not from all.
     `transform(samples, seed) -> samples`, if given, changes the window before its features are computed.
@@ -72,6 +75,7 @@ class TrainingWindows(torch.utils.data.Dataset):
         grid: bool = False,
         transform: Callable[[np.ndarray, int], np.ndarray] | None = None,
         start_step: int = 1,
+        plan: VisitPlan | None = None,
     ):
         self.clips = _rows(clips)
         self.window_samples = window_samples
@@ -79,15 +83,19 @@ class TrainingWindows(torch.utils.data.Dataset):
         self._grid = grid
         self.transform = transform
         self._start_step = start_step
+        self._plan = plan or VisitPlan()
         self.features: WindowFeatures | None = None
         # Data-loader workers that live longer than an epoch hear of the next one through it.
         self._shared_epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
+        self._listed: tuple[int, list[Visit]] | None = None
 
     @property
     def varying_option(self) -> str | None:
         """The option by which the windows differ from epoch to epoch; None if they are the same in every epoch."""
         if not self._grid:
             return "train_windows: random"
+        if self._plan.mixup_alpha:
+            return "mixup_alpha"
         return None if self.transform is None else "augmentation of training windows"
 
     def places(self) -> list[tuple[int, int]] | None:
@@ -107,28 +115,43 @@ class TrainingWindows(torch.utils.data.Dataset):
         """Called by the Trainer's data loader before each epoch, in the main process; workers hear of it as well."""
         self._shared_epoch[0] = int(epoch)
 
+    @property
+    def visits(self) -> list[Visit]:
+        """The visits of this epoch."""
+        if self._listed is None or self._listed[0] != self.epoch:
+            self._listed = self.epoch, self._plan.list_visits(self.clips, self._seed, self.epoch)
+        return self._listed[1]
+
     def __len__(self) -> int:
-        return len(self.clips)
+        return len(self.visits)
 
     def draw(self, index: int) -> tuple[int, int]:
-        """Return the seed and the first sample of the window of clip `index` in this epoch."""
-        clip = self.clips[index]
-        seed = derive_seed(self._seed, self.epoch, clip["track_id"])
-        number = derive_seed(seed, "start")
+        """Return the clip of window `index` of this epoch, and the first sample."""
+        visit = self.visits[index]
+        clip, number = self.clips[visit.clip], derive_seed(visit.seed, "start")
         if self._grid:
             starts = window_starts(clip["num_samples"], self.window_samples, self.window_samples)
-            return seed, starts[number % len(starts)]
+            return visit.clip, starts[number % len(starts)]
         last_step = max(clip["num_samples"] - self.window_samples, 0) // self._start_step
-        return seed, self._start_step * (number % (last_step + 1))
+        return visit.clip, self._start_step * (number % (last_step + 1))
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict]:
         """Return several windows; the data loader asks for a batch."""
-        seeds, starts = zip(*map(self.draw, indices), strict=True)
-        places = list(zip(indices, starts, strict=True))
-        windows = [{"label": self.clips[i]["label"], "seed": seed} for i, seed in zip(indices, seeds, strict=True)]
+        windows = self._read(indices)
+        if self._plan.mixup_alpha:
+            partners, shares = zip(*(self._plan.draw_partner(i, self.visits) for i in indices), strict=True)
+            windows = _join(windows, "partner", self._read(partners))
+            windows = _join(windows, "share", shares)
+        return windows
+
+    def _read(self, indices: Sequence[int]) -> list[dict]:
+        places, visits = [self.draw(index) for index in indices], self.visits
+        seeds = [visits[index].seed for index in indices]
+        labels = [self.clips[clip]["label"] for clip, _ in places]
+        windows = [{"label": label, "seed": seed} for label, seed in zip(labels, seeds, strict=True)]
         if self.features is not None:
             return _join(windows, "features", self.features.read(places))
-        samples = [read_window(self.clips[index], start, self.window_samples) for index, start in places]
+        samples = [read_window(self.clips[clip], start, self.window_samples) for clip, start in places]
         if self.transform is not None:
             samples = [self.transform(x, seed) for x, seed in zip(samples, seeds, strict=True)]
         return _join(windows, "samples", samples)

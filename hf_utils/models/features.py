@@ -72,14 +72,22 @@ def _bring_to(device: torch.device, tensor: torch.Tensor) -> torch.Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
+def _mix(both: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+    """Return (B, ...) of B windows and then their B partners, (2B, ...); `shares` (B,) are those of the windows."""
+    windows, partners = both.chunk(2)
+    shares = shares.reshape(-1, *[1] * (both.dim() - 1))
+    return shares * windows + (1 - shares) * partners
+
+
 class WindowCollator:
     """Turn a list of windows into the inputs of a model: its main input, and `labels` int64 (B,).
 
-    `spec_augment` masks windows that have a seed, which are those of training.
+    `spec_augment` masks windows that have a seed, which are those of training. Windows that have a partner are mixed
+    with it after that, feature by feature, and `labels` are float32 (B, K), shares of the K = `num_genres`.
     """
 
-    def __init__(self, feature_extractor, *, spec_augment: SpecAugment | None = None):
-        self._feature_extractor = feature_extractor
+    def __init__(self, feature_extractor, *, spec_augment: SpecAugment | None = None, num_genres: int | None = None):
+        self._feature_extractor, self._num_genres = feature_extractor, num_genres
         self._spec_augment = spec_augment
         self._input_name = feature_extractor.model_input_names[0]
 
@@ -89,11 +97,16 @@ class WindowCollator:
         return None if self._spec_augment is None else "spec_augment_time_seconds and spec_augment_freq_bins"
 
     def __call__(self, windows: Sequence[Mapping]) -> dict[str, torch.Tensor]:
-        features = self._stack_features(windows)
+        partners = [window["partner"] for window in windows if "partner" in window]
+        everything = [*windows, *partners]
+        features, labels = self._stack_features(everything), torch.tensor([w["label"] for w in everything])
         if self._spec_augment is not None:
-            features = self._spec_augment(features, [window["seed"] for window in windows])
-        labels = _bring_to(features.device, torch.tensor([w["label"] for w in windows]))
-        return {self._input_name: features, "labels": labels}
+            features = self._spec_augment(features, [window["seed"] for window in everything])
+        if partners:
+            shares = torch.tensor([window["share"] for window in windows])
+            labels = _mix(torch.nn.functional.one_hot(labels, self._num_genres).float(), shares)
+            features = _mix(features, _bring_to(features.device, shares))
+        return {self._input_name: features, "labels": _bring_to(features.device, labels)}
 
     def _stack_features(self, windows: Sequence[Mapping]) -> torch.Tensor:
         if "features" in windows[0]:

@@ -60,8 +60,8 @@ class EmbeddedTrainingWindows(torch.utils.data.Dataset):
         return len(self._windows)
 
     def __getitem__(self, index: int) -> dict:
-        _, start = self._windows.draw(index)
-        return {"embedding": self._embeddings[self._rows[index, start]], "label": int(self._labels[index])}
+        clip, start = self._windows.draw(index)
+        return {"embedding": self._embeddings[self._rows[clip, start]], "label": int(self._labels[clip])}
 
 
 def collate_embeddings(windows: list[dict]) -> dict[str, torch.Tensor]:
@@ -117,7 +117,7 @@ def can_cache(trainer: GenreTrainer, option: str) -> bool:
     if option == "always" and varying:
         raise UserError(
             f"cache_embeddings is always, but embeddings do not stay the same under {', '.join(varying)}: it needs "
-            "--freeze backbone, --train_windows grid and no augmentation"
+            "--freeze backbone, --train_windows grid, no augmentation and no mixup"
         )
     return not varying
 

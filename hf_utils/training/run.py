@@ -41,6 +41,7 @@ from hf_utils.data.corpus import (
 )
 from hf_utils.data.demo_data import is_demo
 from hf_utils.data.splits import describe_splits, read_protocol
+from hf_utils.data.visits import VisitPlan
 from hf_utils.data.window_lengths import WindowLengths, hop_samples_for
 from hf_utils.data.windows import EvaluationWindows, TrainingWindows
 from hf_utils.files import is_complete
@@ -343,6 +344,7 @@ def make_trainer(
             grid=data_args.train_windows == "grid",
             transform=augmentation and augmentation.for_windows(classifier.lengths.sample_rate),
             start_step=start_step(feature_extractor),
+            plan=VisitPlan(data_args.windows_per_track, training_args.balanced_sampling, data_args.mixup_alpha),
         )
         if training_args.class_weights == "balanced":
             class_weights = balanced_class_weights(corpus.train["label"], len(corpus.genres))
@@ -360,7 +362,7 @@ def make_trainer(
         class_weights=class_weights,
         train_dataset=training_windows,
         eval_dataset=validation_windows,
-        data_collator=WindowCollator(feature_extractor, spec_augment=spec_augment),
+        data_collator=WindowCollator(feature_extractor, spec_augment=spec_augment, num_genres=len(corpus.genres)),
         processing_class=feature_extractor,
         record=corpus.record,
     )

@@ -59,6 +59,8 @@ class CrossEntropy:
     That number spans gradient accumulation and processes, so a step is the same however it is cut up. A model's own
     loss is a mean of each piece; several models of transformers nevertheless claim to handle `num_items_in_batch`, and
     the Trainer then scales their gradients by the number of pieces.
+
+    Labels are genres (B,), or of mixed windows the shares of the genres (B, K).
     """
 
     def __init__(self, class_weights: torch.Tensor | None = None, label_smoothing: float = 0.0):
@@ -71,7 +73,10 @@ class CrossEntropy:
         loss = torch.nn.functional.cross_entropy(
             logits, labels, weight=weights, label_smoothing=self._label_smoothing, reduction="sum"
         )
-        return loss / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+        if num_items_in_batch is None:
+            return loss / len(labels)
+        # The Trainer counts all numbers of the labels.
+        return loss / (num_items_in_batch / labels[0].numel())
 
 
 class GenreTrainer(Trainer):

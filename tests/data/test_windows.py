@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from hf_utils.audio import from_pcm16
+from hf_utils.data.visits import VisitPlan
 from hf_utils.data.window_lengths import WindowLengths
 from hf_utils.data.windows import EvaluationWindows, TrainingWindows
 
@@ -46,6 +47,21 @@ def test_windows_are_the_same_under_any_number_of_workers_and_differ_between_epo
     alone, workers = draw_epoch(windows, 3, 0), draw_epoch(windows, 3, 2)
     assert all(np.array_equal(a, b) for a, b in zip(alone, workers, strict=True))
     assert not np.array_equal(alone[0], draw_epoch(windows, 4, 0)[0])
+
+
+def test_mixed_windows_come_with_a_window_of_the_epoch_in_any_batch(clips):
+    plan = VisitPlan(per_track=2, mixup_alpha=0.4)
+    windows, plain = (TrainingWindows(clips, WINDOW_SAMPLES, seed=7, plan=p) for p in (plan, VisitPlan(per_track=2)))
+    together, alone = windows.__getitems__(range(10)), [windows[i] for i in range(10)]
+    unmixed = {window["seed"]: window for window in plain.__getitems__(range(10))}
+    assert len(unmixed) == 10
+    for one, other in zip(together, alone, strict=True):
+        assert one["share"] == other["share"] and one["partner"]["seed"] == other["partner"]["seed"] != one["seed"]
+        for window in (one, one["partner"]):
+            expected = unmixed[window["seed"]]
+            assert np.array_equal(window["samples"], expected["samples"]) and window["label"] == expected["label"]
+    assert windows.varying_option and TrainingWindows(clips, 100, seed=7, grid=True, plan=plan).varying_option
+    assert draw_epoch(windows, 1, 0)[3].tolist() == draw_epoch(windows, 1, 2)[3].tolist()
 
 
 def test_a_window_depends_on_its_track_and_not_on_its_place(clips):

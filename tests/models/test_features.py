@@ -79,6 +79,25 @@ def test_training_windows_are_masked_by_their_seed_and_evaluated_ones_never(load
     assert torch.equal(WindowCollator(extractor, spec_augment=masks)(unseeded)["input_values"], plain)
 
 
+@pytest.mark.parametrize("family", ["ast", "hubert", "convnext"])
+def test_mixed_windows_have_shares_of_masked_features_and_of_genres(loaded, family):
+    model, extractor = loaded[family]
+    if family == "convnext":
+        extractor.mean, extractor.std = 0.0, 1.0
+    masks = {}
+    if family != "hubert":
+        masks["spec_augment"] = make_spec_augment(model.config, extractor, 16000, time_seconds=0.3, frequency_bins=8)
+    windows = make_windows(16000, seeds=(1, 2, 3))
+    collate = WindowCollator(extractor, num_genres=3, **masks)
+    plain = collate(windows)["input_values"]
+    mixed = [{**windows[0], "partner": windows[1], "share": 0.75}, {**windows[2], "partner": windows[0], "share": 0.1}]
+    batch = collate(mixed)
+    torch.testing.assert_close(batch["input_values"][0], 0.75 * plain[0] + 0.25 * plain[1])
+    torch.testing.assert_close(batch["input_values"][1], 0.1 * plain[2] + 0.9 * plain[0])
+    torch.testing.assert_close(batch["labels"], torch.tensor([[0.75, 0.25, 0], [0.9, 0, 0.1]]))
+    torch.testing.assert_close(collate(mixed[1:])["input_values"][0], batch["input_values"][1])
+
+
 def test_masks_reach_every_place_and_width(loaded):
     mask = SpecAugment(time_axis=0, frequency_axis=1, time_frames=4, frequency_bins=0)
     hits, widths = torch.zeros(20), set()

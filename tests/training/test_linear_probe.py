@@ -10,6 +10,7 @@ from hf_utils.arguments.data import DataArguments
 from hf_utils.arguments.training import ClassificationTrainingArguments
 from hf_utils.audio import window_starts
 from hf_utils.data.clips import genre_names, load_clips
+from hf_utils.data.visits import VisitPlan
 from hf_utils.data.waveforms import decode_clips
 from hf_utils.data.windows import EvaluationWindows, TrainingWindows
 from hf_utils.errors import UserError
@@ -38,7 +39,7 @@ def kind(request, tmp_path_factory):
     return save(tmp_path_factory.mktemp(request.param) / "model"), options
 
 
-def make_trainer(kind, folder, output_dir, *, mode="backbone", grid=True, spec_augment=None, **options):
+def make_trainer(kind, folder, output_dir, *, mode="backbone", grid=True, spec_augment=None, plan=None, **options):
     """Return a trainer of windows of 0.5 s, the decoded clips and the length of a window in samples."""
     checkpoint, model_options = kind
     options = {"num_train_epochs": 3, "per_device_train_batch_size": 5, "learning_rate": 1e-2, "seed": 5} | options
@@ -62,7 +63,7 @@ def make_trainer(kind, folder, output_dir, *, mode="backbone", grid=True, spec_a
         model=model,
         args=args,
         genres=genre_names(clips),
-        train_dataset=TrainingWindows(decoded, window_samples, seed=args.seed, grid=grid),
+        train_dataset=TrainingWindows(decoded, window_samples, seed=args.seed, grid=grid, plan=plan),
         eval_dataset=EvaluationWindows(decoded, window_samples, window_samples // 2),
         data_collator=WindowCollator(extractor, spec_augment=spec_augment),
         processing_class=extractor,
@@ -78,10 +79,11 @@ def trainer_of(made, cache_dir, option="auto"):
     return choose_trainer(*made, DataArguments(cache_embeddings=option, waveform_cache_dir=str(cache_dir)))
 
 
-def test_cached_training_gives_the_losses_and_the_model_of_the_slow_path(kind, genre_folder, tmp_path):
-    slow, *_ = make_trainer(kind, genre_folder, tmp_path / "slow")
+@pytest.mark.parametrize("more", [{}, {"plan": VisitPlan(per_track=2, balanced=True), "head_learning_rate": 3e-2}])
+def test_cached_training_gives_the_losses_and_the_model_of_the_slow_path(kind, more, genre_folder, tmp_path):
+    slow, *_ = make_trainer(kind, genre_folder, tmp_path / "slow", **more)
     slow.train()
-    made = make_trainer(kind, genre_folder, tmp_path / "fast")
+    made = make_trainer(kind, genre_folder, tmp_path / "fast", **more)
     fast = made[0]
     trainer = trainer_of(made, tmp_path / "cache")
     assert isinstance(trainer.model, Head)
@@ -141,6 +143,7 @@ def test_auto_keeps_to_the_windows_where_embeddings_would_change(hubert, genre_f
         ({"mode": "none"}, "freeze"),
         ({"grid": False}, "train_windows: random"),
         ({"spec_augment": masks}, "spec_augment"),
+        ({"plan": VisitPlan(mixup_alpha=0.2)}, "mixup_alpha"),
     ):
         made = make_trainer(hubert, genre_folder, tmp_path / "run", **changes)
         assert trainer_of(made, tmp_path) is made[0]

@@ -8,6 +8,7 @@ from tiny_trainers import KillAt, Killed, differing, make_trainer, tensors
 from transformers import TrainerCallback
 
 from hf_utils.data.clips import load_clips
+from hf_utils.data.visits import VisitPlan
 from hf_utils.data.waveforms import decode_clips
 from hf_utils.data.windows import TrainingWindows
 from hf_utils.training.trainer import CrossEntropy, balanced_class_weights
@@ -44,7 +45,15 @@ def test_the_best_checkpoint_is_loaded_whole(checkpoint, genre_folder, tmp_path)
 MID_EPOCH = {"save_strategy": "steps", "eval_strategy": "steps", "save_steps": 3, "eval_steps": 3}
 
 
-@pytest.mark.parametrize("more", [{}, MID_EPOCH, MID_EPOCH | {"head_learning_rate": 3e-2, "layer_decay": 0.7}])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        MID_EPOCH,
+        MID_EPOCH | {"head_learning_rate": 3e-2, "layer_decay": 0.7},
+        MID_EPOCH | {"plan": VisitPlan(per_track=2, balanced=True, mixup_alpha=0.5), "num_train_epochs": 2},
+    ],
+)
 def test_a_resumed_run_ends_in_the_same_weights(checkpoint, genre_folder, tmp_path, more):
     """Killed in the second epoch; checkpoints at the end of an epoch, and in the middle of one."""
     options = {"num_train_epochs": 3, "load_best_model_at_end": False} | more
@@ -82,7 +91,8 @@ class RecordGradients(TrainerCallback):
         self.gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def test_a_step_is_the_same_however_it_is_cut_up(checkpoint, genre_folder, tmp_path):
+@pytest.mark.parametrize("plan", [None, VisitPlan(mixup_alpha=0.5)])
+def test_a_step_is_the_same_however_it_is_cut_up(checkpoint, plan, genre_folder, tmp_path):
     """Twelve windows in one batch, or accumulated from batches of 5, 5 and 2: the gradients are equal."""
     gradients = []
     for size, accumulation in ((12, 1), (5, 3)):
@@ -90,6 +100,7 @@ def test_a_step_is_the_same_however_it_is_cut_up(checkpoint, genre_folder, tmp_p
             checkpoint,
             genre_folder,
             tmp_path / str(size),
+            plan=plan,
             per_device_train_batch_size=size,
             gradient_accumulation_steps=accumulation,
             precision="fp32",  # bf16, where the processor has it, rounds more coarsely than what is tested
@@ -140,6 +151,19 @@ def test_cross_entropy_by_hand():
     smooth = CrossEntropy(label_smoothing=0.3)({"logits": logits}, labels).item()
     targets = np.array([[0.8, 0.1, 0.1], [0.1, 0.1, 0.8]])
     assert smooth == pytest.approx(-(targets * logits.numpy()).sum() / 2)
+
+
+def test_cross_entropy_of_mixed_windows_is_that_of_both_genres():
+    """With class weights and label smoothing; the Trainer counts all six numbers of the labels as items."""
+    logits, weights = torch.randn(2, 3), torch.tensor([1.0, 2.0, 0.5])
+    first, second, share = torch.tensor([0, 2]), torch.tensor([1, 0]), 0.3
+    one_hot = torch.eye(3)
+    mixed = share * one_hot[first] + (1 - share) * one_hot[second]
+    loss = CrossEntropy(weights, 0.2)
+    pure = [loss({"logits": logits}, labels, torch.tensor(8)).item() for labels in (first, second)]
+    expected = share * pure[0] + (1 - share) * pure[1]
+    assert loss({"logits": logits}, mixed, torch.tensor(24)).item() == pytest.approx(expected)
+    assert loss({"logits": logits}, mixed).item() == pytest.approx(4 * expected)
 
 
 def test_balanced_weights_by_hand():
