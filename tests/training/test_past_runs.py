@@ -9,6 +9,7 @@ import pytest
 import soundfile
 import tiny_models
 
+import augment_dataset
 import run_classification
 from hf_utils.data.split_record import RECORD_FILE, SplitRecord
 from hf_utils.errors import UserError
@@ -150,6 +151,28 @@ def test_a_record_without_the_options_of_its_run_is_told_of(work, tmp_path, capl
     start(run, "--do_eval", "--dataset_name", work / "G", "--output_dir", tmp_path / "eval")
     assert "split.json, but no config.yaml" in caplog.text
     assert read_results(tmp_path / "eval")["protocol"]["seed"] == 3
+
+
+def test_weights_trained_on_copies_know_the_tracks_that_these_were_made_from(work, tmp_path):
+    """The copies are the whole dataset, and no clean track is near when they are trained on."""
+    (tmp_path / "noise.yaml").write_text("transforms: [AddGaussianSNR: {min_snr_db: 10, max_snr_db: 10, p: 1.0}]")
+    made = [tmp_path / "noise.yaml", "--dataset_name", work / "G", "--output_dir", tmp_path / "noisy"]
+    augment_dataset.main([*map(str, made), "--splits", "train", "validation", "test", "--num_proc", "1"])
+    run = ["--dataset_name", tmp_path / "noisy", *TRAINING, "--output_dir", tmp_path / "run"]
+    start(work / "model", *run)
+    trained = json.loads((tmp_path / "run" / RECORD_FILE).read_text())["trained"].split()
+    assert len(trained) == 2 * 24  # the copies and their tracks
+    with pytest.raises(UserError, match=r"clean: trained on 24 of 30 tracks(.*\n)*.*out of clean"):
+        start(
+            *(tmp_path / "run", "--do_eval", "--eval_datasets", f"clean={work / 'G'}"),
+            *("--output_dir", tmp_path / "eval"),
+        )
+
+
+def test_clips_shorter_than_the_window_are_told_of(work, tmp_path, caplog):
+    options = ["--dataset_name", work / "G", "--window_seconds", 0.7, "--max_steps", 1, *TRAINING[2:]]
+    start(work / "model", *options, "--save_strategy", "no", "--eval_strategy", "no", "--output_dir", tmp_path / "run")
+    assert "30 of 30 clips are shorter than the window of 0.7 s" in caplog.text
 
 
 def test_a_finished_run_is_not_passed_over_where_another_evaluation_is_asked_for(staged, work, tmp_path):
