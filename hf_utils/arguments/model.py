@@ -83,6 +83,11 @@ class ModelArguments:
     max_frequency_hz: float | None = _spectrogram(
         None, "Highest frequency, in Hz. (default: half the rate, or the checkpoint's own)", metavar="HZ", above=0
     )
+    level_normalization: bool | None = _spectrogram(
+        None,
+        "Make all windows equally loud before their features are normalised, so that the volume of a recording does "
+        "not matter. (default: false, or the checkpoint's own)",
+    )
 
     def __post_init__(self):
         for name, unused, wanted in (

@@ -71,8 +71,13 @@ def find_frames(feature_extractor) -> Frames | None:
         hop, length = int(AST_SHIFT_SECONDS * rate), int(AST_FRAME_SECONDS * rate)
         return Frames(hop, length, length, 0, functools.partial(_compute_filter_banks, extractor, hop, length))
     if kind is SpectrogramCNNFeatureExtractor and not extractor.center:
-        compute = functools.partial(_extract, extractor)
-        return Frames(extractor.hop_length, extractor.n_fft, extractor.min_samples, 2, compute)
+        # The level is a window's, so that its frames are kept as they are before.
+        plain, finish = extractor, None
+        if extractor.level_normalization:
+            plain, finish = copy.copy(extractor), extractor.normalize
+            plain.level_normalization = plain.do_normalize = False
+        compute = functools.partial(_extract, plain)
+        return Frames(extractor.hop_length, extractor.n_fft, extractor.min_samples, 2, compute, finish)
     if kind is MusiCNNFeatureExtractor:
         return Frames(extractor.hop_length, extractor.n_fft, extractor.n_fft, 0, extractor.compute_frames)
     if kind is Wav2Vec2FeatureExtractor:

@@ -26,6 +26,7 @@ SLICED = {
     "hop over half a frame": (SpectrogramCNNFeatureExtractor(n_fft=400, hop_length=230, **CNN), 8001),
     "hop of a frame": (SpectrogramCNNFeatureExtractor(n_fft=512, hop_length=512, **CNN), 16500),
     "stft": (SpectrogramCNNFeatureExtractor(spectrogram="stft", n_fft=256, hop_length=100, **CNN), 4000),
+    "level": (SpectrogramCNNFeatureExtractor(n_fft=512, hop_length=128, level_normalization=True, **CNN), 8000),
     "musicnn": (MusiCNNFeatureExtractor(sampling_rate=RATE, num_mel_bins=24), 512 + 30 * 256),
     "musicnn, window between frames": (MusiCNNFeatureExtractor(sampling_rate=RATE, num_mel_bins=24), 8001),
     "multi_stft": (SpectrogramCNNFeatureExtractor(spectrogram="multi_stft", n_fft=512, hop_length=60, **CNN), 5001),

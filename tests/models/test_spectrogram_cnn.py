@@ -107,6 +107,33 @@ def test_silence_and_short_clips_are_finite():
     assert short[0, 0, :, -3].max() == pytest.approx(short[0, 0, :, 2].max(), abs=0.5)
 
 
+@pytest.mark.parametrize("kind", ["mel", "stft", "multi_stft"])
+def test_the_level_of_a_window_does_not_matter(kind):
+    """Samples of a tone with noise, nothing above 5 kHz, and the same 20 dB quieter; also rounded to 16 bits anew."""
+    noise = np.convolve(make_noise(2 * RATE), np.sinc(np.arange(-40, 41) * 10 / 22.05) / 2.2, mode="same")
+    loud = np.round(32768 * 0.3 * (make_tone(1000, 2 * RATE) + noise)) / 32768
+    quiet, rounded = 0.1 * loud, np.round(32768 * 0.1 * loud) / 32768
+    settings = {"spectrogram": kind, "n_fft": 512, "hop_length": 128, "num_mel_bins": 40, "center": False}
+    absolute, level = (
+        SpectrogramCNNFeatureExtractor(**settings, level_normalization=on, mean=-1.0, std=2.0) for on in (False, True)
+    )
+
+    def change(extractor, changed):
+        before, after = (extractor(x, sampling_rate=RATE).input_values for x in (loud, changed))
+        return np.abs(before - after)
+
+    assert change(absolute, quiet).mean() > 1.5
+    assert change(level, quiet).max() < 1e-3
+    assert change(level, rounded).mean() < 0.05
+    plain = extract(level, loud)
+    assert plain.mean() == pytest.approx(0, abs=1e-4) and np.ptp(plain) <= np.log(1e8) + 1e-4
+    np.testing.assert_allclose(level(loud, sampling_rate=RATE).input_values, (plain + 1) / 2, atol=1e-5)
+    # Each window by itself, and silence is no exception.
+    both = extract(level, np.stack([loud, np.zeros_like(loud)]))
+    np.testing.assert_allclose(both[0], plain[0], atol=1e-5)
+    assert (both[1] == 0).all()
+
+
 def test_batches_equal_single_windows():
     extractor = SpectrogramCNNFeatureExtractor(mean=-8.0, std=2.5)
     windows = make_noise(count=3)
@@ -321,6 +348,7 @@ def test_the_options_of_the_script_are_the_settings_of_the_extractor():
         "hop_length": 256,
         "min_frequency_hz": 20.0,
         "max_frequency_hz": 7000.0,
+        "level_normalization": True,
     }
     assert ModelArguments(model_name_or_path="x").spectrogram_settings() == {}
     arguments = ModelArguments(model_name_or_path="x", **given)

@@ -1,6 +1,7 @@
 """Log spectrograms for the spectrogram CNN. B batch, C channels, F frequency bins, T samples or frames."""
 
 import functools
+import math
 
 import numpy as np
 import torch
@@ -20,10 +21,14 @@ SETTINGS = (
     "num_mel_bins",
     "min_frequency_hz",
     "max_frequency_hz",
+    "level_normalization",
 )
 
 # Smallest power that the logarithm sees: about the rounding noise of 16-bit audio, so silence is not minus infinity.
 POWER_FLOOR = 1e-10
+# With level normalisation: natural logarithm of the power, 80 dB, by which a bin lies below the loudest at most. An
+# absolute floor alone would not move with the level, and so would shift the mean of quiet recordings.
+LEVEL_RANGE = 8 * math.log(10)
 # Image backbones halve their input five times, so a shorter spectrogram would shrink to nothing.
 MIN_FRAMES = 32
 # Windows of "multi_stft" in parts of n_fft: long ones separate tones, short ones separate beats.
@@ -68,7 +73,7 @@ def _make_transforms(
 
 
 class SpectrogramCNNFeatureExtractor(SequenceFeatureExtractor):
-    """Log spectrograms, normalised by one mean and one standard deviation.
+    """Log spectrograms, normalised by one mean and one standard deviation; if asked for, first each to one level.
 
     Args:
         sampling_rate: of the waveforms, in Hz.
@@ -81,6 +86,8 @@ class SpectrogramCNNFeatureExtractor(SequenceFeatureExtractor):
             where a saved configuration does not say it; new models get False.
         num_mel_bins: mel bands ("mel" only).
         min_frequency_hz, max_frequency_hz: range that is kept; None for half the sampling rate.
+        level_normalization: whether each window is made equally loud first: bins more than 80 dB below its loudest are
+            raised to that, and the mean of its log spectrogram is subtracted. A gain then changes nothing.
         mean, std: of the log spectrograms that the model was trained on; None until they are computed.
         do_normalize: whether to subtract the mean and divide by the standard deviation.
     """
@@ -97,6 +104,7 @@ class SpectrogramCNNFeatureExtractor(SequenceFeatureExtractor):
         num_mel_bins=128,
         min_frequency_hz=0.0,
         max_frequency_hz=None,
+        level_normalization=False,
         mean=None,
         std=None,
         do_normalize=True,
@@ -122,6 +130,7 @@ class SpectrogramCNNFeatureExtractor(SequenceFeatureExtractor):
         self.num_mel_bins = num_mel_bins
         self.min_frequency_hz = min_frequency_hz
         self.max_frequency_hz = max_frequency_hz
+        self.level_normalization = level_normalization
         self.mean = mean
         self.std = std
         self.do_normalize = do_normalize
@@ -171,14 +180,26 @@ class SpectrogramCNNFeatureExtractor(SequenceFeatureExtractor):
 
     def _compute_piece(self, waveforms: np.ndarray) -> np.ndarray:
         highest_hz = self.sampling_rate / 2 if self.max_frequency_hz is None else self.max_frequency_hz
-        settings = {name: getattr(self, name) for name in SETTINGS} | {"max_frequency_hz": highest_hz}
+        settings = {name: getattr(self, name) for name in SETTINGS if name != "level_normalization"}
+        settings["max_frequency_hz"] = highest_hz
         samples = torch.from_numpy(np.ascontiguousarray(waveforms))
         channels = [transform(samples) for transform in _make_transforms(**settings)]
         power = torch.stack(channels, dim=1)
         if self.spectrogram != "mel":
             bin_hz = torch.arange(power.shape[2]) * self.sampling_rate / self.n_fft
             power = power[:, :, (bin_hz >= self.min_frequency_hz) & (bin_hz <= highest_hz)]
-        features = torch.log(power.clamp(min=POWER_FLOOR))
+        return self.normalize(torch.log(power.clamp(min=POWER_FLOOR))).numpy()
+
+    def normalize(self, features: torch.Tensor) -> torch.Tensor:
+        """Return the features (B, C, F, T) of whole windows, whose plain log spectrograms (B, C, F, T) are given.
+
+        Raises:
+            ValueError: no mean and standard deviation yet.
+        """
+        if self.level_normalization:
+            loudest = features.amax((1, 2, 3), keepdim=True)
+            features = torch.maximum(features, loudest - LEVEL_RANGE)
+            features = features - features.mean((1, 2, 3), keepdim=True)
         if self.do_normalize:
             if self.mean is None or self.std is None:
                 raise ValueError(
@@ -186,4 +207,4 @@ class SpectrogramCNNFeatureExtractor(SequenceFeatureExtractor):
                     "or set do_normalize to False"
                 )
             features = (features - self.mean) / self.std
-        return features.numpy()
+        return features
