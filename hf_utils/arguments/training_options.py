@@ -102,6 +102,11 @@ class TrainingOptions:
     balanced_sampling: bool = _training(
         False, "Visit each genre equally often in an epoch, however many tracks it has."
     )
+    average_weights: Literal["none", "ema", "swa"] = _training(
+        "none",
+        "Evaluate, choose and save a running mean of the weights: ema of about the last tenth of the steps so far, "
+        "swa of the last quarter of all steps.",
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = _training(
         "auto", "Numbers in matrix products. (default: auto = bf16 where the GPU or CPU has it in hardware, else fp32)"
     )
@@ -218,6 +223,11 @@ class TrainingOptions:
         if self.early_stopping_patience and (evaluates == "no" or not self.load_best_model_at_end):
             raise UserError(
                 "early_stopping_patience needs eval_strategy: epoch or steps, and load_best_model_at_end: true"
+            )
+        if self.early_stopping_patience and self.average_weights == "swa":
+            raise UserError(
+                "early_stopping_patience could end the training before average_weights: swa begins, in the last "
+                "quarter: leave it out, or choose average_weights: ema"
             )
 
     @property

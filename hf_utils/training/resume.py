@@ -131,7 +131,8 @@ def describe_options(arguments: RunArguments) -> dict[str, Any]:
     deciding = deciding_options(arguments.config())
     options = {name: value for name, value in deciding.items() if name not in _NOT_COMPARED}
     scheduler, warmup = training.lr_scheduler_type.value, training.warmup_steps
-    if scheduler in _ABSOLUTE_SCHEDULES or (scheduler in _WARMED_SCHEDULES and not 0 < warmup < 1):
+    is_absolute = scheduler in _ABSOLUTE_SCHEDULES or (scheduler in _WARMED_SCHEDULES and not 0 < warmup < 1)
+    if is_absolute and training.average_weights != "swa":  # whose beginning depends on the end
         for name in ("num_train_epochs", "max_steps"):
             options.pop(name, None)
     if training.eval_strategy == "steps":

@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,7 @@ from hf_utils.training.optimizer import (
     make_parameter_groups,
 )
 from hf_utils.training.selection import StopAgain, is_patience_spent, keep_if_best
+from hf_utils.training.weight_average import WeightAverage, find_batch_norms, renew_batch_norm
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +109,7 @@ class GenreTrainer(Trainer):
         self.genres, self.class_weights, self.record = genres, class_weights, record
         self._evaluated: EvaluatedSet | None = None
         self._frozen_modules: list[torch.nn.Module] = []
+        self._average: WeightAverage | None = None
         for stock in (ProgressCallback, PrinterCallback):
             self.pop_callback(stock)
         if sys.stderr.isatty() and not args.disable_tqdm:
@@ -182,7 +185,12 @@ class GenreTrainer(Trainer):
         return super().compute_loss(model, inputs, *args, **kwargs)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial) -> bool:
-        """As `selection.keep_if_best`; also end the training where `--early_stopping_patience` is spent."""
+        """As `selection.keep_if_best`; also end the training where `--early_stopping_patience` is spent.
+
+        Under `--average_weights swa`, weights from before the mean are no choice.
+        """
+        if self._average is not None and not self._average.has_begun:
+            return False
         is_best = keep_if_best(metrics, self.args, self.state)
         if is_patience_spent(self.args, self.state):
             self.control.should_training_stop = True
@@ -224,7 +232,67 @@ class GenreTrainer(Trainer):
     def train(self, *args, **kwargs):
         """As the stock method. What is frozen when it is called stays frozen."""
         self._frozen_modules = frozen_modules(self.model)
-        return super().train(*args, **kwargs)
+        if self.args.average_weights != "none":
+            self._average = WeightAverage(self.model, self.args.average_weights)
+            self.add_callback(self._average)
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            if self._average is not None:
+                self.remove_callback(self._average)
+                self._average = None
+
+    def _maybe_log_save_evaluate(self, *args, **kwargs) -> None:
+        """As the stock method; what it evaluates and saves is the mean of `--average_weights`."""
+        is_due = self.control.should_evaluate or self.control.should_save
+        if self._average is None or not is_due:
+            return super()._maybe_log_save_evaluate(*args, **kwargs)
+        with self._average.keep_running(self.model):
+            self._take_average()
+            super()._maybe_log_save_evaluate(*args, **kwargs)
+
+    def _finalize_training(self, *args, **kwargs):
+        """As the stock method; without a best checkpoint to reload, the model ends as `--average_weights` has it."""
+        is_reloaded = self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None
+        if self._average is not None and not is_reloaded:
+            self._take_average()
+        return super()._finalize_training(*args, **kwargs)
+
+    def _take_average(self) -> None:
+        """Give the model the mean of its weights, if there is one yet, with batch norm statistics that fit it."""
+        if not self._average.has_begun:
+            return
+        self._average.copy_to(self.model)
+        norms = find_batch_norms(self.model, self._frozen_modules)
+        if norms:
+            with self.compute_loss_context_manager():
+                renew_batch_norm(self.model, norms, self._training_inputs())
+            for statistics in (s for norm in norms for s in (norm.running_mean, norm.running_var)):
+                statistics.copy_(self.accelerator.reduce(statistics, "mean"))
+
+    def _training_inputs(self) -> Iterator[dict[str, torch.Tensor]]:
+        """Yield this process's share of the windows of the epoch as batches, in their order and without labels.
+
+        accelerate's loaders would tell the windows another epoch.
+        """
+        windows, batch_size = self.train_dataset, self.args.train_batch_size
+        share = range(self.args.process_index, len(windows), self.args.world_size)
+        loader = torch.utils.data.DataLoader(
+            torch.utils.data.Subset(windows, share),
+            batch_size,
+            collate_fn=self.data_collator,
+            num_workers=0 if getattr(windows, "features", None) is not None else self.args.dataloader_num_workers,
+            drop_last=len(share) > batch_size,  # one window has no variance
+            generator=torch.Generator(),  # else it would draw from that of the training
+        )
+        for batch in loader:
+            inputs = self._prepare_inputs(batch)
+            yield {name: value for name, value in inputs.items() if name != "labels"}
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self._average is not None and self.args.should_save:
+            self._average.save(output_dir)
 
     def floating_point_ops(self, inputs) -> int:
         """Return 0. The stock estimate takes every number of the input for a word, and counts parameters each step."""
@@ -246,6 +314,8 @@ class GenreTrainer(Trainer):
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
             return super()._load_from_checkpoint(resume_from_checkpoint, model)
         reload_weights(self.model if model is None else model, resume_from_checkpoint)
+        if self._average is not None:
+            self._average.resume(self.model, resume_from_checkpoint)
 
 
 class TellEpoch(TrainerCallback):

@@ -252,6 +252,8 @@ def test_every_documented_option_has_help_and_the_shared_ones_are_the_same_every
         ("--num_train_epochs 0", ["num_train_epochs", "more than 0"]),
         ("--per_device_train_batch_size 0", ["per_device_train_batch_size", "at least 1"]),
         ("--balanced_sampling --class_weights balanced", ["balanced_sampling", "class_weights"]),
+        ("--average_weights swa --early_stopping_patience 2", ["early_stopping_patience", "swa"]),
+        ("--average_weights ema --fsdp", ["average_weights", "fsdp"]),
         ("--layer_decay 1.5", ["layer_decay", "at most 1"]),
         ("--head_learning_rate 0", ["head_learning_rate", "more than 0"]),
         ("--layer_decay 0.7 --fsdp", ["layer_decay", "fsdp"]),

@@ -138,7 +138,7 @@ run_script(run_classification.main)
 
 SMALL_MELS = ["--head_dropout", 0, "--num_mel_bins", 32, "--n_fft", 512, "--hop_length", 256]
 REGULARISED = ["--head_learning_rate", 2e-2, "--layer_decay", 0.8, "--mixup_alpha", 0.4]
-REGULARISED += ["--windows_per_track", 2, "--balanced_sampling"]
+REGULARISED += ["--windows_per_track", 2, "--balanced_sampling", "--average_weights", "ema"]
 
 
 @pytest.mark.parametrize(

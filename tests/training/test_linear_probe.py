@@ -33,6 +33,9 @@ KINDS = {
 }
 
 
+MORE = {"plan": VisitPlan(per_track=2, balanced=True), "head_learning_rate": 3e-2, "average_weights": "ema"}
+
+
 @pytest.fixture(scope="module", params=KINDS)
 def kind(request, tmp_path_factory):
     save, options = KINDS[request.param]
@@ -79,7 +82,7 @@ def trainer_of(made, cache_dir, option="auto"):
     return choose_trainer(*made, DataArguments(cache_embeddings=option, waveform_cache_dir=str(cache_dir)))
 
 
-@pytest.mark.parametrize("more", [{}, {"plan": VisitPlan(per_track=2, balanced=True), "head_learning_rate": 3e-2}])
+@pytest.mark.parametrize("more", [{}, MORE])
 def test_cached_training_gives_the_losses_and_the_model_of_the_slow_path(kind, more, genre_folder, tmp_path):
     slow, *_ = make_trainer(kind, genre_folder, tmp_path / "slow", **more)
     slow.train()

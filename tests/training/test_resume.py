@@ -49,6 +49,11 @@ def test_what_leaves_the_training_as_it_is_may_change(before, now, tmp_path):
             "--lr_scheduler_type constant_with_warmup --warmup_steps 0.1 --max_steps 20",
             "max_steps",
         ),
+        (
+            "--lr_scheduler_type constant --max_steps 10 --average_weights swa",
+            "--lr_scheduler_type constant --max_steps 20 --average_weights swa",
+            "max_steps",
+        ),
         ("--per_device_train_batch_size 4", "--per_device_train_batch_size 5", "windows_per_step"),
         ("--num_mel_bins 64", "--num_mel_bins 128", "num_mel_bins"),
         ("", "--train_windows grid", "train_windows"),
