@@ -20,15 +20,10 @@ from hf_utils.errors import UserError
 from hf_utils.files import file_stem, write_csv
 from hf_utils.models.families import is_multi_label
 from hf_utils.models.loading import own_genres
-from hf_utils.training.classifier import load_config, load_model
+from hf_utils.training.classifier import load_config
 from hf_utils.training.past_runs import adopt_data_options
-from hf_utils.training.prediction import (
-    PREDICTIONS_FILE,
-    count_decoders,
-    format_row,
-    predict_files,
-    say_what_was_tagged,
-)
+from hf_utils.training.prediction import PREDICTIONS_FILE, format_row, say_what_was_tagged, tag_files
+from hf_utils.training.prediction_journal import JOURNAL_FILE
 
 if TYPE_CHECKING:
     from hf_utils.results.run_results import EvaluatedSet, RunRecord
@@ -59,21 +54,24 @@ def _list_members(arguments: RunArguments) -> list[RunArguments]:
         ("corruptions", arguments.data.corruptions is not None),
         ("per_window", arguments.training.per_window),
         ("model_revision", arguments.model.model_revision is not None),
+        ("push_to_hub", arguments.training.push_to_hub),
     ):
         if is_given:
             raise UserError(f"{name} works with one checkpoint: leave it or --ensemble_with out")
-    models = [
-        dataclasses.replace(arguments.model, model_name_or_path=name, ensemble_with=[])
-        for name in [arguments.model.model_name_or_path, *arguments.model.ensemble_with]
-    ]
+    names = [arguments.model.model_name_or_path, *arguments.model.ensemble_with]
+    if len(set(names)) < len(names):
+        raise UserError(f"ensemble_with: a checkpoint is there twice, and would count twice: {', '.join(names)}")
+    models = [dataclasses.replace(arguments.model, model_name_or_path=name, ensemble_with=[]) for name in names]
     members = [dataclasses.replace(arguments, model=model) for model in models]
     first, *others = configs = [load_config(member) for member in members]
-    for model, config in zip(models[1:], others, strict=True):
-        if set(own_genres(config)) != set(own_genres(first)) or is_multi_label(config) != is_multi_label(first):
+    for name, config in zip(names[1:], others, strict=True):
+        if set(own_genres(config)) != set(own_genres(first)):
             raise UserError(
-                f"{model.model_name_or_path} tells {', '.join(own_genres(config))} apart, expected the genres of "
-                f"{models[0].model_name_or_path}: {', '.join(own_genres(first))}"
+                f"{name} tells {', '.join(own_genres(config))} apart, expected the genres of {names[0]}: "
+                f"{', '.join(own_genres(first))}"
             )
+        if is_multi_label(config) != is_multi_label(first):
+            raise UserError(f"one of {names[0]} and {name} is a tagger: its probabilities are no shares of one genre")
     logger.info("An ensemble of %d checkpoints: the mean of their probabilities.", len(configs))
     return members
 
@@ -146,21 +144,17 @@ def predict_ensemble(arguments: RunArguments, members: Sequence[RunArguments]) -
 
     Returns 1 if some files could not be read, else 0.
     """
-    training_args, tables, skipped = arguments.training, [], set()
+    output_dir, tables, skipped = Path(arguments.training.output_dir), [], set()
+    if (output_dir / JOURNAL_FILE).exists() and not arguments.training.overwrite:
+        raise UserError(
+            f"{output_dir} holds predictions of one checkpoint. Choose another --output_dir, or add --overwrite to "
+            "replace them."
+        )
     for number, member in enumerate(members, start=1):
         name = member.model.model_name_or_path
-        folder = Path(training_args.output_dir, MEMBERS_FOLDER, f"{number}-{file_stem(Path(name).name)}")
         logger.info("Member %s", name)
-        classifier = load_model(member, genres=None)
-        classifier.model.to(training_args.device)
-        _, failures = predict_files(
-            classifier,
-            training_args.predict_path,
-            folder,
-            batch_size=training_args.per_device_eval_batch_size,
-            num_proc=count_decoders(arguments),
-            overwrite=training_args.overwrite,
-        )
+        folder = output_dir / MEMBERS_FOLDER / f"{number}-{file_stem(Path(name).name)}"
+        _, failures = tag_files(member, folder)
         skipped |= {file for file, _ in failures}
         tables.append(_read_predictions(folder / PREDICTIONS_FILE))
     genres = tables[0].genres
@@ -169,8 +163,8 @@ def predict_ensemble(arguments: RunArguments, members: Sequence[RunArguments]) -
     for file in files:
         mean = np.mean([[table.rows[file][genre] for genre in genres] for table in tables], axis=0)
         rows.append([file, *format_row(mean, genres)])
-    write_csv(Path(training_args.output_dir, PREDICTIONS_FILE), ["file", "prediction", *genres], rows)
-    say_what_was_tagged(training_args.output_dir, len(rows), len(skipped))
+    write_csv(output_dir / PREDICTIONS_FILE, ["file", "prediction", *genres], rows)
+    say_what_was_tagged(output_dir, len(rows), len(skipped))
     return 1 if skipped else 0
 
 

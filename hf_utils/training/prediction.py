@@ -49,20 +49,26 @@ def run_prediction(arguments: RunArguments) -> int:
 
 def predict(arguments: RunArguments) -> int:
     """Tag the user's files; return 1 if some could not be read, else 0."""
+    output_dir = arguments.training.output_dir
+    done, failures = tag_files(arguments, output_dir)
+    say_what_was_tagged(output_dir, done, len(failures))
+    return 1 if failures else 0
+
+
+def tag_files(arguments: RunArguments, output_dir: str | os.PathLike) -> tuple[int, list[tuple[str, str]]]:
+    """Load the model and call `predict_files` as the options ask."""
     training_args, classifier = arguments.training, load_model(arguments, genres=None)
     classifier.model.to(training_args.device)
-    done, failures = predict_files(
+    return predict_files(
         classifier,
         training_args.predict_path,
-        training_args.output_dir,
+        output_dir,
         batch_size=training_args.per_device_eval_batch_size,
         num_proc=count_decoders(arguments),
         per_window=training_args.per_window,
         # What is there was made by weights of this run that were not its last.
         overwrite=training_args.overwrite or training_args.do_train,
     )
-    say_what_was_tagged(training_args.output_dir, done, len(failures))
-    return 1 if failures else 0
 
 
 def count_decoders(arguments: RunArguments) -> int:

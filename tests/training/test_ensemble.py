@@ -115,6 +115,7 @@ def test_a_file_that_cannot_be_read_is_left_out_and_told(work, tmp_path, capsys)
         ("--do_eval --corruptions configs/corruptions.yaml", "corruptions works with one"),
         ("--do_predict --predict_path tests --per_window", "per_window works with one"),
         ("--do_eval --model_revision main", "model_revision works with one"),
+        ("--do_eval --push_to_hub --hub_model_id me/x", "push_to_hub works with one"),
     ],
 )
 def test_what_only_one_model_can_do_is_refused(options, message, work, tmp_path):
@@ -130,6 +131,20 @@ def test_a_member_with_other_genres_or_another_split_is_refused(work, tmp_path):
     start(work / "models" / "musicnn", *options, "--output_dir", tmp_path / "split")
     with pytest.raises(UserError, match="holds other tracks than that of .*musicnn"):
         start(work / "musicnn", "--ensemble_with", tmp_path / "split", "--do_eval", "--output_dir", tmp_path / "y")
+
+
+def test_a_checkpoint_that_is_named_twice_is_refused(work, tmp_path):
+    with pytest.raises(UserError, match="would count twice"):
+        start(work / "musicnn", "--ensemble_with", work / "musicnn", "--do_eval", "--output_dir", tmp_path / "x")
+
+
+def test_predictions_of_one_checkpoint_are_not_replaced_unasked(work, tmp_path):
+    options = "--do_predict", "--predict_path", work / "new", "--output_dir", tmp_path / "tagged"
+    start(work / "musicnn", *options)
+    before = (tmp_path / "tagged" / "predictions.csv").read_bytes()
+    with pytest.raises(UserError, match="--overwrite"):
+        start(work / "musicnn", "--ensemble_with", work / "hubert", *options)
+    assert (tmp_path / "tagged" / "predictions.csv").read_bytes() == before
 
 
 def test_a_search_over_an_ensemble_is_refused(work, tmp_path):
