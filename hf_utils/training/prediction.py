@@ -72,10 +72,16 @@ def tag_files(arguments: RunArguments, output_dir: str | os.PathLike) -> tuple[i
 
 
 def count_decoders(arguments: RunArguments) -> int:
-    """Return how many processes decode: where nothing else is asked for, all cores feed a GPU."""
-    if not arguments.training.use_cpu and "num_proc" not in arguments.given:
-        return os.cpu_count() or 1
-    return arguments.data.num_proc
+    """Return how many processes decode. Where nothing is asked for, all cores feed a GPU.
+
+    On two cores this process decodes by itself: beside the threads of the model, others halve the speed.
+    """
+    cores = os.cpu_count() or 1
+    if "num_proc" in arguments.given:
+        return arguments.data.num_proc
+    if not arguments.training.use_cpu:
+        return cores
+    return 1 if cores <= 2 else arguments.data.num_proc
 
 
 def say_what_was_tagged(output_dir: str | os.PathLike, num_tagged: int, num_skipped: int) -> None:

@@ -30,5 +30,6 @@ def test_a_sweep_is_compared_with_its_parts():
     rows = sweep.main(["--tiny"])
     assert [(row["kind"], row["corruptions"]) for row in rows] == [("white_noise", 5), ("mp3", 3), ("quieter", 3)]
     for row in rows:
-        assert row["floor"] == pytest.approx((row["corruption"] + row["model"]) / os.cpu_count())
+        assert row["floor"] == pytest.approx(row["corruption"] + row["model"])
         assert row["of the floor"] == pytest.approx(row["seconds"] / row["floor"])
+        assert row["of the ideal"] == pytest.approx(row["of the floor"] * os.cpu_count())
