@@ -219,7 +219,8 @@ def load(
 ):
     """Return `load_classifier` of a folder, with short windows; `head` are fields of `HeadOptions`."""
     from hf_utils.models.checkpoints import Checkpoint  # here, since the script below runs without the project
-    from hf_utils.models.loading import HeadOptions, load_classifier
+    from hf_utils.models.heads import HeadOptions
+    from hf_utils.models.loading import load_classifier
 
     return load_classifier(
         Checkpoint(str(folder), allow_pickle=allow_pickle),

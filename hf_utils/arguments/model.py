@@ -4,6 +4,7 @@ An option that is None by default leaves the choice to the model or the machine;
 """
 
 import dataclasses
+import re
 from functools import partial
 from typing import Any, Literal
 
@@ -45,7 +46,9 @@ class ModelArguments:
     unfrozen_layers: int = _model(
         1, "Last layers that learn under --freeze all_but_last.", metavar="LAYERS", at_least=1
     )
-    head: Literal["linear", "mlp"] = _model("linear", "The new classifier: one linear layer, or two layers.")
+    head: Literal["linear", "mlp"] | None = _model(
+        None, "The new classifier: one linear layer, or two layers. (default: linear, or the checkpoint's own)"
+    )
     head_hidden_size: int | None = _model(
         None, "Width of --head mlp, in units. (default: 512, or the checkpoint's own)", metavar="UNITS", at_least=1
     )
@@ -54,6 +57,22 @@ class ModelArguments:
         "Dropout before the head's layers, a share. (default: 0.1, or the checkpoint's own)",
         at_least=0,
         below=1,
+    )
+    head_pooling: Literal["mean", "mean_max"] | None = _model(
+        None,
+        "What the head of an audio encoder reads of its output over time: the mean, or mean and maximum. (default: "
+        "the model's own)",
+    )
+    feature_layer: str = _model(
+        "last",
+        "The layer of an audio encoder that the head reads: last, its number from 1 (those above it are cut off), or "
+        "all for a learned weighted sum.",
+        metavar="LAYER",
+    )
+    standardize_features: bool = _model(
+        False,
+        "Subtract from what the head of an audio encoder reads its mean over the training split, and divide it by its "
+        "deviation.",
     )
     feature_stats: Literal["auto", "checkpoint", "train"] = _model(
         "auto",
@@ -98,8 +117,10 @@ class ModelArguments:
             if getattr(self, name) != unused and getattr(self, user) != value:
                 raise UserError(
                     f"{name} is {getattr(self, name)}, but only {user}: {value} uses it, and {user} is "
-                    f"{getattr(self, user)}"
+                    f"{getattr(self, user) or 'not given'}"
                 )
+        if self.feature_layer not in ("last", "all") and not re.fullmatch("[1-9][0-9]*", self.feature_layer):
+            raise UserError(f"feature_layer is {self.feature_layer!r}, expected last, all or the number of a layer")
         low, high = self.min_frequency_hz or 0, self.max_frequency_hz
         if high is not None and low >= high:
             raise UserError(f"min_frequency_hz is {low}, expected less than max_frequency_hz, {high}")

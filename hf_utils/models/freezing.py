@@ -57,12 +57,17 @@ def _describe(backbone: nn.Module) -> str:
     return type(backbone).__name__ if architecture is None else f"{architecture} of timm"
 
 
-def _find_layers(backbone: nn.Module) -> Layers:
+def find_stack(backbone: nn.Module) -> str | None:
+    """Return the name of the module list that holds the repeated blocks: the largest one. None if there is none."""
     lists = [name for name, module in backbone.named_modules() if isinstance(module, nn.ModuleList)]
     top = [name for name in lists if not any(name.startswith(other + ".") for other in lists)]
-    if not top:
+    return max(top, key=lambda name: count_parameters(backbone.get_submodule(name)), default=None)
+
+
+def _find_layers(backbone: nn.Module) -> Layers:
+    stack_name = find_stack(backbone)
+    if stack_name is None:
         return Layers([], [])
-    stack_name = max(top, key=lambda name: count_parameters(backbone.get_submodule(name)))
     blocks = [
         [f"{stack_name}.{i}.{name}" for name, _ in block.named_parameters()]
         for i, block in enumerate(backbone.get_submodule(stack_name))

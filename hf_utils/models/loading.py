@@ -1,6 +1,5 @@
 """Any audio or image checkpoint as a genre classifier, ready for windows of one length."""
 
-import dataclasses
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -9,47 +8,21 @@ import torch
 from torch import nn
 from transformers import (
     MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING,
-    AutoModel,
     AutoModelForAudioClassification,
     PreTrainedConfig,
     PreTrainedModel,
 )
 
-import hf_utils.models.musicnn  # noqa: F401  makes it known to the Auto classes
-import hf_utils.models.sample_cnn  # noqa: F401
+import hf_utils.models.sample_cnn  # noqa: F401  makes it known to the Auto classes
 from hf_utils.errors import UserError
 from hf_utils.listing import listing
 from hf_utils.models.checkpoints import Checkpoint
-from hf_utils.models.encoder_mlp import EncoderMLPConfig, EncoderMLPForAudioClassification
 from hf_utils.models.families import disable_layer_drop, family_of, fit_ast_window, fit_masks, window_samples_for
 from hf_utils.models.freezing import find_backbone
+from hf_utils.models.heads import DEFAULT_HEAD, HeadOptions, keep_head, make_new_head, refuse_reading, wants_new_head
 from hf_utils.models.image_backbones import is_image_model, make_extractor, make_spectrogram_cnn, measure_width
 
 logger = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class HeadOptions:
-    """The head of a checkpoint that was not fine-tuned here; one that was brings its own.
-
-    Attributes:
-        head: "linear" or "mlp" (two layers).
-        head_hidden_size: units between the two layers of "mlp"; None for the checkpoint's own, or 512.
-        head_dropout: dropout before each layer; None for the checkpoint's own, or 0.1.
-    """
-
-    head: str = "linear"
-    head_hidden_size: int | None = None
-    head_dropout: float | None = None
-
-    def of_new_head(self) -> dict[str, Any]:
-        """Return the options by name, with a value for each."""
-        return {"head_hidden_size": 512, "head_dropout": 0.1} | {
-            name: value for name, value in dataclasses.asdict(self).items() if value is not None
-        }
-
-
-DEFAULT_HEAD = HeadOptions()
 
 
 def load_classifier(
@@ -102,10 +75,11 @@ def _load_cnn(
     )
     window_samples = window_samples_for(config, feature_extractor, window_seconds)
     if is_new:
+        refuse_reading(config.model_type, head)
         model = make_spectrogram_cnn(checkpoint, config, feature_extractor, window_samples, **head.of_new_head())
         head_loaded = False
     else:
-        _keep_head(config, head)
+        keep_head(config, head)
         model, head_loaded = checkpoint.load_model(AutoModelForAudioClassification, config)
     width = measure_width(model.backbone, feature_extractor, window_samples)
     if width != model.config.hidden_size:
@@ -139,11 +113,11 @@ def _load_audio(
     encoder_config = getattr(config, "encoder_config", config)
     disable_layer_drop(encoder_config)
     feature_extractor = checkpoint.load_feature_extractor(encoder_config)
-    if head.head == "mlp" and not hasattr(config, "head_hidden_size"):
-        model, head_loaded = wrap_encoder(checkpoint, config, head), False
+    if wants_new_head(config, head):
+        model, head_loaded = make_new_head(checkpoint, config, head), False
     else:
         if hasattr(config, "head_dropout"):
-            _keep_head(config, head)
+            keep_head(config, head)
         elif head.head_dropout is not None:
             raise UserError(
                 f"head_dropout is {head.head_dropout}, but the linear head of {config.model_type} has no dropout: "
@@ -152,39 +126,6 @@ def _load_audio(
         model, head_loaded = checkpoint.load_model(AutoModelForAudioClassification, config)
     _fit_window(model, feature_extractor, window_seconds)
     return model, feature_extractor, head_loaded
-
-
-def wrap_encoder(
-    checkpoint: Checkpoint, config: PreTrainedConfig, head: HeadOptions
-) -> EncoderMLPForAudioClassification:
-    """Return the encoder of an audio checkpoint, with all of its weights, under an untrained head of two layers.
-
-    Raises:
-        UserError: the head does not fit this kind of model, or the weights do not fill the encoder.
-    """
-    if family_of(config) == "other":
-        raise UserError(f"--head mlp is for AST and for models that read waveforms, not for {config.model_type}")
-    encoder, _ = checkpoint.load_model(AutoModel, config)
-    # The outer model has labels and type; those of AudioSet would be saved beside the genres.
-    encoder.config.num_labels, encoder.config.problem_type, encoder.config.dtype = 2, None, None
-    options = head.of_new_head()
-    del options["head"]  # there is only one
-    model = EncoderMLPForAudioClassification(EncoderMLPConfig(encoder_config=encoder.config, **options))
-    model.encoder.load_state_dict(encoder.state_dict(), strict=True)
-    return model.eval()
-
-
-def _keep_head(config: PreTrainedConfig, head: HeadOptions) -> None:
-    """Apply the head options to a checkpoint that brings its head. Raises UserError for another head than its own."""
-    own = getattr(config, "head", "mlp")
-    if head.head == "mlp" and own != "mlp":
-        raise UserError(
-            "--head mlp contradicts the checkpoint, whose head is linear: start from its image model instead"
-        )
-    if head.head_hidden_size is not None and head.head_hidden_size != config.head_hidden_size:
-        raise UserError(f"head_hidden_size is {head.head_hidden_size}, but the checkpoint's {config.head_hidden_size}")
-    if head.head_dropout is not None:
-        config.head_dropout = head.head_dropout
 
 
 def _fit_window(model: PreTrainedModel, feature_extractor, window_seconds: float | None) -> None:

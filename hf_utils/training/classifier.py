@@ -9,7 +9,8 @@ from hf_utils.arguments.run_arguments import RunArguments
 from hf_utils.data.window_lengths import WindowLengths, hop_samples_for
 from hf_utils.models.checkpoints import Checkpoint
 from hf_utils.models.families import window_samples_for
-from hf_utils.models.loading import HeadOptions, load_classifier
+from hf_utils.models.heads import HeadOptions
+from hf_utils.models.loading import load_classifier
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +46,7 @@ def load_model(arguments: RunArguments, genres: list[str] | None) -> Classifier:
         _find_checkpoint(arguments),
         genres,
         window_seconds=data_args.window_seconds,
-        head=HeadOptions(model_args.head, model_args.head_hidden_size, model_args.head_dropout),
+        head=HeadOptions(**{field.name: getattr(model_args, field.name) for field in dataclasses.fields(HeadOptions)}),
         spectrogram=model_args.spectrogram_settings(),
     )
     sample_rate = feature_extractor.sampling_rate

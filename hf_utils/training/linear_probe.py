@@ -1,6 +1,7 @@
 """A head on a frozen backbone at full speed: what the head reads is computed once per window and kept.
 
-Such an embedding is what the backbone makes of a window. W windows, D dimensions of an embedding, B batch, K genres.
+Such an embedding is what the backbone makes of a window. W windows, D dimensions of an embedding, L layers, B batch,
+K genres.
 """
 
 import copy
@@ -22,6 +23,7 @@ from hf_utils.data.windows import EvaluationWindows, TrainingWindows
 from hf_utils.errors import UserError
 from hf_utils.files import write_atomically
 from hf_utils.models.freezing import find_backbone
+from hf_utils.models.heads import find_standardization, fit_standardization
 from hf_utils.training.trainer import GenreTrainer
 
 logger = logging.getLogger(__name__)
@@ -76,7 +78,8 @@ class Head(nn.Module):
     """The layers of a classifier above its backbone. They are the classifier's own: training them trains it.
 
     Between a projection and the output layer, classifiers of waveforms take the mean over time. It commutes with the
-    projection, so an embedding is the mean of what the head reads.
+    projection, so an embedding is the mean of what the head reads. Any other head reads one embedding (D,) of a
+    window, or one of each layer of the encoder (L, D).
     """
 
     def __init__(self, model: nn.Module):
@@ -92,7 +95,7 @@ class Head(nn.Module):
         return next(self.children())
 
     def forward(self, embeddings: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
-        """Return `{"logits": (B, K)}` for (B, D); the loss of `labels` is for the Trainer to compute."""
+        """Return `{"logits": (B, K)}` for (B, D) or (B, L, D); the loss of `labels` is for the Trainer to compute."""
         for layer in self.children():
             embeddings = layer(embeddings)
         return {"logits": embeddings}
@@ -127,16 +130,24 @@ def choose_trainer(
 ) -> GenreTrainer:
     """Return what is to train the model of `trainer`: itself, or a trainer of its head, which sees embeddings.
 
+    A new head that standardises its features is given their statistics here, before anything learns.
+
     Checkpoints of the latter hold only the head; afterwards the model of `trainer` is trained all the same. Embeddings
     are kept beside the decoded audio of `--waveform_cache_dir`, else in `genre_embeddings` in the Hugging Face cache.
 
     Args:
         clips: the training mix, whose windows `trainer` has.
     """
-    if not can_cache(trainer, args.cache_embeddings):
-        return trainer
     cache_dir = args.waveform_cache_dir and str(Path(args.waveform_cache_dir, "embeddings"))
     grid = EvaluationWindows(clips, window_samples, window_samples)
+    caches = can_cache(trainer, args.cache_embeddings)
+    standardization = find_standardization(trainer.model)
+    if standardization is not None and not standardization.num_windows:
+        # A data loader draws a seed: what follows must not depend on whether the embeddings were kept.
+        with torch.random.fork_rng(devices=[]):
+            fit_standardization(standardization, load_embeddings(trainer, grid, cache_dir))
+    if not caches:
+        return trainer
     training = EmbeddedTrainingWindows(trainer.train_dataset, grid, load_embeddings(trainer, grid, cache_dir))
     validation = trainer.eval_dataset
     args = copy.copy(trainer.args)
@@ -154,7 +165,10 @@ def choose_trainer(
 
 
 def load_embeddings(trainer: GenreTrainer, windows: EvaluationWindows, cache_dir: str | None) -> np.ndarray:
-    """Return float32 (W, D), from the cache if it has them. The key is what they depend on, so nothing goes stale."""
+    """Return float32 (W, D) or (W, L, D), from the cache if it has them.
+
+    The key is what they depend on, so nothing goes stale.
+    """
     folder = Path(cache_dir or Path(huggingface_hub.constants.HF_HOME, "genre_embeddings")).expanduser()
     path = folder / f"{_make_key(trainer, windows)}.npy"
     # All processes must agree, since they compute together.
@@ -172,7 +186,7 @@ def load_embeddings(trainer: GenreTrainer, windows: EvaluationWindows, cache_dir
 
 @torch.inference_mode()
 def compute_embeddings(trainer: GenreTrainer, windows: EvaluationWindows) -> np.ndarray:
-    """Return what the head of the trainer's model reads for every window, float32 (W, D).
+    """Return what the head of the trainer's model reads for every window, float32 (W, D) or (W, L, D).
 
     Raises:
         UserError: the head is more than the layers above the backbone, one after the other.
@@ -185,8 +199,11 @@ def compute_embeddings(trainer: GenreTrainer, windows: EvaluationWindows) -> np.
             inputs = {name: value for name, value in batch.items() if name != "labels"}
             with accelerator.autocast():
                 logits = model(**inputs).logits.float()
-                embeddings = heard[0] if heard[0].ndim == 2 else heard[0].mean(1)
-                again = head(embeddings)["logits"].float()
+                embeddings, again = heard[0], head(heard[0])["logits"]
+                if again.ndim > logits.ndim:  # a head that takes the mean over time
+                    embeddings = embeddings.mean(1)
+                    again = head(embeddings)["logits"]
+                again = again.float()
             heard.clear()
             # bfloat16 has three digits.
             if not torch.allclose(again, logits, atol=1e-4 if accelerator.mixed_precision == "no" else 0.1):

@@ -71,7 +71,7 @@ def test_only_what_is_asked_for_is_done(flags, job):
     ("flags", "message"),
     [
         ("--unfrozen_layers 2", "unfrozen_layers is 2, but only freeze: all_but_last uses it, and freeze is none"),
-        ("--head_hidden_size 64", "head_hidden_size is 64, but only head: mlp uses it, and head is linear"),
+        ("--head_hidden_size 64", "head_hidden_size is 64, but only head: mlp uses it, and head is not given"),
         ("--head_dropout 1", "head_dropout on the command line is 1.0, expected less than 1"),
         (
             "--min_frequency_hz 400 --max_frequency_hz 300",

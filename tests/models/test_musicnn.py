@@ -185,7 +185,7 @@ def test_a_new_output_layer_leaves_the_rest_and_the_head_options_change_its_drop
     assert [module.p for module in model.classifier if isinstance(module, torch.nn.Dropout)] == [0.1, 0.1]
     for size in (100, 512):
         with pytest.raises(UserError, match=f"head_hidden_size is {size}, but the checkpoint's 8"):
-            load(folder, head="mlp", head_hidden_size=size)
+            load(folder, head_hidden_size=size)
 
 
 @pytest.mark.skipif(not REFERENCE.is_file(), reason="needs MUSICNN_REFERENCE: inputs of the original")

@@ -20,7 +20,8 @@ from hf_utils.models.checkpoints import Checkpoint
 from hf_utils.models.families import needs_feature_stats, set_feature_stats, window_samples_for
 from hf_utils.models.features import WindowCollator
 from hf_utils.models.freezing import freeze
-from hf_utils.models.loading import HeadOptions, load_classifier
+from hf_utils.models.heads import HeadOptions
+from hf_utils.models.loading import load_classifier
 from hf_utils.training.classifier import load_model
 
 ROOT = Path(__file__).parents[2]

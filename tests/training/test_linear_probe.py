@@ -18,6 +18,7 @@ from hf_utils.models.families import window_samples_for
 from hf_utils.models.feature_stats import fit_feature_stats, wants_training_stats
 from hf_utils.models.features import SpecAugment, WindowCollator
 from hf_utils.models.freezing import freeze
+from hf_utils.models.heads import find_standardization
 from hf_utils.training.linear_probe import Head, choose_trainer, compute_embeddings, load_embeddings
 from hf_utils.training.trainer import GenreTrainer
 
@@ -26,6 +27,11 @@ KINDS = {
     "ast": (tiny_models.save_ast, {}),
     "hubert": (tiny_models.save_hubert, {}),
     "wavlm-mlp": (tiny_models.save_wavlm, {"head": "mlp"}),
+    "hubert-layers": (
+        tiny_models.save_hubert,
+        {"feature_layer": "all", "head_pooling": "mean_max", "standardize_features": True},
+    ),
+    "musicnn-mlp": (tiny_models.save_musicnn, {"head": "mlp", "head_hidden_size": 8, "standardize_features": True}),
     "resnet-mlp": (
         tiny_models.save_timm_resnet,
         {"head": "mlp", "spectrogram": {"n_fft": 512, "hop_length": 256, "num_mel_bins": 32}},
@@ -84,7 +90,7 @@ def trainer_of(made, cache_dir, option="auto"):
 
 @pytest.mark.parametrize("more", [{}, MORE])
 def test_cached_training_gives_the_losses_and_the_model_of_the_slow_path(kind, more, genre_folder, tmp_path):
-    slow, *_ = make_trainer(kind, genre_folder, tmp_path / "slow", **more)
+    slow = trainer_of(make_trainer(kind, genre_folder, tmp_path / "slow", **more), tmp_path / "cache", "never")
     slow.train()
     made = make_trainer(kind, genre_folder, tmp_path / "fast", **more)
     fast = made[0]
@@ -154,6 +160,27 @@ def test_auto_keeps_to_the_windows_where_embeddings_would_change(hubert, genre_f
             trainer_of(made, tmp_path, "always")
     made = make_trainer(hubert, genre_folder, tmp_path / "run")
     assert trainer_of(made, tmp_path, "never") is made[0]
+
+
+def test_features_are_standardised_once_on_the_training_windows(genre_folder, tmp_path):
+    """In training of the whole model as well, by the model in evaluation mode; and never anew for a trained head."""
+    options = {"head": "mlp", "standardize_features": True}
+    kind = tiny_models.save_hubert(tmp_path / "hubert"), options
+    made = make_trainer(kind, genre_folder, tmp_path / "run", mode="none", grid=False)
+    trainer, decoded, window_samples = made
+    assert trainer_of(made, tmp_path) is trainer
+    grid = EvaluationWindows(decoded, window_samples, window_samples)
+    features, part = compute_embeddings(trainer, grid), find_standardization(trainer.model)
+    assert part.num_windows == len(grid)
+    np.testing.assert_allclose(part.mean, features.mean(0), atol=1e-5)
+    np.testing.assert_allclose(part.std, features.std(0), rtol=1e-4)
+    before = part.mean.clone()
+    trainer.train()
+    assert torch.equal(part.mean, before)
+    trainer.save_model(str(tmp_path / "saved"))
+    again = make_trainer((tmp_path / "saved", {}), genre_folder, tmp_path / "again")
+    trainer_of(again, tmp_path)
+    assert torch.equal(find_standardization(again[0].model).mean, before)
 
 
 def test_grid_windows_are_drawn_back_to_back_from_the_whole_track(genre_folder):

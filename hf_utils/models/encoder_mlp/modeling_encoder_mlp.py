@@ -1,4 +1,4 @@
-"""An audio encoder with a head of two layers. B batch, T time steps, H hidden size, K genres."""
+"""An audio encoder with a new head. B batch, T time steps, L layers, H hidden size, D features, K genres."""
 
 import torch
 from torch import nn
@@ -8,8 +8,35 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from .configuration_encoder_mlp import EncoderMLPConfig
 
 
+class EncoderStandardization(nn.Module):
+    """(B, ...) -> (B, ...): features less their mean, in parts of their deviation, over the training windows.
+
+    `num_windows` tells how many these were; 0 before they are known.
+    """
+
+    def __init__(self, *shape: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("std", torch.ones(shape))
+        self.register_buffer("num_windows", torch.tensor(0))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return (features - self.mean) / self.std
+
+
+class LayerSum(nn.Module):
+    """(B, L, D) -> (B, D): the sum of all layers by learned weights that sum to 1 (Peters et al. 2018, 1802.05365)."""
+
+    def __init__(self, num_layers: int):
+        super().__init__()
+        self.weights = nn.Parameter(torch.zeros(num_layers))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return (features * self.weights.softmax(0)[:, None]).sum(1)
+
+
 class EncoderMLPForAudioClassification(PreTrainedModel):
-    """Any audio encoder that reads `input_values` (AST, HuBERT, wav2vec2, WavLM), pooled, and two linear layers."""
+    """Any audio encoder that reads `input_values` (AST, HuBERT, wav2vec2, WavLM), pooled, and one or two layers."""
 
     config_class = EncoderMLPConfig
     base_model_prefix = "encoder"
@@ -20,25 +47,43 @@ class EncoderMLPForAudioClassification(PreTrainedModel):
         super().__init__(config)
         self.num_labels = config.num_labels
         self.encoder = AutoModel.from_config(config.encoder_config)
-        self.classifier = nn.Sequential(
-            nn.Dropout(config.head_dropout),
-            nn.Linear(config.encoder_config.hidden_size, config.head_hidden_size),
-            nn.ReLU(),
-            nn.Dropout(config.head_dropout),
-            nn.Linear(config.head_hidden_size, config.num_labels),
-        )
+        width = config.encoder_config.hidden_size * (2 if config.head_pooling == "mean_max" else 1)
+        # Input of the first layer, then every layer's output.
+        num_layers = config.encoder_config.num_hidden_layers + 1
+        self.readout = nn.Sequential()
+        if config.standardize_features:
+            shape = (num_layers, width) if config.feature_layer == "all" else (width,)
+            self.readout.append(EncoderStandardization(*shape))
+        if config.feature_layer == "all":
+            self.readout.append(LayerSum(num_layers))
+        layers = [nn.Dropout(config.head_dropout)]
+        if config.head == "mlp":
+            layers += [nn.Linear(width, config.head_hidden_size), nn.ReLU(), nn.Dropout(config.head_dropout)]
+            width = config.head_hidden_size
+        self.classifier = nn.Sequential(*layers, nn.Linear(width, config.num_labels))
         self.post_init()
+
+    def _pool(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(B, T, H) -> (B, D)."""
+        mean = hidden.mean(1)
+        return torch.cat([mean, hidden.amax(1)], 1) if self.config.head_pooling == "mean_max" else mean
+
+    def _read_encoder(self, input_values: torch.Tensor) -> torch.Tensor:
+        """Return pooled features (B, D) of the last layer, or (B, L, D) of all."""
+        if self.config.feature_layer == "all":
+            outputs = self.encoder(input_values, output_hidden_states=True)
+            # The last as it leaves the encoder: some have a normalisation after it.
+            layers = [*outputs.hidden_states[:-1], outputs.last_hidden_state]
+            return torch.stack([self._pool(hidden) for hidden in layers], 1)
+        outputs = self.encoder(input_values)
+        pooled = getattr(outputs, "pooler_output", None)
+        return pooled if pooled is not None and self.config.head_pooling is None else self._pool(outputs[0])
 
     def forward(
         self, input_values: torch.Tensor, labels: torch.Tensor | None = None, return_dict: bool | None = None
     ) -> SequenceClassifierOutput:
-        """Return logits (B, K), and the mean cross-entropy if `labels` (B,) are given.
-
-        The head reads the encoder's own pooled output (AST), or else the mean of its output (B, T, H) over time.
-        """
-        outputs = self.encoder(input_values)
-        pooled = getattr(outputs, "pooler_output", None)
-        logits = self.classifier(outputs.last_hidden_state.mean(1) if pooled is None else pooled)
+        """Return logits (B, K), and the mean cross-entropy if `labels` (B,) are given."""
+        logits = self.classifier(self.readout(self._read_encoder(input_values)))
         loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
         if return_dict is False:
             return (logits,) if loss is None else (loss, logits)

@@ -81,15 +81,35 @@ class VectorNorm(nn.BatchNorm1d):
         return super().forward(hidden)
 
 
+class MusiCNNStandardization(nn.Module):
+    """(B, H) -> (B, H): features less their mean, in parts of their deviation, over the training windows.
+
+    `num_windows` tells how many these were; 0 before they are known.
+    """
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("std", torch.ones(size))
+        self.register_buffer("num_windows", torch.tensor(0))
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return (hidden - self.mean) / self.std
+
+
 class MusiCNNBackbone(nn.Module):
-    """(B, T, F) -> (B, 2 H): maximum and mean over time, channel by channel, of what all layers put out."""
+    """(B, T, F) -> (B, 2 H): maximum and mean over time, channel by channel, of what all layers put out.
+
+    (B, H) if the configuration wants the mean alone.
+    """
 
     def __init__(self, config: MusiCNNConfig):
         super().__init__()
         self.front_end = FrontEnd(config)
         width, mid = self.front_end.out_channels, config.mid_channels
         self.mid_layers = nn.ModuleList([MidLayer(width, mid), MidLayer(mid, mid), MidLayer(mid, mid)])
-        self.output_size = 2 * (width + len(self.mid_layers) * mid)
+        self.pooling = config.head_pooling
+        self.output_size = (2 if self.pooling == "mean_max" else 1) * (width + len(self.mid_layers) * mid)
 
     def forward(self, input_values: torch.Tensor) -> torch.Tensor:
         outputs = [self.front_end(input_values)]
@@ -98,11 +118,12 @@ class MusiCNNBackbone(nn.Module):
             # Residual connections from the second on; the first changes the number of channels.
             outputs.append(hidden if len(outputs) == 1 else hidden + outputs[-1])
         features = torch.cat(outputs, dim=1)
-        return torch.stack([features.amax(2), features.mean(2)], dim=2).flatten(1)
+        mean = features.mean(2)
+        return torch.stack([features.amax(2), mean], dim=2).flatten(1) if self.pooling == "mean_max" else mean
 
 
 class MusiCNNForAudioClassification(PreTrainedModel):
-    """MusiCNN with its own head: two layers, each after batch norm and dropout."""
+    """MusiCNN with its own head of two layers, each after batch norm and dropout, or with a plain one."""
 
     config_class = MusiCNNConfig
     base_model_prefix = "backbone"
@@ -112,15 +133,16 @@ class MusiCNNForAudioClassification(PreTrainedModel):
         super().__init__(config)
         self.num_labels = config.num_labels
         self.backbone = MusiCNNBackbone(config)
-        self.classifier = nn.Sequential(
-            VectorNorm(self.backbone.output_size),
-            nn.Dropout(config.head_dropout),
-            nn.Linear(self.backbone.output_size, config.head_hidden_size),
-            nn.ReLU(),
-            VectorNorm(config.head_hidden_size),
-            nn.Dropout(config.head_dropout),
-            nn.Linear(config.head_hidden_size, config.num_labels),
-        )
+        width, norm = self.backbone.output_size, config.head == "norm_mlp"
+        self.readout = nn.Sequential(*([MusiCNNStandardization(width)] if config.standardize_features else []))
+        layers = [VectorNorm(width)] if norm else []
+        layers.append(nn.Dropout(config.head_dropout))
+        if config.head != "linear":
+            layers += [nn.Linear(width, config.head_hidden_size), nn.ReLU()]
+            width = config.head_hidden_size
+            layers += [VectorNorm(width)] if norm else []
+            layers.append(nn.Dropout(config.head_dropout))
+        self.classifier = nn.Sequential(*layers, nn.Linear(width, config.num_labels))
         self.post_init()
 
     def forward(
@@ -130,7 +152,7 @@ class MusiCNNForAudioClassification(PreTrainedModel):
 
         A tagger (`problem_type` is multi_label_classification) takes `labels` (B, K) of 0 and 1, each an output's.
         """
-        logits = self.classifier(self.backbone(input_values))
+        logits = self.classifier(self.readout(self.backbone(input_values)))
         loss = None
         if labels is not None:
             is_tagger = self.config.problem_type == "multi_label_classification"
