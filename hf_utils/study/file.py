@@ -3,7 +3,7 @@
 output_dir: runs/gtzan
 models:
   ast: configs/ast.yaml
-  resnet: {configs: configs/convnext.yaml, options: {model_name_or_path: timm/resnet34.a1_in1k}}
+  resnet: {configs: configs/recipes/image.yaml, options: {model_name_or_path: timm/resnet34.a1_in1k}}
 arms:
   clean: configs/train/clean.yaml
   noisy: configs/train/noisy.yaml

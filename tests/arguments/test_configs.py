@@ -35,7 +35,7 @@ def in_empty_folder(tmp_path, monkeypatch):
 
 
 def test_the_lists_below_are_of_all_files():
-    assert len(RECIPES) == 4 and len(OVERLAYS) == 6 and len(SYSTEMS) == 25 and len(TRAINING) == 35
+    assert len(RECIPES) == 4 and len(OVERLAYS) == 6 and len(SYSTEMS) == 17 and len(TRAINING) == 27
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=str)

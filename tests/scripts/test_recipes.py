@@ -27,6 +27,11 @@ from hf_utils.training.classifier import load_model
 ROOT = Path(__file__).parents[2]
 GENRES = "blues classical country disco hiphop jazz metal pop reggae rock".split()
 FILES = sorted(ROOT.glob("configs/recipes/*.yaml")) + sorted(ROOT.glob("configs/overlays/*.yaml"))
+TABLES = (ROOT / "configs/README.md").read_text(encoding="utf-8")
+START = "accelerate launch run_classification.py"
+# The commands in the tables' cells: of image backbones, and of systems of several parts.
+TABLE_COMMANDS = [shlex.split(words) for words in re.findall(rf"^\|.*\| `{START} ([^<`]*)` \|", TABLES, re.MULTILINE)]
+BACKBONES = [words for words in TABLE_COMMANDS if "configs/recipes/image.yaml" in words]
 # What makes an architecture of timm small, by the start of its name; the others are small enough.
 TIMM_SIZES = {
     "resnetv2": {"layers": [1, 1, 1, 1], "channels": [16, 16, 32, 32], "stem_chs": 8},
@@ -38,7 +43,7 @@ TIMM_SIZES = {
 
 def command_in(path: Path) -> list[str]:
     """Return the words after run_classification.py in the file's comment."""
-    (line,) = re.findall(r"^#   accelerate launch run_classification.py (.*)$", path.read_text(), re.MULTILINE)
+    (line,) = re.findall(rf"^#   {START} (.*)$", path.read_text(), re.MULTILINE)
     assert str(path.relative_to(ROOT)) in line
     return shlex.split(line)
 
@@ -61,6 +66,7 @@ SAVERS = {
     "facebook/hubert": tiny_models.save_hubert,
     "facebook/convnext": tiny_models.save_convnext,
     "models/musicnn_": tiny_models.save_musicnn,
+    "models/efficientnet_lite0": lambda folder: tiny_models.save_timm(folder, "tf_efficientnet_lite0", {}),
 }
 
 
@@ -78,17 +84,19 @@ def make_batch(model, extractor, window_seconds) -> dict:
     return WindowCollator(extractor)([{"samples": x, "label": i, "seed": None} for i, x in enumerate(noise)])
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_the_command_of_a_recipe_loads_trains_a_step_and_comes_back(path, tmp_path, monkeypatch):
+COMMANDS = {f"{path.parent.name}/{path.stem}": command_in(path) for path in FILES}
+COMMANDS |= {words[words.index("--model_name_or_path") + 1]: words for words in BACKBONES}
+
+
+@pytest.mark.parametrize("words", COMMANDS.values(), ids=COMMANDS.keys())
+def test_the_command_of_a_recipe_loads_trains_a_step_and_comes_back(words, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     torch.manual_seed(0)
-    words = command_in(path)
-    configs = [read_config(word) for word in words if word.endswith(".yaml")]
-    name = [config["model_name_or_path"] for config in configs if "model_name_or_path" in config][-1]
-    # Recipes that leave the window at 10 s are tested with a short one; models of the full size take long otherwise.
-    short = [] if any("window_seconds" in config for config in configs) else ["--window_seconds", "1.0"]
-    flags = ["--model_name_or_path", str(stand_in(name, tmp_path / "model")), "--use_cpu", *short]
-    arguments = RunArguments.parse(words + flags)
+    as_given = RunArguments.parse([*words, "--use_cpu"])
+    # Windows of 10 s are tested with short ones; models of the full size take long otherwise.
+    short = ["--window_seconds", "2.0"] if (as_given.data.window_seconds or 10) >= 10 else []
+    model_folder = stand_in(as_given.model.model_name_or_path, tmp_path / "model")
+    arguments = RunArguments.parse([*words, "--model_name_or_path", str(model_folder), "--use_cpu", *short])
     model_args, data_args, training_args = arguments.model, arguments.data, arguments.training
     genres = data_args.genres or GENRES
     model, extractor = load(arguments, genres)
@@ -130,6 +138,35 @@ def test_sample_cnn_sees_three_to_the_tenth_samples_and_takes_any_length():
 
 
 def test_table_has_every_recipe():
-    table = (ROOT / "configs/README.md").read_text(encoding="utf-8")
-    missing = [path.stem for path in FILES if f"`{path.relative_to(ROOT / 'configs')}`" not in table]
+    missing = [path.stem for path in FILES if f"`{path.relative_to(ROOT / 'configs')}`" not in TABLES]
     assert missing == []
+
+
+def test_commands_of_the_table_have_folders_of_their_own(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    folders = [RunArguments.parse([*words, "--use_cpu"]).training.output_dir for words in TABLE_COMMANDS]
+    assert len(BACKBONES) == 11 and len(TABLE_COMMANDS) == 14
+    assert len(set(folders)) == len(folders) and all(folder.startswith("runs/") for folder in folders)
+
+
+def test_an_ensemble_of_the_table_is_made_of_runs_of_the_tables(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    runs = [RunArguments.parse([*words, "--use_cpu"]) for words in [*TABLE_COMMANDS, *COMMANDS.values()]]
+    (ensemble,) = [run for run in runs if run.model.ensemble_with]
+    members = [ensemble.model.model_name_or_path, *ensemble.model.ensemble_with]
+    assert len(members) == 3 and set(members) <= {run.training.output_dir for run in runs if run is not ensemble}
+    segments = next(run for run in runs if run.training.output_dir == members[1])
+    assert segments.data.window_seconds == segments.data.eval_hop_seconds == 4.0 and segments.data.augmentation
+    assert ensemble.training.do_eval
+
+
+def test_image_backbones_share_one_regularisation():
+    options = ("weight_decay", "warmup_steps", "spec_augment_time_seconds", "spec_augment_freq_bins")
+    recipes = [
+        read_config(ROOT / "configs" / name)
+        for name in ("convnext.yaml", "recipes/image.yaml", "recipes/efficientnet_lite0.yaml")
+    ]
+    assert [[recipe[option] for option in options] for recipe in recipes] == [[0.01, 0.1, 1.0, 16]] * 3
+    convnext, image = recipes[:2]
+    assert {name: convnext[name] for name in image} == image
+    assert not image.keys() & {"model_name_or_path", "output_dir"}
