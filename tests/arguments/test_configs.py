@@ -1,5 +1,6 @@
 """Every YAML file and config folder that is shipped, through the code that will read it."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -65,14 +66,27 @@ def test_all_arms_of_the_study_have_the_same_budget():
     mixes = [tuple(config.pop("train_datasets")) for config in configs]
     assert len(set(mixes)) == len(mixes)
     assert all(config == configs[0] for config in configs)
-    # Chosen so that "clean" visits each of the 443 tracks 20 times, 8 at a time, looking at validation once per visit.
+    # Chosen so that "clean" visits each of the 443 tracks 75 times, 8 at a time, looking at validation 30 times.
     steps_per_visit = -(-443 // 8)
-    assert (configs[0]["max_steps"], configs[0]["eval_steps"]) == (20 * steps_per_visit, steps_per_visit)
+    assert (configs[0]["max_steps"], configs[0]["eval_steps"]) == (75 * steps_per_visit, 75 * steps_per_visit // 30)
+    assert all(stage["max_steps"] % configs[0]["eval_steps"] == 0 for stage in stages)
     assert all(
         read_config(CONFIGS / recipe)["per_device_train_batch_size"] == 8
         for recipe in RECIPES
         if recipe.stem != "demo"
     )
+
+
+@pytest.mark.parametrize(("recipe", "num_windows"), [("ast.yaml", 33_225), ("hubert.yaml", 26_580)])
+def test_recipes_that_follow_a_published_one_hear_as_many_windows_as_they_say(recipe, num_windows):
+    arguments = parse(recipe)
+    assert 443 * arguments.data.windows_per_track * arguments.training.num_train_epochs == num_windows
+    text = (CONFIGS / recipe).read_text(encoding="utf-8")
+    steps_per_epoch = math.ceil(443 * arguments.data.windows_per_track / 8)
+    assert f"{num_windows:,} windows" in text and f"{steps_per_epoch} steps per epoch" in text
+    assert f"{steps_per_epoch * int(arguments.training.num_train_epochs):,} in all" in text
+    # The study trains it as long as its own recipe does, or longer.
+    assert read_config(CONFIGS / MIXES[0])["max_steps"] * 8 >= num_windows
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "log_loss"])
