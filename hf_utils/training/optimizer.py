@@ -74,7 +74,8 @@ def assign_learning_rates(
 def _split_by_depth(backbone: nn.Module, names: Sequence[str], decay: float) -> list[tuple[str, float, list[str]]]:
     """Return name, factor and parameters of what is above the blocks, of each block, and of what is below them.
 
-    Parameters are registered in the order of the forward pass; one that is between two blocks belongs to the lower.
+    Parameters are registered in the order of the forward pass, as freezing takes it, too; one that is between two
+    blocks belongs to the lower.
     """
     blocks = find_layers(backbone).blocks
     block_of = {name: number for number, block in enumerate(blocks, start=1) for name in block}
