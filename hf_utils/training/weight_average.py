@@ -41,8 +41,8 @@ class WeightAverage(TrainerCallback):
         self._averaged = AveragedModel(model, multi_avg_fn=self._move if kind == "ema" else None)
         self._running: dict[str, torch.Tensor] | None = None
 
-    def _move(self, averaged: Sequence[torch.Tensor], weights: Sequence[torch.Tensor], _count: torch.Tensor) -> None:
-        count = self._count()  # that of the argument may be on a GPU, and would have to be waited for
+    def _move(self, averaged: Sequence[torch.Tensor], weights: Sequence[torch.Tensor], _: torch.Tensor) -> None:
+        count = self._count()  # the argument may be on a GPU, and would have to be waited for
         get_ema_multi_avg_fn(min(_EMA_DECAY, (1 + count) / (10 + count)))(averaged, weights, count)
 
     def _count(self) -> int:
