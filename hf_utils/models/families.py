@@ -11,7 +11,7 @@ import numpy as np
 import scipy.special
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import ASTFeatureExtractor, PreTrainedConfig, PreTrainedModel
 
 from hf_utils.errors import UserError
 from hf_utils.models.freezing import find_backbone
@@ -79,9 +79,16 @@ def fit_ast_window(backbone: nn.Module, feature_extractor, window_seconds: float
     """Make an `ASTModel`, its configuration and its extractor take windows of one length; None keeps the model's own.
 
     Raises:
-        UserError: a window shorter than a patch, or an extractor of another number of mel bands.
+        UserError: a window shorter than a patch, or an extractor of other frames or another number of mel bands.
     """
     config = backbone.config
+    if type(feature_extractor) is not ASTFeatureExtractor:
+        # MAEST's have a hop of 16 ms: windows of 626 frames would be cut as if they took 6.3 s, and then padded.
+        raise UserError(
+            f"the feature extractor is {type(feature_extractor).__name__}, expected ASTFeatureExtractor: how long the "
+            "frames of another are is not known, and so not how much audio fills a window. Such a checkpoint, of "
+            "MAEST for instance, cannot be used here"
+        )
     if feature_extractor.num_mel_bins != config.num_mel_bins:
         raise UserError(
             f"the feature extractor makes {feature_extractor.num_mel_bins} mel bands, but the model reads "

@@ -436,6 +436,10 @@ def test_what_cannot_be_used_is_explained(tmp_path, tmp_path_factory):
     ast = json.loads((saved("ast", tmp_path_factory) / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(ast))
     (tmp_path / "preprocessor_config.json").write_text(
+        json.dumps({"feature_extractor_type": "Wav2Vec2FeatureExtractor"})
+    )
+    refuse("is Wav2Vec2FeatureExtractor, expected ASTFeatureExtractor.*how much audio fills a window", tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(
         json.dumps({"feature_extractor_type": "ASTFeatureExtractor", "num_mel_bins": 64})
     )
     refuse("makes 64 mel bands, but the model reads 32", tmp_path)
