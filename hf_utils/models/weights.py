@@ -1,5 +1,6 @@
 """Weights: whether their files are whole, and whether they fill a model to the last tensor."""
 
+import copy
 import json
 import zipfile
 from collections.abc import Iterator
@@ -218,8 +219,13 @@ def reload_weights(model: nn.Module, folder: str | Path) -> None:
                 f"the weights in {folder} are not those of this model. Was it trained otherwise?"
             ) from error
         return
+    # By the model's own configuration: the folder of a separate head has none.
     loaded, info = type(model).from_pretrained(
-        folder, use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True
+        folder,
+        config=copy.deepcopy(model.config),
+        use_safetensors=True,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
     )
     wrong = _list_wrong(info["missing_keys"], info["unexpected_keys"], info["mismatched_keys"])
     if wrong or loaded.state_dict().keys() != model.state_dict().keys():

@@ -196,7 +196,9 @@ def test_grid_windows_are_drawn_back_to_back_from_the_whole_track(genre_folder):
     assert seen[0] == {0, 6000, 10000}
 
 
-def test_a_probe_resumes_from_its_own_checkpoint_alone(hubert, genre_folder, tmp_path):
+@pytest.mark.parametrize("options", [{}, {"feature_layer": "all", "standardize_features": True}])
+def test_a_probe_resumes_from_its_own_checkpoint_alone(options, genre_folder, tmp_path):
+    hubert = tiny_models.save_hubert(tmp_path / "hubert"), options
     whole = trainer_of(make_trainer(hubert, genre_folder, tmp_path / "whole", save_total_limit=3), tmp_path / "cache")
     whole.train()
     part = trainer_of(make_trainer(hubert, genre_folder, tmp_path / "part"), tmp_path / "cache")
