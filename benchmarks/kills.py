@@ -44,14 +44,14 @@ TIMES = {"seconds", "versions"}
 class Job:
     """A command that is killed, and what its output folder must hold afterwards."""
 
-    def __init__(self, place: Path, script: list[str], kept: str, exact: bool):
-        self._place, self._script, self._kept, self._exact = place, script, kept, exact
+    def __init__(self, cwd: Path, script: list[str], kept: str, exact: bool):
+        self._cwd, self._script, self._kept, self._exact = cwd, script, kept, exact
 
     def start(self, folder: Path, log: Path) -> subprocess.Popen:
         command = [sys.executable, *(word.replace("FOLDER", str(folder)) for word in self._script)]
         with open(log, "ab") as output:
             return subprocess.Popen(
-                command, cwd=self._place, stdout=output, stderr=output, start_new_session=True, env=self._environment()
+                command, cwd=self._cwd, stdout=output, stderr=output, start_new_session=True, env=self._environment()
             )
 
     def _environment(self) -> dict[str, str]:
@@ -99,7 +99,7 @@ def make_jobs(place: Path) -> dict[str, Job]:
     for track in tracks:
         os.link(track, place / "songs" / track.name)
     train = [str(ROOT / "run_classification.py"), "--model_name_or_path", str(cnn), "--dataset_name", "music"]
-    (place / "study.yaml").write_text(yaml.safe_dump(make_study(cnn)))
+    (place / "study.yaml").write_text(yaml.safe_dump(make_study(cnn, place / "music")))
     return {
         "tag": Job(place, [*tagger(place, train), "--output_dir", "FOLDER"], "*", exact=True),
         "augment": Job(
@@ -121,7 +121,7 @@ def make_jobs(place: Path) -> dict[str, Job]:
             exact=True,
         ),
         "train": Job(place, [*train, *TRAINING, "--output_dir", "FOLDER"], "*", exact=False),
-        "study": Job(place, ["-m", "hf_utils.study", "FOLDER/study.yaml"], "*", exact=False),
+        "study": Job(ROOT, ["-m", "hf_utils.study", "FOLDER/study.yaml"], "*", exact=False),
     }
 
 
@@ -138,8 +138,8 @@ def tagger(place: Path, train: list[str]) -> list[str]:
     return [str(ROOT / "run_classification.py"), *predict]
 
 
-def make_study(cnn: Path) -> dict:
-    """Return a study of two runs; FOLDER is where it writes."""
+def make_study(cnn: Path, music: Path) -> dict:
+    """Return a study of two runs; FOLDER is where it writes. A study starts in the project's folder."""
     words = TRAINING[: TRAINING.index("--resume_from_checkpoint")]
     options, name = {}, None
     for word in words:
@@ -153,7 +153,7 @@ def make_study(cnn: Path) -> dict:
         "models": {"cnn": {"options": {"model_name_or_path": str(cnn)}}},
         "arms": {"clean": None, "half": {"options": {"train_datasets": ["real:0.5"]}}},
         "seeds": [1],
-        "options": {**options, "dataset_name": "music"},
+        "options": {**options, "dataset_name": str(music)},
         "launch": "--num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no --cpu".split(),
     }
 
