@@ -148,12 +148,14 @@ def make_study(cnn: Path, music: Path) -> dict:
             options[name] = True
         else:
             options[name] = yaml.safe_load(word)
+    del options["num_train_epochs"]
+    steps = {"max_steps": 40, "eval_strategy": "steps", "eval_steps": 10, "save_strategy": "steps", "save_steps": 10}
     return {
         "output_dir": "FOLDER/runs",
         "models": {"cnn": {"options": {"model_name_or_path": str(cnn)}}},
         "arms": {"clean": None, "half": {"options": {"train_datasets": ["real:0.5"]}}},
         "seeds": [1],
-        "options": {**options, "dataset_name": str(music)},
+        "options": {**options, **steps, "dataset_name": str(music)},
         "launch": "--num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no --cpu".split(),
     }
 
