@@ -69,7 +69,10 @@ class ClassificationTrainingArguments(TrainingOptions, TrainingArguments):
     def __post_init__(self):
         TrainingOptions.__post_init__(self)
         self._check_stock_options()
-        self._check_scheduler()
+        job = self.do_train, self.do_eval, self.do_predict
+        if self.do_train or not any(job):
+            # Only then: an optimiser, even of one number, imports PyTorch's compiler, which takes a second and more.
+            self._check_scheduler()
         self._check_sharding()
         # Without `use_cpu`, a machine without a GPU refuses bf16, and every process of torchrun believes it is alone.
         launched_on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
@@ -81,7 +84,6 @@ class ClassificationTrainingArguments(TrainingOptions, TrainingArguments):
             self.dataloader_persistent_workers = self.dataloader_num_workers > 0
         if self.dataloader_persistent_workers and self.dataloader_num_workers == 0:
             raise UserError("dataloader_persistent_workers is given, but dataloader_num_workers is 0: there are none")
-        job = self.do_train, self.do_eval, self.do_predict
         TrainingArguments.__post_init__(self)
         # The stock class switches do_eval on whenever training evaluates.
         self.do_train, self.do_eval, self.do_predict = job if any(job) else (True, True, False)

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.preprocessing import StandardScaler
 from torch import nn
 from transformers import AutoModel, AutoModelForAudioClassification, PreTrainedConfig, PreTrainedModel
 
@@ -159,6 +158,9 @@ def find_standardization(model: PreTrainedModel) -> nn.Module | None:
 def fit_standardization(standardization: nn.Module, features: np.ndarray) -> None:
     """Set the mean and the deviation of features (W, ...) of W windows; those that never change are left unscaled."""
     shape = standardization.mean.shape
+    # Here, since tagging files needs no scikit-learn, and waits a second for it.
+    from sklearn.preprocessing import StandardScaler
+
     scaler = StandardScaler().fit(features.reshape(len(features), -1).astype(np.float64))
     standardization.mean.copy_(torch.from_numpy(scaler.mean_).reshape(shape))
     standardization.std.copy_(torch.from_numpy(scaler.scale_).reshape(shape))
