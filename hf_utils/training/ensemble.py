@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -83,21 +83,65 @@ def evaluate_ensemble(arguments: RunArguments, members: Sequence[RunArguments]) 
         UserError: the members' sets hold other tracks.
     """
     # Here, because a prediction does not need what they import.
-    from hf_utils.training.run import prepare_experiment, write_run
+    from hf_utils.training.run import write_run
 
-    sets, records, is_main = [], [], True
+    found = []
     for member in members:
         logger.info("Member %s", member.model.model_name_or_path)
-        experiment, started = prepare_experiment(member), time.time()
-        trainer, windows = experiment.trainer, experiment.windows
-        sets.append([trainer.evaluate_set(windows[name], name) for name in windows])
-        seconds = {"data": experiment.seconds, "training": 0.0, "evaluation": time.time() - started}
-        records.append(experiment.describe(member, arguments.config(), seconds, None))
-        is_main = trainer.is_world_process_zero()
-    names = [member.model.model_name_or_path for member in members]
-    evaluations = [average_sets(names, found, records[0].genres) for found in zip(*sets, strict=True)]
-    if is_main:
+        found.append(_evaluate_member(member, arguments.config()))
+    names, records = [member.model.model_name_or_path for member in members], [one.record for one in found]
+    for name, one in zip(names[1:], found[1:], strict=True):
+        _expect_same_tracks(name, one, names[0], found[0])
+    genres = records[0].genres
+    ordered = [[reorder_genres(found_set, one.record.genres, genres) for found_set in one.sets] for one in found]
+    evaluations = [average_sets(sets, genres) for sets in zip(*ordered, strict=True)]
+    if arguments.training.process_index == 0:
         write_run(arguments, _join_records(records), evaluations, [])
+
+
+@dataclasses.dataclass(frozen=True)
+class _EvaluatedMember:
+    """What a member found by itself. `recordings` has, for each set, the digests of the samples of its tracks."""
+
+    record: "RunRecord"
+    sets: "list[EvaluatedSet]"
+    recordings: list[list[str]]
+
+
+def _evaluate_member(member: RunArguments, config: dict[str, Any]) -> _EvaluatedMember:
+    from hf_utils.training.run import prepare_experiment
+
+    experiment, started = prepare_experiment(member), time.time()
+    sets = [experiment.trainer.evaluate_set(windows, name) for name, windows in experiment.windows.items()]
+    recordings = [experiment.corpus.evaluations[name]["sha256"][:] for name in experiment.windows]
+    seconds = {"data": experiment.seconds, "training": 0.0, "evaluation": time.time() - started}
+    return _EvaluatedMember(experiment.describe(member, config, seconds, None), sets, recordings)
+
+
+def _expect_same_tracks(name: str, one: _EvaluatedMember, first_name: str, first: _EvaluatedMember) -> None:
+    """Raise UserError if a member heard other tracks, or tracks of other genres, than the first."""
+    for found, recordings, expected, expected_recordings in zip(
+        one.sets, one.recordings, first.sets, first.recordings, strict=True
+    ):
+        right = [first.record.genres[label] for label in expected.labels]
+        if found.track_ids != expected.track_ids or recordings != expected_recordings:
+            difference = "holds other tracks than"
+        elif [one.record.genres[label] for label in found.labels] != right:
+            difference = "has other genres for the tracks than"
+        else:
+            continue
+        raise UserError(
+            f"{expected.name} of {name} {difference} that of {first_name}: an ensemble needs members of one split of "
+            "one dataset. Leave the member out."
+        )
+
+
+def reorder_genres(found: "EvaluatedSet", genres: Sequence[str], wanted: Sequence[str]) -> "EvaluatedSet":
+    """Return a set whose labels and outputs, of `genres`, are in the order `wanted` of the same genres."""
+    order = np.array([genres.index(genre) for genre in wanted])
+    return dataclasses.replace(
+        found, labels=np.argsort(order)[found.labels], probabilities=found.probabilities[:, order]
+    )
 
 
 def _join_records(records: "Sequence[RunRecord]") -> "RunRecord":
@@ -114,29 +158,19 @@ def _join_records(records: "Sequence[RunRecord]") -> "RunRecord":
     )
 
 
-def average_sets(names: Sequence[str], sets: "Sequence[EvaluatedSet]", genres: Sequence[str]) -> "EvaluatedSet":
-    """Return the mean of what members found on one set. Hard vote and window scores are undefined: windows differ.
+def average_sets(sets: "Sequence[EvaluatedSet]", genres: Sequence[str]) -> "EvaluatedSet":
+    """Return the mean of what members found on one set, the same tracks and `genres` in the same order.
 
-    Raises:
-        UserError: they heard other tracks.
+    Hard vote and window scores are undefined: windows differ.
     """
-    from hf_utils.results.metrics import GenreMetrics
+    from hf_utils.results.metrics import metrics_for
 
-    first = sets[0]
-    probabilities = []
-    for name, found in zip(names, sets, strict=True):
-        if found.name != first.name or found.track_ids != first.track_ids:
-            raise UserError(
-                f"{first.name} of {name} holds other tracks than that of {names[0]}: an ensemble needs members of one "
-                "split of one dataset. Leave the member out."
-            )
-        probabilities.append(found.probabilities)
-    mean = np.mean(probabilities, axis=0)
-    track = GenreMetrics(genres).compute(predictions=mean, references=first.labels)
+    mean = np.mean([found.probabilities for found in sets], axis=0)
+    track = metrics_for(tuple(genres)).score(mean, sets[0].labels)
     undefined = dict.fromkeys(track, math.nan)
     scores = {"track": track, "track_hard": undefined, "window": undefined}
     num_windows = sum(found.num_windows for found in sets)
-    return dataclasses.replace(first, probabilities=mean, scores=scores, num_windows=num_windows)
+    return dataclasses.replace(sets[0], probabilities=mean, scores=scores, num_windows=num_windows)
 
 
 def predict_ensemble(arguments: RunArguments, members: Sequence[RunArguments]) -> int:

@@ -74,6 +74,29 @@ def test_an_evaluated_ensemble_is_the_mean_of_its_members(work, tmp_path):
     assert run.model == "musicnn + hubert"
 
 
+def test_members_with_their_genres_in_another_order_are_put_in_one(work, tmp_path):
+    options = "--num_train_epochs", 1, "--window_seconds", 0.4, "--dataset_name", work / "music"
+    turned = tmp_path / "turned"
+    start(work / "models/musicnn", *options, "--genres", "rock", "hiphop", "blues", "--output_dir", turned)
+    output = tmp_path / "both"
+    start(work / "hubert", "--ensemble_with", turned, "--do_eval", "--output_dir", output)
+    together = read_predictions(output / "predictions_test.csv")
+    members = [read_predictions(folder / "predictions_test.csv") for folder in (work / "hubert", turned)]
+    for column, genre in enumerate(together.genres):
+        own = [member.probabilities[:, member.genres.index(genre)] for member in members]
+        np.testing.assert_allclose(together.probabilities[:, column], np.mean(own, axis=0), atol=1e-6)
+    assert together.genres == members[0].genres != members[1].genres
+    assert [together.genres[label] for label in together.labels] == ["blues", "hiphop", "rock"]
+
+
+def test_members_that_heard_other_tracks_of_the_same_names_are_refused(work, tmp_path):
+    write_music(tmp_path / "other-music", 10)
+    options = "--num_train_epochs", 1, "--window_seconds", 0.4, "--dataset_name", tmp_path / "other-music"
+    start(work / "models/musicnn", *options, "--output_dir", tmp_path / "other")
+    with pytest.raises(UserError, match="holds other tracks than that of .*hubert"):
+        start(work / "hubert", "--ensemble_with", tmp_path / "other", "--do_eval", "--output_dir", tmp_path / "x")
+
+
 def test_tagged_files_have_the_mean_of_the_probabilities_and_continue(work, tmp_path, capsys):
     output = tmp_path / "tagged"
     options = (
