@@ -8,6 +8,7 @@ import csv
 import dataclasses
 import logging
 import math
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ from hf_utils.models.loading import own_genres
 from hf_utils.training.classifier import load_config
 from hf_utils.training.past_runs import adopt_data_options
 from hf_utils.training.prediction import PREDICTIONS_FILE, format_row, say_what_was_tagged, tag_files
-from hf_utils.training.prediction_journal import JOURNAL_FILE
+from hf_utils.training.prediction_journal import JOURNAL_FILE, PredictionJournal
 
 if TYPE_CHECKING:
     from hf_utils.results.run_results import EvaluatedSet, RunRecord
@@ -59,7 +60,7 @@ def _list_members(arguments: RunArguments) -> list[RunArguments]:
         if is_given:
             raise UserError(f"{name} works with one checkpoint: leave it or --ensemble_with out")
     names = [arguments.model.model_name_or_path, *arguments.model.ensemble_with]
-    if len(set(names)) < len(names):
+    if len({os.path.realpath(name) if os.path.isdir(name) else name for name in names}) < len(names):
         raise UserError(f"ensemble_with: a checkpoint is there twice, and would count twice: {', '.join(names)}")
     models = [dataclasses.replace(arguments.model, model_name_or_path=name, ensemble_with=[]) for name in names]
     members = [dataclasses.replace(arguments, model=model) for model in models]
@@ -179,15 +180,14 @@ def predict_ensemble(arguments: RunArguments, members: Sequence[RunArguments]) -
     Returns 1 if some files could not be read, else 0.
     """
     output_dir, tables, skipped = Path(arguments.training.output_dir), [], set()
-    if (output_dir / JOURNAL_FILE).exists() and not arguments.training.overwrite:
-        raise UserError(
-            f"{output_dir} holds predictions of one checkpoint. Choose another --output_dir, or add --overwrite to "
-            "replace them."
-        )
-    for number, member in enumerate(members, start=1):
-        name = member.model.model_name_or_path
+    names = [member.model.model_name_or_path for member in members]
+    folders = [
+        Path(output_dir, MEMBERS_FOLDER, f"{number}-{file_stem(Path(name).name)}")
+        for number, name in enumerate(names, start=1)
+    ]
+    _make_room(output_dir, folders, overwrite=arguments.training.overwrite)
+    for name, member, folder in zip(names, members, folders, strict=True):
         logger.info("Member %s", name)
-        folder = output_dir / MEMBERS_FOLDER / f"{number}-{file_stem(Path(name).name)}"
         _, failures = tag_files(member, folder)
         skipped |= {file for file, _ in failures}
         tables.append(_read_predictions(folder / PREDICTIONS_FILE))
@@ -200,6 +200,29 @@ def predict_ensemble(arguments: RunArguments, members: Sequence[RunArguments]) -
     write_csv(output_dir / PREDICTIONS_FILE, ["file", "prediction", *genres], rows)
     say_what_was_tagged(output_dir, len(rows), len(skipped))
     return 1 if skipped else 0
+
+
+def _make_room(output_dir: Path, folders: Sequence[Path], *, overwrite: bool) -> None:
+    """Remove what other predictions left in `output_dir`, if there is any.
+
+    Raises:
+        UserError: there is, and not `overwrite`.
+    """
+    journals = [output_dir / JOURNAL_FILE, *Path(output_dir, MEMBERS_FOLDER).glob(f"*/{JOURNAL_FILE}")]
+    others = [path for path in journals if path.is_file() and path.parent not in folders]
+    # Finished without one of these members.
+    is_of_fewer = Path(output_dir, PREDICTIONS_FILE).exists() and not all(folder.is_dir() for folder in folders)
+    if (others or is_of_fewer) and not overwrite:
+        raise UserError(
+            f"{output_dir} holds predictions of other checkpoints. Choose another --output_dir, or add --overwrite to "
+            "replace them."
+        )
+    for path in others:
+        for result in PredictionJournal(path, {}).results.values():
+            if "timeline" in result:
+                Path(path.parent, result["timeline"]).unlink(missing_ok=True)
+        path.unlink()
+        Path(path.parent, PREDICTIONS_FILE).unlink(missing_ok=True)
 
 
 @dataclasses.dataclass(frozen=True)

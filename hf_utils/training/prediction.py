@@ -196,6 +196,12 @@ def _open_journal(
     Raises:
         UserError: it is that of another prediction, and not to be replaced.
     """
+    has_table = (output_dir / PREDICTIONS_FILE).exists() and not (output_dir / JOURNAL_FILE).exists()
+    if has_table and not overwrite:
+        raise UserError(
+            f"{output_dir} holds a {PREDICTIONS_FILE} that is not of one checkpoint: choose another --output_dir, or "
+            "add --overwrite to replace it."
+        )
     journal = PredictionJournal(output_dir / JOURNAL_FILE, made_by)
     differences, known = list(journal.differences), journal.results
     if known and not known.keys() & files.keys():

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -156,18 +157,32 @@ def test_a_member_with_other_genres_or_another_split_is_refused(work, tmp_path):
         start(work / "musicnn", "--ensemble_with", tmp_path / "split", "--do_eval", "--output_dir", tmp_path / "y")
 
 
-def test_a_checkpoint_that_is_named_twice_is_refused(work, tmp_path):
+@pytest.mark.parametrize("spelling", ["musicnn", "hubert/../musicnn"])
+def test_a_checkpoint_that_is_named_twice_is_refused(spelling, work, tmp_path):
     with pytest.raises(UserError, match="would count twice"):
-        start(work / "musicnn", "--ensemble_with", work / "musicnn", "--do_eval", "--output_dir", tmp_path / "x")
+        start(work / "musicnn", "--ensemble_with", work / spelling, "--do_eval", "--output_dir", tmp_path / "x")
 
 
-def test_predictions_of_one_checkpoint_are_not_replaced_unasked(work, tmp_path):
+def test_other_predictions_are_not_replaced_unasked(work, tmp_path):
     options = "--do_predict", "--predict_path", work / "new", "--output_dir", tmp_path / "tagged"
-    start(work / "musicnn", *options)
-    before = (tmp_path / "tagged" / "predictions.csv").read_bytes()
-    with pytest.raises(UserError, match="--overwrite"):
-        start(work / "musicnn", "--ensemble_with", work / "hubert", *options)
-    assert (tmp_path / "tagged" / "predictions.csv").read_bytes() == before
+    one, two = [work / "musicnn"], [work / "musicnn", "--ensemble_with", work / "hubert"]
+    shutil.copytree(work / "hubert", tmp_path / "hubert-2")
+    three, other = [*two, tmp_path / "hubert-2"], [work / "musicnn", "--ensemble_with", tmp_path / "hubert-2"]
+    table, contents = tmp_path / "tagged" / "predictions.csv", []
+    for words in (one, two, three, other, one):
+        if contents:
+            with pytest.raises(UserError, match="--overwrite"):
+                start(*words, *options)
+            assert table.read_bytes() == contents[-1]
+        start(*words, *options, "--overwrite")
+        contents.append(table.read_bytes())
+        start(*words, *options)
+        assert table.read_bytes() == contents[-1]
+    assert contents[0] == contents[-1] != contents[1]
+    start(*two, *options, "--overwrite")
+    assert table.read_bytes() == contents[1]
+    tables = [path.parent.name for path in (tmp_path / "tagged").rglob("predictions.csv")]
+    assert sorted(tables) == ["1-musicnn", "2-hubert", "tagged"]
 
 
 def test_a_search_over_an_ensemble_is_refused(work, tmp_path):
