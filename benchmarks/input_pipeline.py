@@ -4,7 +4,8 @@
 
 The ordinary way decodes the whole clip, resamples it and cuts a window, at every visit. Ours decodes once into a file
 of 16-bit samples and maps the window's bytes. Both are timed in one run, in this process, on the same tracks, with and
-without the feature extractor (log-mel of the spectrogram CNN), which costs the same in both.
+without the feature extractor (log-mel of the spectrogram CNN), which costs the same in both. The last rows are batches
+as a training gets them, with features that are kept from epoch to epoch, of AST and of the spectrogram CNN.
 """
 
 import argparse
@@ -20,12 +21,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import datasets
 import numpy as np
 import torch
+import transformers
 
 from hf_utils import audio
 from hf_utils.data.clips import load_clips
 from hf_utils.data.waveforms import decode_clips
 from hf_utils.data.windows import TrainingWindows
 from hf_utils.models.features import WindowCollator
+from hf_utils.models.kept_features import keep_features, start_step
 from hf_utils.models.spectrogram_cnn import SpectrogramCNNFeatureExtractor
 
 WINDOW_SECONDS = 10.0
@@ -77,6 +80,23 @@ def compare_speed(folder: Path, sample_rate: int, seconds: float, cache_dir: str
     )
     print(f"{'only the extractor, calls/s':34}{extractor:12.1f}")
     print(f"share of the extractor in our time per window: {ours_all / extractor:.0%}")
+
+
+def compare_kept(clips: datasets.Dataset, sample_rate: int, seconds: float) -> None:
+    """Print how many windows a second come in batches of 8, from the data loader to the collated features."""
+    cnn = SpectrogramCNNFeatureExtractor(sampling_rate=sample_rate, mean=0.0, std=1.0, center=False)
+    for name, extractor in (("AST", transformers.ASTFeatureExtractor(sampling_rate=sample_rate)), ("CNN", cnn)):
+        windows = TrainingWindows(clips, int(WINDOW_SECONDS * sample_rate), seed=0, start_step=start_step(extractor))
+        keep_features(windows, extractor, 1 << 34, torch.device("cpu"))
+        loader = torch.utils.data.DataLoader(windows, batch_size=8, shuffle=True, collate_fn=WindowCollator(extractor))
+        started = time.perf_counter()
+        windows[0]
+        first = time.perf_counter() - started
+        started, done = time.perf_counter(), 0
+        while time.perf_counter() - started < seconds:
+            done += sum(len(batch["labels"]) for batch in loader)
+        rate = done / (time.perf_counter() - started)
+        print(f"{'windows/s in batches, kept, ' + name:34}{rate:12.0f}{first:12.1f} s to compute the features")
 
 
 def write_variants(folder: Path, count: int, target: Path) -> None:
@@ -135,4 +155,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)  # as in a data-loader worker
     with tempfile.TemporaryDirectory() as cache:
         compare_speed(arguments.folder, arguments.sample_rate, arguments.seconds, cache)
+        decoded = decode_clips(load_clips(str(arguments.folder)), arguments.sample_rate, cache_dir=cache)
+        compare_kept(decoded, arguments.sample_rate, arguments.seconds)
         compare_memory(arguments.folder, arguments.sample_rate, cache)
