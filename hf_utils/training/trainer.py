@@ -33,6 +33,7 @@ from hf_utils.models.freezing import frozen_modules
 from hf_utils.models.weights import reload_weights
 from hf_utils.results.plots import confusion_figure, figure_to_array
 from hf_utils.results.run_results import EvaluatedSet, score_windows
+from hf_utils.seeding import derive_seed
 from hf_utils.training.optimizer import (
     assign_learning_rates,
     check_optimizer,
@@ -271,12 +272,14 @@ class GenreTrainer(Trainer):
                 statistics.copy_(self.accelerator.reduce(statistics, "mean"))
 
     def _training_inputs(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Yield this process's share of the windows of the epoch as batches, in their order and without labels.
+        """Yield this process's share of the windows of the epoch as batches, in a drawn order and without labels.
 
         accelerate's loaders would tell the windows another epoch.
         """
         windows, batch_size = self.train_dataset, self.args.train_batch_size
-        share = range(self.args.process_index, len(windows), self.args.world_size)
+        # The windows of a genre lie side by side: batches of one genre would have too small a deviation.
+        order = np.random.default_rng(derive_seed(self.args.seed, "batch norm")).permutation(len(windows))
+        share = order[self.args.process_index :: self.args.world_size].tolist()
         loader = torch.utils.data.DataLoader(
             torch.utils.data.Subset(windows, share),
             batch_size,

@@ -3,6 +3,7 @@
 import copy
 import types
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -13,6 +14,7 @@ from transformers import TrainerCallback
 
 from hf_utils.errors import UserError
 from hf_utils.models.weights import reload_weights
+from hf_utils.seeding import derive_seed
 from hf_utils.training.weight_average import RUNNING_FILE, WeightAverage
 
 STEPS = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 4, "save_steps": 4, "save_total_limit": 9}
@@ -110,7 +112,7 @@ def test_the_mean_is_evaluated_and_saved_and_the_training_is_as_without(
 
 @pytest.mark.parametrize("name", ["resnet", "musicnn", "timm_resnet"])
 def test_batch_norm_statistics_are_those_of_the_averaged_weights(name, genre_folder, tmp_path_factory, tmp_path):
-    """As torch's own `update_bn` computes them from the windows of the last epoch."""
+    """As torch's own `update_bn` computes them from the windows of the last epoch, in the order of the trainer."""
     trainer = make_trainer(
         saved(name, tmp_path_factory),
         genre_folder,
@@ -119,7 +121,8 @@ def test_batch_norm_statistics_are_those_of_the_averaged_weights(name, genre_fol
     )
     trainer.train()
     windows, found = trainer.train_dataset, tensors(trainer.model)
-    batches = [trainer.data_collator(windows.__getitems__(range(first, first + 3))) for first in range(0, 12, 3)]
+    order = np.random.default_rng(derive_seed(trainer.args.seed, "batch norm")).permutation(12)
+    batches = [trainer.data_collator(windows.__getitems__(part)) for part in order.reshape(4, 3).tolist()]
     for module in trainer.model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -129,6 +132,21 @@ def test_batch_norm_statistics_are_those_of_the_averaged_weights(name, genre_fol
     assert statistics
     for key in statistics:
         torch.testing.assert_close(found[key], expected[key], msg=key)
+
+
+def test_batch_norm_statistics_are_of_batches_of_several_genres(genre_folder, tmp_path_factory, tmp_path):
+    """The table is sorted by genre: in its order, a batch would have the deviation within one genre."""
+    options = {"average_weights": "ema", "num_train_epochs": 1, "per_device_train_batch_size": 4}
+    trainer = make_trainer(
+        saved("resnet", tmp_path_factory), genre_folder, tmp_path, load_best_model_at_end=False, **options
+    )
+    collate, batches = trainer.data_collator, []
+    trainer.data_collator = lambda windows: batches.append([w["label"] for w in windows]) or collate(windows)
+    trainer.train()
+    labels = [window["label"] for window in trainer.train_dataset]
+    assert labels == sorted(labels) and labels.count(0) == 4
+    renewing = batches[-3:]
+    assert sorted(sum(renewing, [])) == labels and min(len(set(batch)) for batch in renewing) > 1
 
 
 def test_frozen_batch_norms_keep_their_statistics(genre_folder, tmp_path_factory, tmp_path):
