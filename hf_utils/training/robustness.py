@@ -38,7 +38,8 @@ from hf_utils.results.display import show_change, show_corruption, show_score
 from hf_utils.results.intervals import percentile_interval, resample_tracks
 from hf_utils.results.plots import encode_png, shorten
 from hf_utils.results.run_results import EvaluatedSet, align_columns
-from hf_utils.training.trainer import GenreTrainer, ProgressBars
+from hf_utils.training.progress import ProgressBars
+from hf_utils.training.trainer import GenreTrainer
 
 logger = logging.getLogger(__name__)
 

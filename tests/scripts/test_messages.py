@@ -17,7 +17,8 @@ from hf_utils.arguments.training import ClassificationTrainingArguments
 from hf_utils.launch import setup_logging
 from hf_utils.models.checkpoints import Checkpoint
 from hf_utils.models.loading import load_classifier
-from hf_utils.training.trainer import EpochLine, GenreTrainer, ProgressBars
+from hf_utils.training.progress import EpochLine, ProgressBars
+from hf_utils.training.trainer import GenreTrainer
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = "--window_seconds 0.5 --dataloader_num_workers 0 --num_proc 1 --use_cpu --on_bad_audio skip".split()
