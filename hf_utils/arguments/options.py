@@ -90,6 +90,11 @@ def default_of(field: dataclasses.Field) -> Any:
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
+def collect_defaults(classes: Iterable[type]) -> dict[str, Any]:
+    """Return {option: default} of the complete classes of `classes`, as `default_of`."""
+    return {name: default_of(field) for name, field in collect_options(complete_classes(classes)).items()}
+
+
 def check_value(field: dataclasses.Field, value: Any) -> Any:
     """Return `value` in the option's type: a whole number becomes a float where one is wanted, nothing else changes.
 

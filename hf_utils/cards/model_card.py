@@ -15,7 +15,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from hf_utils.arguments.options import collect_options, complete_classes, default_of
+from hf_utils.arguments.options import collect_defaults
+from hf_utils.arguments.precedence import override
 from hf_utils.arguments.run_arguments import RUN_CLASSES
 from hf_utils.arguments.run_options import differing_options
 from hf_utils.cards.markup import Markdown, code_block, escape, one_line, paragraphs, picture, render_template, table
@@ -411,8 +412,7 @@ def settings_table(results: Mapping) -> Markdown:
         *_counted_lengths(config),
         *((name, show_value(config[name])) for name in _ALWAYS_SHOWN if name in config),
     ]
-    defaults = {name: default_of(field) for name, field in collect_options(complete_classes(RUN_CLASSES)).items()}
-    for name, (_, value) in differing_options({**config, **defaults}, config).items():
+    for name, (_, value) in differing_options({**config, **collect_defaults(RUN_CLASSES)}, config).items():
         hidden = name in _ALWAYS_SHOWN or _NOT_SETTINGS.fullmatch(name) or is_secret(name)
         if not hidden and value not in (None, "", []):
             rows.append((name, show_value(value)))
@@ -429,10 +429,11 @@ def _show_seconds(seconds: float) -> str:
 
 
 def _counted_lengths(config: Mapping) -> list[tuple[str, str]]:
-    """Return the option that decided how long training was: steps win over epochs, a stage's over the run's."""
+    """Return the option that decided how long training was, where it is not one of a stage."""
     counted = []
     for changes in config.get("stages") or [{}]:
-        name = "max_steps" if ({**config, **changes}.get("max_steps") or -1) > 0 else "num_train_epochs"
+        merged = override(config, changes, "in a stage")
+        name = "max_steps" if (merged.get("max_steps") or -1) > 0 else "num_train_epochs"
         if name not in changes and name in config:  # a stage's own is shown with the stages
             counted.append((name, show_value(config[name])))
     return list(dict.fromkeys(counted))

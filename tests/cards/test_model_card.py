@@ -196,6 +196,14 @@ def test_a_run_in_stages_is_described_as_a_whole(tmp_path):
     assert "not for commercial use" in text and "generated music" in text
 
 
+def test_the_length_of_a_stage_is_shown_where_the_stage_sets_it(tmp_path):
+    """Epochs of a stage replace the steps of the whole run."""
+    config = {"model_name_or_path": "me/net", "output_dir": str(tmp_path), "max_steps": 100}
+    for number, (stages, expected) in enumerate((([{}], True), ([{"num_train_epochs": 3}], False), (None, True))):
+        text = write_card(tmp_path / str(number), config={**config, "stages": stages})
+        assert ("| 100 |" in text) == expected
+
+
 def test_the_card_of_a_first_stage_promises_no_scores(tmp_path):
     config = {"output_dir": str(tmp_path), "model_name_or_path": "me/net", "stages": [{}, {}]}
     results = write(tmp_path / "stage-1", [], GENRES, config=config, data={"dataset": "me/songs"})
