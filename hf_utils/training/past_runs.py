@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from hf_utils.arguments.data import DataArguments
 from hf_utils.arguments.model import ModelArguments
-from hf_utils.arguments.options import check_value, collect_options
+from hf_utils.arguments.options import check_value, collect_defaults, collect_options
 from hf_utils.arguments.parsing import build_arguments
-from hf_utils.arguments.precedence import override
-from hf_utils.arguments.run_arguments import RunArguments
+from hf_utils.arguments.precedence import drop_silenced, override
+from hf_utils.arguments.run_arguments import RUN_CLASSES, RunArguments
 from hf_utils.config_files import read_config
 from hf_utils.errors import UserError
 from hf_utils.files import RECORD_FILE
@@ -59,12 +59,22 @@ def expand_stages(arguments: RunArguments) -> list[RunArguments]:
                 "stages. What a stage trains on is its train_datasets; the split, and what is evaluated, are the same "
                 "in all."
             )
-        options = override(common, changes, f"in stages[{number - 1}]") | {"model_name_or_path": before}
+        options = _merge_stage(common, changes, f"stages[{number - 1}]") | {"model_name_or_path": before}
         if number < len(training_args.stages):
             before = str(Path(training_args.output_dir, f"stage-{number}"))
             options |= {"output_dir": before, "do_train": True, "do_eval": False, "push_to_hub": False}
         expanded.append(RunArguments.from_options(options))
     return expanded
+
+
+def _merge_stage(common: Mapping[str, Any], changes: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return the options of a stage. Raises UserError for one that it sets and that does nothing in it."""
+    options = override(common, changes, f"in {where}")
+    ranks = dict.fromkeys(options, 0) | dict.fromkeys(changes, 1)
+    try:
+        return drop_silenced(options, ranks, collect_defaults(RUN_CLASSES))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
 
 
 def adopt_data_options(arguments: RunArguments) -> RunArguments:

@@ -27,8 +27,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState
 
-from hf_utils.arguments.options import check_value, collect_options, complete_classes
-from hf_utils.arguments.precedence import override
+from hf_utils.arguments.options import check_value, collect_defaults, collect_options, complete_classes
+from hf_utils.arguments.precedence import drop_silenced, override
 from hf_utils.arguments.replaced_options import explain_unknown
 from hf_utils.arguments.run_arguments import RUN_CLASSES, RunArguments
 from hf_utils.arguments.run_options import differing_options
@@ -69,6 +69,7 @@ def run_search(arguments: RunArguments, search_args: SearchArguments) -> Path:
         raise UserError("ensemble_with works with --do_eval and --do_predict: leave it or --search out")
     space = read_space(search_args.search, collect_options(complete_classes(RUN_CLASSES)))
     _check_job(training_args)
+    _check_use(space, arguments.config())
     output_dir = Path(training_args.output_dir)
     url, name = _locate(search_args.search_storage, output_dir)
     with _explain_storage_errors(url):
@@ -94,6 +95,12 @@ def _check_job(training_args: ClassificationTrainingArguments) -> None:
         )
     if not training_args.do_train or training_args.stages or training_args.eval_strategy == "no":
         raise UserError("search trains in one stage and compares evaluations: it needs do_train and an eval_strategy")
+
+
+def _check_use(space: Mapping[str, BaseDistribution], config: Mapping[str, Any]) -> None:
+    """Raise UserError for a searched option that does nothing, because of one that is the same in all trials."""
+    values = {**config, **dict.fromkeys(space, "searched")}
+    drop_silenced(values, dict.fromkeys(values, 0), collect_defaults(RUN_CLASSES))
 
 
 def _locate(storage: str | None, output_dir: Path) -> tuple[sqlalchemy.URL, str]:

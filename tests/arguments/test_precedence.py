@@ -5,6 +5,7 @@ import yaml
 
 from hf_utils.arguments.run_arguments import RunArguments
 from hf_utils.errors import UserError
+from hf_utils.training.past_runs import expand_stages
 
 
 @pytest.fixture
@@ -76,6 +77,25 @@ def test_a_later_source_may_silence_an_option(parse):
     config = parse(steps, flags=flags).config()
     assert "eval_steps" not in config and "save_steps" not in config
     assert parse(yaml.safe_dump({k: v for k, v in config.items() if v is not None})).config() == config
+
+
+@pytest.mark.parametrize(
+    ("common", "stage", "words"),
+    [
+        ("freeze: backbone", "layer_decay: 0.7", r"stages\[0\]: layer_decay is 0.7, but freeze is backbone"),
+        ("seed: 1", "{freeze: backbone, layer_decay: 0.7}", r"stages\[0\]: layer_decay is 0.7"),
+        ("seed: 1", "{max_steps: 9, eval_steps: 3}", r"stages\[0\]: eval_steps is 3.*eval_strategy is epoch"),
+    ],
+)
+def test_an_option_that_does_nothing_in_its_stage_is_refused(common, stage, words, parse):
+    with pytest.raises(UserError, match=words):
+        expand_stages(parse(f"{common}\nstages:\n- {stage}\n- {{freeze: none}}"))
+
+
+def test_a_stage_may_silence_an_option_of_the_whole_run(parse):
+    stages = "stages:\n- {freeze: backbone}\n- {learning_rate: 1.0e-3}"
+    frozen, whole = expand_stages(parse(f"layer_decay: 0.7\n{stages}"))
+    assert (frozen.training.layer_decay, whole.training.layer_decay) == (1.0, 0.7)
 
 
 def test_options_after_stages_that_a_stage_sets_are_told_of(parse, caplog):

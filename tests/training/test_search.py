@@ -129,6 +129,13 @@ def test_what_leaves_nothing_to_compare_is_refused(start, tmp_path):
         run_classification.main(["--model_name_or_path", "x", "--search", str(tmp_path / "none.yaml")])
 
 
+def test_a_searched_option_that_does_nothing_in_any_trial_is_refused(start, tmp_path):
+    (tmp_path / "space.yaml").write_text("layer_decay: [0.7, 0.8]\nlearning_rate: [1.0e-3, 1.0e-2]\n")
+    with pytest.raises(UserError, match="layer_decay is searched, but freeze is backbone"):
+        start(2, "--freeze", "backbone")
+    assert not (tmp_path / "search").exists()
+
+
 def run_at_once(start, num_trials: int, flags: list[str], folders: list[str]) -> list[str]:
     """Start the script once per folder, at the same time, and return the trials that ended, as they were logged."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
