@@ -72,8 +72,11 @@ class VisitPlan:
         return turns
 
     def draw_partner(self, number: int, visits: Sequence[Visit]) -> tuple[int, float]:
-        """Return the number of the visit that is mixed into visit `number`, and the share that the latter keeps."""
+        """Return the number of the visit that is mixed into visit `number`, and the share that the latter keeps.
+
+        The only visit of an epoch is its own partner.
+        """
         seed = visits[number].seed
-        step = 1 + derive_seed(seed, "partner") % (len(visits) - 1)
+        step = 1 + derive_seed(seed, "partner") % max(1, len(visits) - 1)
         share = np.random.default_rng(derive_seed(seed, "share")).beta(self.mixup_alpha, self.mixup_alpha)
         return (number + step) % len(visits), float(share)

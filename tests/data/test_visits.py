@@ -52,6 +52,11 @@ def test_balanced_visits_do_not_depend_on_the_order_of_the_tracks():
     assert one == other
 
 
+def test_the_only_window_of_an_epoch_is_its_own_partner():
+    plan = VisitPlan(mixup_alpha=0.4)
+    assert plan.draw_partner(0, plan.list_visits(CLIPS[:1], 7, 0))[0] == 0
+
+
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
 def test_partners_are_any_other_window_and_shares_follow_beta(alpha):
     """Beta(alpha, alpha) has the mean 1/2 and the variance 1 / (4 (2 alpha + 1))."""
