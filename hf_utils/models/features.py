@@ -4,6 +4,7 @@ The feature extractor that is saved with the checkpoint does the work, in the da
 how a spectrogram is made. Every window of a run has one length, so nothing is ever padded and no mask is needed.
 """
 
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,12 +14,10 @@ import torch
 
 from hf_utils.audio import cut_window, resample, window_starts
 from hf_utils.errors import UserError
-from hf_utils.models.families import family_of
+from hf_utils.models.families import family_of, has_feature_stats, unnormalised
 
 # The time axis and the frequency axis of one example's features, by family.
 _AXES = {"spectrogram_transformer": (0, 1), "spectrogram_cnn": (2, 1), "musicnn": (0, 1)}
-# Whose features are not normalised, so that 0 is not their mean.
-_UNNORMALISED = ("musicnn",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,9 +129,11 @@ def make_spec_augment(
             "in the checkpoint's config.json)."
         )
     time_axis, frequency_axis = _AXES[family]
-    example = WindowCollator(feature_extractor)(
-        [{"samples": torch.zeros(window_samples).numpy(), "label": 0, "seed": None}]
-    )
+    # The mean and the deviation of the training split need not be known yet.
+    with unnormalised(feature_extractor) if has_feature_stats(feature_extractor) else contextlib.nullcontext():
+        example = WindowCollator(feature_extractor)(
+            [{"samples": torch.zeros(window_samples).numpy(), "label": 0, "seed": None}]
+        )
     shape = example[feature_extractor.model_input_names[0]].shape[1:]
     frames_per_second = shape[time_axis] * feature_extractor.sampling_rate / window_samples
     time_frames = round(time_seconds * frames_per_second)
@@ -142,7 +143,8 @@ def make_spec_augment(
     ):
         if width >= size:
             raise UserError(f"{option} would mask {width} of {size}: choose less than the whole window.")
-    return SpecAugment(time_axis, frequency_axis, time_frames, frequency_bins, family not in _UNNORMALISED)
+    is_normalised = getattr(feature_extractor, "do_normalize", False)
+    return SpecAugment(time_axis, frequency_axis, time_frames, frequency_bins, is_normalised)
 
 
 def clip_windows(feature_extractor, samples: np.ndarray, sample_rate: int, window_samples: int) -> list[np.ndarray]:

@@ -47,7 +47,8 @@ def find_layers(backbone: nn.Module) -> Layers:
     layers = _find_layers(backbone) if timm_model is None else _find_timm_layers(timm_model)
     if not layers.blocks:
         raise UserError(
-            f"{_describe(backbone)} has no repeated blocks that could be told apart: choose --freeze none or backbone"
+            f"{_describe(backbone)} has no repeated blocks that could be told apart: leave --layer_decay out, and "
+            "choose --freeze none or backbone"
         )
     return layers
 

@@ -49,7 +49,7 @@ from hf_utils.hub.checkpoint_push import HubCheckpoints, fetch_checkpoint, open_
 from hf_utils.hub.repository import Repository, push_folder
 from hf_utils.launch import launch_command
 from hf_utils.models.feature_stats import fit_feature_stats, wants_training_stats
-from hf_utils.models.features import WindowCollator, make_spec_augment
+from hf_utils.models.features import SpecAugment, WindowCollator, make_spec_augment
 from hf_utils.models.freezing import freeze
 from hf_utils.models.kept_features import keep_features, start_step
 from hf_utils.results.run_results import (
@@ -62,6 +62,7 @@ from hf_utils.results.run_results import (
 )
 from hf_utils.training.classifier import Classifier, check_checkpoint, load_model
 from hf_utils.training.linear_probe import choose_trainer
+from hf_utils.training.optimizer import assign_learning_rates
 from hf_utils.training.past_runs import adopt_data_options, expand_stages, read_past_split
 from hf_utils.training.prediction import predict
 from hf_utils.training.provenance import find_earlier_trainings, find_licenses
@@ -283,6 +284,20 @@ def prepare_experiment(arguments: RunArguments) -> Experiment:
     model, feature_extractor, lengths = classifier.model, classifier.feature_extractor, classifier.lengths
     if augmentation is not None:
         augmentation.try_out(lengths.sample_rate)
+    trainable, total = freeze(model, arguments.model.freeze, arguments.model.unfrozen_layers)
+    if training_args.do_train:
+        logger.info("%s: %s of %s parameters learn", type(model).__name__, f"{trainable:,}", f"{total:,}")
+        # What would not work is found before the audio is decoded.
+        assign_learning_rates(
+            model, training_args.learning_rate, training_args.head_learning_rate, training_args.layer_decay
+        )
+    spec_augment = make_spec_augment(
+        model.config,
+        feature_extractor,
+        lengths.window_samples,
+        time_seconds=data_args.spec_augment_time_seconds,
+        frequency_bins=data_args.spec_augment_freq_bins,
+    )
     feature_stats = arguments.model.feature_stats
     fit_stats = wants_training_stats(feature_extractor, feature_stats, do_train=training_args.do_train)
 
@@ -312,10 +327,7 @@ def prepare_experiment(arguments: RunArguments) -> Experiment:
         name: EvaluationWindows(tracks, lengths.window_samples, lengths.hop_samples)
         for name, tracks in corpus.evaluations.items()
     }
-    trainable, total = freeze(model, arguments.model.freeze, arguments.model.unfrozen_layers)
-    if training_args.do_train:
-        logger.info("%s: %s of %s parameters learn", type(model).__name__, f"{trainable:,}", f"{total:,}")
-    trainer = make_trainer(arguments, classifier, corpus, augmentation)
+    trainer = make_trainer(arguments, classifier, corpus, augmentation, spec_augment)
     return Experiment(corpus, lengths, windows, trainer, augmentation, trainable, total, seconds)
 
 
@@ -324,17 +336,11 @@ def make_trainer(
     classifier: Classifier,
     corpus: Corpus,
     augmentation: Augmentation | None,
+    spec_augment: SpecAugment | None,
 ) -> GenreTrainer:
     """Return the Trainer over the corpus: selection is on validation only, and only training windows are changed."""
     data_args, training_args, feature_extractor = arguments.data, arguments.training, classifier.feature_extractor
     window_samples = classifier.lengths.window_samples
-    spec_augment = make_spec_augment(
-        classifier.model.config,
-        feature_extractor,
-        window_samples,
-        time_seconds=data_args.spec_augment_time_seconds,
-        frequency_bins=data_args.spec_augment_freq_bins,
-    )
     training_windows, class_weights = None, None
     if corpus.train is not None:
         training_windows = TrainingWindows(

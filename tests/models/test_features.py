@@ -1,5 +1,7 @@
 """Model inputs: exact keys, masks that depend on the window's seed, statistics of the training split by hand."""
 
+import copy
+
 import numpy as np
 import pytest
 import tiny_models
@@ -96,6 +98,14 @@ def test_mixed_windows_have_shares_of_masked_features_and_of_genres(loaded, fami
     torch.testing.assert_close(batch["input_values"][1], 0.1 * plain[2] + 0.9 * plain[0])
     torch.testing.assert_close(batch["labels"], torch.tensor([[0.75, 0.25, 0], [0.9, 0, 0.1]]))
     torch.testing.assert_close(collate(mixed[1:])["input_values"][0], batch["input_values"][1])
+
+
+def test_whether_masks_are_zero_is_the_extractors_to_say(loaded):
+    model, extractor = loaded["ast"]
+    extractor = copy.copy(extractor)
+    for extractor.do_normalize in (True, False):
+        masks = make_spec_augment(model.config, extractor, 16000, time_seconds=0.3, frequency_bins=8)
+        assert masks.is_normalised == extractor.do_normalize
 
 
 def test_masks_reach_every_place_and_width(loaded):

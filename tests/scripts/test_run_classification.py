@@ -74,6 +74,22 @@ def run(music, checkpoints, tmp_path_factory) -> Path:
     return output_dir
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--spec_augment_freq_bins 200", "spec_augment_freq_bins would mask 200 of 32"),
+        ("--freeze all_but_last --unfrozen_layers 9", "unfrozen_layers is 9"),
+    ],
+)
+def test_what_the_model_cannot_do_is_found_before_the_audio_is_decoded(
+    options, words, music, checkpoints, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("hf_utils.training.run.decode_corpus", lambda *args, **kwargs: pytest.fail("decoded"))
+    data = "--dataset_name", str(music), "--output_dir", str(tmp_path / "run"), "--num_mel_bins", "32"
+    with pytest.raises(UserError, match=words):
+        run_classification.main(["--model_name_or_path", str(checkpoints["convnext"]), *data, *options.split(), *TINY])
+
+
 def test_a_run_leaves_what_the_report_and_the_reader_need(run):
     results = read_results(run)
     assert results["complete"] and results["genres"] == ["blues", "hiphop", "rock"] and not results["demo"]
