@@ -32,6 +32,7 @@ def load_classifier(
     window_seconds: float | None = None,
     head: HeadOptions = DEFAULT_HEAD,
     spectrogram: Mapping[str, Any] | None = None,
+    allow_new_head: bool = True,
 ) -> tuple[PreTrainedModel, Any]:
     """Return a classifier of `genres` in evaluation mode, and its feature extractor.
 
@@ -43,6 +44,7 @@ def load_classifier(
         window_seconds: length of the windows that it will see; None for the checkpoint's own, or 10 s.
         head: of a checkpoint that has none yet.
         spectrogram: settings of the CNN's feature extractor that the user gave, by their names there.
+        allow_new_head: whether the head may be untrained, as that of a model which is about to be trained.
 
     Raises:
         UserError: the checkpoint cannot be read safely and completely, is of no use here, or contradicts the options.
@@ -56,6 +58,13 @@ def load_classifier(
     if genres is None:
         _expect_own_genres(checkpoint.name, model.config, head_loaded)
         return model, feature_extractor
+    if not allow_new_head:
+        _expect_own_genres(checkpoint.name, model.config, head_loaded)
+        if set(own_genres(model.config)) != set(genres):
+            raise UserError(
+                f"{checkpoint.name!r} tells {listing(own_genres(model.config), most=10)} apart, but the clips are of "
+                f"{listing(genres, most=10)}: fine-tune it first, or pass a checkpoint that was"
+            )
     set_genres(model, list(genres), head_loaded=head_loaded)
     return model, feature_extractor
 

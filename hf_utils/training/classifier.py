@@ -40,7 +40,11 @@ def check_checkpoint(arguments: RunArguments) -> None:
 
 
 def load_model(arguments: RunArguments, genres: list[str] | None) -> Classifier:
-    """Return the classifier that the options name; `genres` None keeps the checkpoint's own."""
+    """Return the classifier that the options name; `genres` None keeps the checkpoint's own.
+
+    Raises:
+        UserError: as `load_classifier`; where nothing is trained, also for a head that was not trained.
+    """
     model_args, data_args, training_args = arguments.model, arguments.data, arguments.training
     model, feature_extractor = load_classifier(
         _find_checkpoint(arguments),
@@ -48,6 +52,7 @@ def load_model(arguments: RunArguments, genres: list[str] | None) -> Classifier:
         window_seconds=data_args.window_seconds,
         head=HeadOptions(**{field.name: getattr(model_args, field.name) for field in dataclasses.fields(HeadOptions)}),
         spectrogram=model_args.spectrogram_settings(),
+        allow_new_head=training_args.do_train,
     )
     sample_rate = feature_extractor.sampling_rate
     window_samples = window_samples_for(model.config, feature_extractor, data_args.window_seconds)

@@ -90,6 +90,26 @@ def test_what_the_model_cannot_do_is_found_before_the_audio_is_decoded(
         run_classification.main(["--model_name_or_path", str(checkpoints["convnext"]), *data, *options.split(), *TINY])
 
 
+@pytest.mark.parametrize(
+    ("model", "options", "words"),
+    [
+        ("hubert", "", "tells LABEL_0, LABEL_1 apart"),
+        ("musicnn", "", "tells tag 0, tag 1, tag 2, tag 3 apart"),
+        ("run", "--head mlp", "no trained head"),
+    ],
+)
+def test_an_untrained_head_is_not_evaluated(model, options, words, music, tmp_path):
+    data, name = ("--dataset_name", str(music)), str(tmp_path / "model")
+    tiny_models.SAVERS["hubert" if model == "run" else model](tmp_path / "model")
+    if model == "run":
+        output = "--output_dir", str(tmp_path / "run")
+        run_classification.main(["--model_name_or_path", name, *data, *output, *TINY, "--num_train_epochs", "1"])
+        name = str(tmp_path / "run")
+    output = "--output_dir", str(tmp_path / "eval")
+    with pytest.raises(UserError, match=words):
+        run_classification.main(["--model_name_or_path", name, "--do_eval", *data, *output, *options.split(), *TINY])
+
+
 def test_a_run_leaves_what_the_report_and_the_reader_need(run):
     results = read_results(run)
     assert results["complete"] and results["genres"] == ["blues", "hiphop", "rock"] and not results["demo"]
