@@ -17,7 +17,7 @@ from transformers import Trainer, TrainerCallback
 from benchmarks import generate
 from hf_utils.arguments.run_arguments import RunArguments
 from hf_utils.models.freezing import frozen_modules
-from hf_utils.training.run import prepare_experiment
+from hf_utils.training.experiment import prepare_experiment
 from hf_utils.training.trainer import GenreTrainer
 
 ROOT = Path(__file__).resolve().parents[1]

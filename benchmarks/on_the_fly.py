@@ -21,7 +21,7 @@ import yaml
 from transformers.utils.logging import disable_progress_bar
 
 from hf_utils.arguments.run_arguments import RunArguments
-from hf_utils.training.run import prepare_experiment
+from hf_utils.training.experiment import prepare_experiment
 from hf_utils.training.trainer import GenreTrainer
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -34,7 +34,7 @@ import transformers
 
 from hf_utils.arguments.run_arguments import RunArguments
 from hf_utils.launch import setup_logging
-from hf_utils.training import run
+from hf_utils.training import experiment
 
 NUM_GENRES, RATE, SECONDS = 8, 16_000, 1.0
 TRACKS = [100, 1000, 10_000]
@@ -83,9 +83,9 @@ def run_epoch(place: Path, num_epochs: int, results) -> None:
     }
     words = [str(word) for option, value in chosen.items() for word in (f"--{option}", value)]
     seconds: dict[str, float] = {}
-    run.load_split_clips = timed(run.load_split_clips, seconds, "load")
-    run.decode_corpus = timed(run.decode_corpus, seconds, "decode")
-    prepare = timed(run.prepare_experiment, seconds, "prepare")
+    experiment.load_split_clips = timed(experiment.load_split_clips, seconds, "load")
+    experiment.decode_corpus = timed(experiment.decode_corpus, seconds, "decode")
+    prepare = timed(experiment.prepare_experiment, seconds, "prepare")
     trainer = prepare(RunArguments.parse(words)).trainer
     if num_epochs:
         timed(trainer.train, seconds, "epoch")()

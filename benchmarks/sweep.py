@@ -32,8 +32,8 @@ from hf_utils.data.demo_data import write_demo_data
 from hf_utils.data.windows import read_window
 from hf_utils.launch import setup_logging
 from hf_utils.models.features import run_windows
+from hf_utils.training.experiment import Experiment, prepare_experiment
 from hf_utils.training.robustness import evaluate_corruptions
-from hf_utils.training.run import Experiment, prepare_experiment
 
 NUM_GENRES = 4
 

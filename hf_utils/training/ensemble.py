@@ -110,7 +110,7 @@ class _EvaluatedMember:
 
 
 def _evaluate_member(member: RunArguments, config: dict[str, Any]) -> _EvaluatedMember:
-    from hf_utils.training.run import prepare_experiment
+    from hf_utils.training.experiment import prepare_experiment
 
     experiment, started = prepare_experiment(member), time.time()
     sets = [experiment.trainer.evaluate_set(windows, name) for name, windows in experiment.windows.items()]

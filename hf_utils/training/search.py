@@ -223,7 +223,7 @@ def _run_trials(
         return outcome.score
 
     enough = optuna.study.MaxTrialsCallback(num_trials, states=_FINISHED)
-    once, messages_of_runs = NoRepeats(), logging.getLogger("hf_utils.training.run")
+    once, messages_of_runs = NoRepeats(), logging.getLogger("hf_utils.training.experiment")
     messages_of_runs.addFilter(once)
     try:
         search.optimize(objective, callbacks=[enough, lambda search, trial: write_trials(search, output_dir)])

@@ -17,8 +17,8 @@ from transformers import TrainerCallback
 
 from hf_utils.arguments.run_arguments import RunArguments
 from hf_utils.errors import UserError
+from hf_utils.training.experiment import prepare_experiment
 from hf_utils.training.linear_probe import choose_trainer
-from hf_utils.training.run import prepare_experiment
 
 logger = logging.getLogger(__name__)
 

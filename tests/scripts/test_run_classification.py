@@ -84,7 +84,7 @@ def run(music, checkpoints, tmp_path_factory) -> Path:
 def test_what_the_model_cannot_do_is_found_before_the_audio_is_decoded(
     options, words, music, checkpoints, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("hf_utils.training.run.decode_corpus", lambda *args, **kwargs: pytest.fail("decoded"))
+    monkeypatch.setattr("hf_utils.training.experiment.decode_corpus", lambda *args, **kwargs: pytest.fail("decoded"))
     data = "--dataset_name", str(music), "--output_dir", str(tmp_path / "run"), "--num_mel_bins", "32"
     with pytest.raises(UserError, match=words):
         run_classification.main(["--model_name_or_path", str(checkpoints["convnext"]), *data, *options.split(), *TINY])
@@ -357,7 +357,7 @@ def test_a_checkpoint_that_cannot_be_used_is_noticed_before_the_data_is_read(
         (folder / "config.json").write_text("{}")
     else:
         DAMAGES[damage][0](folder / "model.safetensors")
-    monkeypatch.setattr("hf_utils.training.run.load_split_clips", lambda *_: pytest.fail("the data was read"))
+    monkeypatch.setattr("hf_utils.training.experiment.load_split_clips", lambda *_: pytest.fail("the data was read"))
     arguments = ["--model_name_or_path", str(folder), "--dataset_name", str(music)]
     with pytest.raises(UserError, match=str(folder)):
         run_classification.main([*arguments, "--output_dir", str(tmp_path / "run"), *TINY])

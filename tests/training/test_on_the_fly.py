@@ -9,7 +9,7 @@ import run_classification
 from hf_utils.arguments.run_arguments import RunArguments
 from hf_utils.augmentation.pipeline import read_augmentation
 from hf_utils.errors import UserError
-from hf_utils.training.run import prepare_experiment
+from hf_utils.training.experiment import prepare_experiment
 
 TRANSFORMS = """
 transforms:
