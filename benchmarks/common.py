@@ -81,6 +81,7 @@ def prepare_trainer(
         "waveform_cache_dir": place / "cache",
         "overwrite": "true",
         "num_train_epochs": sizes.epochs,
+        "windows_per_track": 1,
         "disable_tqdm": "true",
         **options,
     }
