@@ -6,6 +6,7 @@ N tracks, W windows, K genres.
 import copy
 import dataclasses
 import logging
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -277,6 +278,8 @@ class GenreTrainer(Trainer):
         accelerate's loaders would tell the windows another epoch.
         """
         windows, batch_size = self.train_dataset, self.args.train_batch_size
+        # Of the last step's epoch, also where a training goes on from its end; the margin is for sums of fractions.
+        windows.set_epoch(max(0, math.ceil(self.state.epoch - 1e-6) - 1))
         # The windows of a genre lie side by side: batches of one genre would have too small a deviation.
         order = np.random.default_rng(derive_seed(self.args.seed, "batch norm")).permutation(len(windows))
         share = order[self.args.process_index :: self.args.world_size].tolist()

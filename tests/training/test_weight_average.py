@@ -15,6 +15,7 @@ from transformers import TrainerCallback
 from hf_utils.errors import UserError
 from hf_utils.models.weights import reload_weights
 from hf_utils.seeding import derive_seed
+from hf_utils.training.selection import describe_training
 from hf_utils.training.weight_average import RUNNING_FILE, WeightAverage
 
 STEPS = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 4, "save_steps": 4, "save_total_limit": 9}
@@ -171,6 +172,25 @@ def test_a_resumed_run_of_batch_norms_ends_in_the_same_weights(kind, genre_folde
     resumed = make_trainer(checkpoint, genre_folder, tmp_path / "killed", **options)
     resumed.train(resume_from_checkpoint=True)
     assert differing(tensors(whole.model), tensors(resumed.model)) == []
+
+
+def test_a_training_that_had_ended_has_the_same_mean_again(genre_folder, tmp_path_factory, tmp_path):
+    """Also the statistics of its batch norms, which are of the windows of its last epoch."""
+    checkpoint = saved("resnet", tmp_path_factory)
+    options = {"num_train_epochs": 3, "average_weights": "ema", "load_best_model_at_end": False}
+    whole = make_trainer(checkpoint, genre_folder, tmp_path, **options)
+    whole.train()
+    again = make_trainer(checkpoint, genre_folder, tmp_path, **options)
+    again.train(resume_from_checkpoint=True)
+    assert differing(tensors(whole.model), tensors(again.model)) == []
+
+
+def test_the_end_of_a_training_tells_of_the_mean(genre_folder, tmp_path_factory, tmp_path):
+    options = {"num_train_epochs": 1, "average_weights": "swa"}
+    trainer = make_trainer(saved("ast", tmp_path_factory), genre_folder, tmp_path, **options)
+    trainer.train()
+    summary = describe_training(trainer.args, trainer.state)["summary"]
+    assert "running mean: --average_weights swa" in summary
 
 
 def test_a_checkpoint_without_the_running_weights_is_refused(genre_folder, tmp_path_factory, tmp_path):
