@@ -20,6 +20,8 @@ from hf_utils.results.plots import count_confusions
 
 _PUBLISHED_PATH = Path(__file__).with_name("published_results.csv")
 _VARYING = frozenset({"seed", "fold"})
+# What an arm is named by, where nobody named it.
+_NAMING = frozenset({"train_datasets", "train_filter", "augmentation", "noise_folder"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +140,29 @@ def mixed_cells(table: Table) -> list[str]:
         names = {name for run in rest for name in differing_options(first.config, run.config, ignored=_VARYING)}
         if names:
             warnings.append(f"{model}, {arm}: the runs differ in {', '.join(sorted(names))}, not only in their seed")
+    return warnings
+
+
+def confounded_arms(table: Table, reference: str) -> list[str]:
+    """Return a warning for every arm that is named by its training mix alone, but differs from the reference in more.
+
+    Whoever names arms, as a study does, may choose any options for them.
+    """
+    warnings = []
+    for (model, arm), cell in sorted(table.cells.items()):
+        if arm == reference or (model, reference) not in table.cells:
+            continue
+        base, own = table.cells[model, reference][0].runs[0], cell[0].runs[0]
+        if base.is_named or own.is_named:
+            continue
+        names = sorted(differing_options(base.config, own.config, ignored=_VARYING | _NAMING))
+        if base.planned_steps != own.planned_steps and not {"max_steps", "num_train_epochs"}.intersection(names):
+            names.append(f"the number of steps ({own.planned_steps} instead of {base.planned_steps})")
+        if names:
+            warnings.append(
+                f"{model}, {arm}: its run differs from that of {reference} in more than what it was trained on: "
+                f"{', '.join(names)}. The verdict is about all of this together."
+            )
     return warnings
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from hf_utils.errors import UserError
 from hf_utils.files import write_csv
 from hf_utils.launch import module_parser
+from hf_utils.report.findings import confounded_arms
 from hf_utils.report.run_folders import REFERENCE_ARM, LeftOut, make_tables, read_runs
 from hf_utils.report.scores import METRICS, ScoredTable, score_and_compare
 from hf_utils.report.sections import Grid, Page, Section, Text, describe_table, percent, title_of, write_page
@@ -124,5 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for comparison in scored.comparisons:
             points = percent(comparison.accuracy.mean, "+.1f")
             print(f"  {comparison.model}, {comparison.arm}: {comparison.verdict} ({points} points)")
+        for warning in confounded_arms(scored.table, scored.reference):
+            print(f"  Warning: {warning}")
     print(f"Report: {Path(args.output, 'report.html')}; report.md and results.csv beside it")
     return 0

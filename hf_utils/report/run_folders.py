@@ -2,7 +2,7 @@
 
 Only `results.json` and `predictions_<set>.csv` are read. A run belongs to the model and the training arm that its
 option `run_name: model/arm` names, which a study sets. Without one, the model is its checkpoint's name and the arm is
-what it was trained on.
+what it was trained on; a run that only evaluated a checkpoint has an arm of its own.
 
 Runs share a table only if they have the same protocol, split seed, tested folds, genres and test tracks, and if either
 all or none of them were tested on tracks that their weights knew (`--allow_seen_tracks`). The runs of
@@ -25,6 +25,8 @@ from hf_utils.errors import UserError
 from hf_utils.files import RESULTS_FILE, file_stem, read_predictions
 
 REFERENCE_ARM = "clean"
+# Of a run that trained nothing: its options do not say what its checkpoint was trained on.
+EVALUATED_ARM = "evaluated only"
 CELL_FILE = "study_cell.yaml"  # written by a study before a run starts
 
 _ARM_PARTS = " + "
@@ -48,6 +50,7 @@ class Run:
         real_tracks: their number in every split.
         robustness: rows with kind, severity, snr_db, accuracy and roc_auc; empty if it was not measured.
         knew_tracks: whether the weights knew tracks of the set, or were chosen on tracks that they knew.
+        planned_steps: optimiser steps of its training; None if it trained nothing or does not say it.
     """
 
     folder: str
@@ -65,6 +68,12 @@ class Run:
     real_tracks: dict[str, int]
     robustness: tuple[dict[str, Any], ...]
     knew_tracks: bool
+    planned_steps: int | None
+
+    @property
+    def is_named(self) -> bool:
+        """Whether whoever started the run named its model and arm, so that its arm may be any choice of options."""
+        return _given_names(self.config) is not None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +145,7 @@ def _read_run(folder: Path, set_name: str) -> Run:
         )
     order = np.argsort(predictions.track_ids)
     config = results.get("config", {})
-    model, arm = _name_cell(config)
+    model, arm = _name_cell(config, trained=results.get("training", True) is not None)
     return Run(
         folder=str(folder),
         model=model,
@@ -153,6 +162,7 @@ def _read_run(folder: Path, set_name: str) -> Run:
         real_tracks=_real_tracks(results.get("data")),
         robustness=_robustness_rows(results.get("robustness")),
         knew_tracks=_knew_tracks(results, config, set_name),
+        planned_steps=(results.get("training") or {}).get("planned_steps"),
     )
 
 
@@ -172,13 +182,19 @@ def _read_results(folder: Path) -> dict[str, Any]:
     return results
 
 
-def _name_cell(config: dict[str, Any]) -> tuple[str, str]:
-    """Return the names of model and arm."""
+def _given_names(config: dict[str, Any]) -> tuple[str, str] | None:
     names = str(config.get("run_name") or "").split("/")
-    if len(names) == 2 and all(names):
-        return names[0], names[1]
+    return (names[0], names[1]) if len(names) == 2 and all(names) else None
+
+
+def _name_cell(config: dict[str, Any], *, trained: bool) -> tuple[str, str]:
+    """Return the names of model and arm."""
+    if (names := _given_names(config)) is not None:
+        return names
     members = [config.get("model_name_or_path", "unnamed"), *(config.get("ensemble_with") or [])]
     model = _ARM_PARTS.join(Path(str(name)).name for name in members)
+    if not trained:
+        return model, EVALUATED_ARM
     mix = [item for item in config.get("train_datasets") or ["real"]]
     if config.get("augmentation"):
         mix.append(f"augmented by {show_source(config['augmentation'])}")
@@ -254,7 +270,11 @@ def make_tables(runs: Iterable[Run]) -> tuple[list[Table], list[LeftOut]]:
         folds = replicates.setdefault(group, {})
         if fold in folds:
             left_out.append(
-                LeftOut(run.folder, f"same model, arm, seed and fold as {folds[fold].folder}, which is used")
+                LeftOut(
+                    run.folder,
+                    f"same model, arm, seed and fold as {folds[fold].folder}, which is used; runs with "
+                    "--run_name MODEL/ARM have names of their own",
+                )
             )
         elif any(set(run.track_ids) & set(other.track_ids) for other in folds.values()):
             left_out.append(

@@ -13,6 +13,7 @@ from hf_utils.cards import markup
 from hf_utils.files import write_atomically
 from hf_utils.report.findings import (
     arm_settings,
+    confounded_arms,
     confused_pairs,
     describe_data,
     missed_tracks,
@@ -109,7 +110,8 @@ def describe_table(scored: ScoredTable, index: int, *, is_one_of_several: bool) 
         blocks.append(Text(_SEPARATION, notice=True))
     if data := describe_data(table):
         blocks.append(Text(f"Data: {data}."))
-    blocks += [Text(warning, notice=True) for warning in mixed_cells(table)]
+    warnings = [*mixed_cells(table), *confounded_arms(table, scored.reference)]
+    blocks += [Text(warning, notice=True) for warning in warnings]
     blocks += _describe_verdict(scored, index)
     blocks += [score_grid(scored, metric) for metric in METRICS]
     if (picture := draw_robustness(scored)) is not None:

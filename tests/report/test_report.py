@@ -50,6 +50,7 @@ def write_run(
     robustness=None,
     complete=True,
     data=None,
+    training="unsaid",
     **config,
 ):
     """A run's results.json and predictions_test.csv, as run_classification.py writes them."""
@@ -70,6 +71,8 @@ def write_run(
     }
     if data is not None:
         results["data"] = data
+    if training != "unsaid":
+        results["training"] = training
     if robustness is not None:
         results["robustness"] = robustness
     (folder / "results.json").write_text(json.dumps(results))
@@ -327,6 +330,38 @@ def test_runs_without_a_name_are_named_by_what_they_trained_on(tmp_path):
     write_run(tmp_path / "b", run_name=None, model_name_or_path="MIT/ast-x", train_datasets=["real", "data/n"])
     [table], _ = load_tables(tmp_path)
     assert sorted(table.cells) == [("ast-x", "clean"), ("ast-x", "real + data/n")]
+
+
+def test_an_evaluation_is_no_arm_that_others_are_compared_with(tmp_path):
+    """Its options do not say what its checkpoint was trained on: perhaps on noise."""
+    write_run(tmp_path / "a", run_name=None, model_name_or_path="runs/noisy", train_datasets=["real"], training=None)
+    [table], _ = load_tables(tmp_path)
+    assert sorted(table.cells) == [("noisy", "evaluated only")]
+
+
+@pytest.mark.parametrize(
+    ("options", "steps", "names", "warning"),
+    [
+        ({"mixup_alpha": 0.2, "learning_rate": 1e-3}, 20, {}, "learning_rate, mixup_alpha"),
+        ({"seed": 2, "output_dir": "b", "augmentation": "mild.yaml"}, 20, {}, None),
+        ({}, 40, {}, "40 instead of 20"),
+        ({"max_steps": 40}, 40, {}, "max_steps"),
+        ({"mixup_alpha": 0.2}, 20, {"run_name": "m/noisy"}, None),
+    ],
+)
+def test_an_arm_that_differs_in_more_than_its_name_says_is_pointed_out(
+    options, steps, names, warning, tmp_path, capsys
+):
+    unnamed = {"run_name": None, "model_name_or_path": "x/m"}
+    write_run(tmp_path / "runs" / "a", **unnamed, train_datasets=["real"], training={"planned_steps": 20})
+    options = unnamed | {"train_datasets": ["real", "data/n"], "training": {"planned_steps": steps}} | options | names
+    write_run(tmp_path / "runs" / "b", **options)
+    assert main([str(tmp_path / "runs"), "--output", str(tmp_path / "report")]) == 0
+    page = PageReader((tmp_path / "report" / "report.html").read_text())
+    found = [words for words in page.words if "differs from that of clean" in words]
+    assert len(found) == (warning is not None) == ("Warning: m, " in capsys.readouterr().out)
+    if warning is not None:
+        assert warning in found[0] and "output_dir" not in found[0] and "train_datasets" not in found[0]
 
 
 def test_paths_of_this_machine_are_shortened_where_names_stay_distinct(tmp_path):
