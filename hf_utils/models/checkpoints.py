@@ -95,6 +95,9 @@ class Checkpoint:
 
     def load_config(self) -> PreTrainedConfig:
         """Return its configuration. Raises UserError if there is none, or if it needs code that is not trusted."""
+        folder = Path(self.name)
+        if folder.is_dir() and not (folder / CONFIG_NAME).is_file():
+            raise UserError(f"there is no {CONFIG_NAME} in the folder {self.name}: expected that of a model")
         try:
             raw, _ = PreTrainedConfig.get_config_dict(self.name, **self._source)
             if not self.trust_remote_code and raw.get("model_type") not in CONFIG_MAPPING:

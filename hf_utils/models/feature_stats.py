@@ -23,8 +23,8 @@ def wants_training_stats(feature_extractor, feature_stats: str, *, do_train: boo
     missing = needs_feature_stats(feature_extractor)
     if missing and (feature_stats == "checkpoint" or not do_train):
         raise UserError(
-            "The checkpoint has no feature statistics: it was never trained on spectrograms like these. "
-            "Train it with --feature_stats train."
+            "The checkpoint has no mean and deviation of spectrograms like these: it was never trained on any, or an "
+            "option changes its spectrogram. Leave such options out, or train it with --feature_stats train."
         )
     return do_train and (missing or feature_stats == "train")
 

@@ -102,3 +102,8 @@ def test_a_description_of_no_model_is_refused_with_the_reason(config, message, t
         load(folder)
     assert "described" in str(caught.value) or "convolutional" in str(caught.value)
     assert len(str(caught.value)) < 600
+
+
+def test_a_folder_without_a_description_is_refused_as_such(tmp_path):
+    with pytest.raises(UserError, match=r"no config\.json in the folder"):
+        load(tmp_path)
