@@ -102,12 +102,14 @@ class DataArguments(SourceArguments):
         ["real"],
         "What to train on; real is the training split of --dataset_name. A:0.5 takes half of A, drawn per genre.",
         metavar="SOURCE[:FRACTION]",
+        trains=True,
     )
     train_filter: str | None = _mix(
         None,
         "Which clips of made datasets to train on, by their columns, such as 'clap_genre == label and "
         "classifier_score > 0.2'. Real clips are kept. (default: all)",
         metavar="EXPRESSION",
+        trains=True,
     )
     eval_datasets: list[str] | None = _mix(
         None, "Further sets to evaluate, beside validation and test, by name. (default: none)", metavar="NAME=SOURCE"
@@ -138,6 +140,7 @@ class DataArguments(SourceArguments):
         "window: everything is heard, and only once)",
         metavar="SECONDS",
         above=0,
+        trains=True,
     )
     feature_memory_gb: float = _windows(
         4.0,
@@ -145,12 +148,14 @@ class DataArguments(SourceArguments):
         "not fit are computed anew at every visit.",
         metavar="GB",
         at_least=0,
+        trains=True,
     )
     augmentation: str | None = _windows(
         None,
         "YAML file of transforms, such as configs/augment/mild.yaml, drawn anew for every training window. "
         "(default: none)",
         metavar="FILE",
+        trains=True,
     )
     noise_folder: str | None = _windows(
         None, "Your own recordings, for transforms and corruptions that mix them in. (default: none)", metavar="FOLDER"
@@ -158,26 +163,41 @@ class DataArguments(SourceArguments):
     train_windows: Literal["random", "grid"] = _windows(
         "random",
         "What training windows are drawn from: every position, or the back-to-back windows that cover the track.",
+        trains=True,
     )
     windows_per_track: int = _windows(
-        1, "Training windows of each track in an epoch, drawn one by one.", metavar="WINDOWS", at_least=1
+        1,
+        "Training windows of each track in an epoch, drawn one by one.",
+        metavar="WINDOWS",
+        at_least=1,
+        trains=True,
     )
     mixup_alpha: float = _windows(
         0.0,
         "Mix the features and the genre of each training window with those of another one: Beta(alpha, alpha) draws "
         "the shares; 0 for none.",
         at_least=0,
+        trains=True,
     )
     cache_embeddings: Literal["auto", "always", "never"] = _windows(
         "auto",
         "Compute what the head reads once per window, keep it on disk, and train the head on it. (default: auto = "
         "with --freeze backbone, --train_windows grid, no augmentation and no mixup, where the result is the same)",
+        trains=True,
     )
     spec_augment_time_seconds: float = _windows(
-        0.0, "Longest time mask on training spectrograms, in seconds; 0 for none.", metavar="SECONDS", at_least=0
+        0.0,
+        "Longest time mask on training spectrograms, in seconds; 0 for none.",
+        metavar="SECONDS",
+        at_least=0,
+        trains=True,
     )
     spec_augment_freq_bins: int = _windows(
-        0, "Widest frequency mask on training spectrograms, in bins; 0 for none.", metavar="BINS", at_least=0
+        0,
+        "Widest frequency mask on training spectrograms, in bins; 0 for none.",
+        metavar="BINS",
+        at_least=0,
+        trains=True,
     )
 
     def __post_init__(self):

@@ -42,9 +42,14 @@ class ModelArguments:
         "none",
         "What does not learn: nothing, the convolutions below the transformer (HuBERT family), all but the head, or "
         "all but the head and the last layers (see --unfrozen_layers).",
+        trains=True,
     )
     unfrozen_layers: int = _model(
-        1, "Last layers that learn under --freeze all_but_last.", metavar="LAYERS", at_least=1
+        1,
+        "Last layers that learn under --freeze all_but_last.",
+        metavar="LAYERS",
+        at_least=1,
+        trains=True,
     )
     head: Literal["linear", "mlp"] | None = _model(
         None, "The new classifier: one linear layer, or two layers. (default: linear, or the checkpoint's own)"
@@ -78,6 +83,7 @@ class ModelArguments:
         "auto",
         "Mean and standard deviation that normalise features: the checkpoint's, or the training split's. "
         "(default: auto = train for a new spectrogram CNN, else checkpoint)",
+        trains=True,
     )
     spectrogram: Literal["mel", "stft", "multi_stft"] | None = _spectrogram(
         None,

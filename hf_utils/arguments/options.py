@@ -2,8 +2,8 @@
 
 Field metadata: `help`, `metavar` and `choices` are argparse's. `group` puts the option into `--help` and into every
 saved configuration; stock options, which have none, are accepted all the same. A `yaml_only` option has no flag.
-`derive(options)` gives an option's default from the other options. `at_least`, `above`, `at_most` and `below` bound
-a number.
+`derive(options)` gives an option's default from the other options. `trains` marks an option that does nothing in a run
+that trains nothing. `at_least`, `above`, `at_most` and `below` bound a number.
 """
 
 import dataclasses
@@ -37,10 +37,12 @@ def option(
     metavar: str | None = None,
     yaml_only: bool = False,
     derive: Callable[[Mapping[str, Any]], Any] | None = None,
+    trains: bool = False,
     **bounds: float,
 ) -> Any:
     """Return a dataclass field. `dataclasses.MISSING` as default makes the option required."""
     metadata = {"help": help, "group": group, "metavar": metavar, "yaml_only": yaml_only, "derive": derive}
+    metadata["trains"] = trains
     metadata = {key: value for key, value in metadata.items() if value} | bounds
     assert bounds.keys() <= _BOUNDS.keys(), bounds
     if isinstance(default, list):

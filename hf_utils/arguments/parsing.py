@@ -16,7 +16,13 @@ from transformers import HfArgumentParser
 
 from hf_utils.arguments.option_help import OptionHelpFormatter, describe_option, metavar_of
 from hf_utils.arguments.options import check_value, collect_options, complete_classes, default_of, is_incomplete
-from hf_utils.arguments.precedence import drop_silenced, override, warn_of_stages, without_unused_length
+from hf_utils.arguments.precedence import (
+    drop_silenced,
+    override,
+    refuse_idle,
+    warn_of_stages,
+    without_unused_length,
+)
 from hf_utils.arguments.replaced_options import explain_unknown
 from hf_utils.config_files import SUFFIXES, read_config
 from hf_utils.disclosure import is_secret
@@ -171,6 +177,8 @@ def parse_arguments(
         options = collect_options(complete_classes(classes))
         values, sources, ranks = _read_options(options, words, description, examples)
     try:
+        of_training = [name for name, field in options.items() if field is not None and "trains" in field.metadata]
+        refuse_idle(values, [name for name in of_training if sources.get(name) == COMMAND_LINE])
         defaults = {name: default_of(field) for name, field in options.items() if field is not None}
         instances = build_arguments(classes, drop_silenced(values, ranks, defaults))
         warn_of_stages(values, ranks)

@@ -6,7 +6,7 @@ nothing is refused.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from hf_utils.errors import UserError
@@ -82,6 +82,22 @@ def drop_silenced(values: Mapping[str, Any], ranks: Mapping[str, int], defaults:
     if problems:
         raise UserError("\n".join(problems))
     return kept
+
+
+def refuse_idle(values: Mapping[str, Any], of_training: Collection[str]) -> None:
+    """Raise UserError if a run that trains nothing was given options of training.
+
+    Args:
+        values: all options, checked.
+        of_training: those of training that were given on the command line. In a file they may be: a recipe can be
+            evaluated.
+    """
+    jobs = [job for job in ("do_eval", "do_predict") if values.get(job)]
+    if of_training and jobs and not values.get("do_train"):
+        raise UserError(
+            f"{', '.join(of_training)}: for training, but with {' and '.join(jobs)} alone nothing is trained. Leave "
+            "it out, or add do_train"
+        )
 
 
 def warn_of_stages(values: Mapping[str, Any], ranks: Mapping[str, int]) -> None:

@@ -19,8 +19,8 @@ from hf_utils.errors import UserError
 from hf_utils.files import is_complete
 
 _job = partial(option, group="what to do (default: train, then evaluate validation and test)")
-_training = partial(option, group="training")
-_selection = partial(option, group="evaluation and choice of the checkpoint")
+_training = partial(option, group="training", trains=True)
+_selection = partial(option, group="evaluation and choice of the checkpoint", trains=True)
 _hub = partial(option, group="Hub")
 _output = partial(option, group="output")
 # What every evaluation while training reports, per track; with the loss and the accuracy of single windows, what may
@@ -108,15 +108,18 @@ class TrainingOptions:
         "swa of the last quarter of all steps.",
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = _training(
-        "auto", "Numbers in matrix products. (default: auto = bf16 where the GPU or CPU has it in hardware, else fp32)"
+        "auto",
+        "Numbers in matrix products. (default: auto = bf16 where the GPU or CPU has it in hardware, else fp32)",
+        trains=False,
     )
-    use_cpu: bool = _training(False, "Use no GPU. (default: off where there is a GPU)")
-    seed: int = _training(42, "Seed of the new head, the order of tracks and the windows.")
+    use_cpu: bool = _training(False, "Use no GPU. (default: off where there is a GPU)", trains=False)
+    seed: int = _training(42, "Seed of the new head, the order of tracks and the windows.", trains=False)
     dataloader_num_workers: int | None = _training(
         None,
         "Processes that make features beside the model. (default: 0 on the CPU, which they would share with the "
         "model; else all cores but one, at most 12)",
         at_least=0,
+        trains=False,
     )
     resume_from_checkpoint: str | None = _training(
         None, "Continue from a checkpoint-N folder, or the newest here (auto) or on the Hub (hub).", metavar="FOLDER"
@@ -126,7 +129,7 @@ class TrainingOptions:
         "epoch", "When to evaluate the validation set while training."
     )
     per_device_eval_batch_size: int = _selection(
-        16, "Evaluated windows per batch and device.", metavar="WINDOWS", at_least=1
+        16, "Evaluated windows per batch and device.", metavar="WINDOWS", at_least=1, trains=False
     )
     load_best_model_at_end: bool = _selection(True, "Keep the checkpoint that is best on validation, not the last.")
     metric_for_best_model: str = _selection(
@@ -155,10 +158,14 @@ class TrainingOptions:
         derive=_run_folder,
     )
     overwrite: bool = _output(False, "Replace the results of a finished run in --output_dir.")
-    save_strategy: Literal["no", "steps", "epoch", "best"] = _output("epoch", "When to save a checkpoint.")
-    save_total_limit: int | None = _output(2, "Number of checkpoints kept, the best among them.", at_least=1)
+    save_strategy: Literal["no", "steps", "epoch", "best"] = _output(
+        "epoch", "When to save a checkpoint.", trains=True
+    )
+    save_total_limit: int | None = _output(
+        2, "Number of checkpoints kept, the best among them.", at_least=1, trains=True
+    )
     logging_steps: float = _output(
-        10, "Steps between logged losses; below 1 it is a share of all steps.", metavar="STEPS"
+        10, "Steps between logged losses; below 1 it is a share of all steps.", metavar="STEPS", trains=True
     )
     report_to: None | str | list[str] = _output("tensorboard", "Where curves go: tensorboard, wandb ..., all or none.")
 

@@ -107,3 +107,30 @@ def test_options_after_stages_that_a_stage_sets_are_told_of(parse, caplog):
     caplog.clear()
     parse(stages, flags="--num_train_epochs 2")
     assert len(caplog.messages) == 1 and "stages[0]" in caplog.text and "max_steps: 3" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("texts", "flags", "refused"),
+    [
+        (
+            [],
+            "--do_eval --mixup_alpha 0.2 --learning_rate 1e-3",
+            "mixup_alpha.*learning_rate|learning_rate.*mixup_alpha",
+        ),
+        ([], "--do_eval --train_datasets real data/noisy", "train_datasets"),
+        ([], "--do_eval --feature_stats train", "feature_stats"),
+        ([], "--do_predict --predict_path . --max_steps 5", "max_steps"),
+        (["do_eval: true"], "--freeze backbone", "freeze"),
+        (["learning_rate: 1.0e-3\nmixup_alpha: 0.2"], "--do_eval", None),  # a recipe that is evaluated
+        ([], "--do_eval --seed 3 --precision fp32 --per_device_eval_batch_size 4 --window_seconds 5", None),
+        ([], "--do_train --do_eval --mixup_alpha 0.2", None),
+        ([], "--mixup_alpha 0.2", None),
+    ],
+)
+def test_a_run_that_trains_nothing_takes_no_option_of_training(texts, flags, refused, parse):
+    if refused is None:
+        parse(*texts, flags=flags)
+        return
+    with pytest.raises(UserError, match=refused) as caught:
+        parse(*texts, flags=flags)
+    assert "nothing is trained" in str(caught.value)
