@@ -58,7 +58,8 @@ def _list_members(arguments: RunArguments) -> list[RunArguments]:
         ("push_to_hub", arguments.training.push_to_hub),
     ):
         if is_given:
-            raise UserError(f"{name} works with one checkpoint: leave it or --ensemble_with out")
+            advice = "say --do_eval or --do_predict" if name == "do_train" else "leave it out"
+            raise UserError(f"{name} works with one checkpoint: {advice}, or leave --ensemble_with out")
     names = [arguments.model.model_name_or_path, *arguments.model.ensemble_with]
     if len({os.path.realpath(name) if os.path.isdir(name) else name for name in names}) < len(names):
         raise UserError(f"ensemble_with: a checkpoint is there twice, and would count twice: {', '.join(names)}")

@@ -82,12 +82,9 @@ def describe_training(args: ClassificationTrainingArguments, state: TrainerState
         else f"Training ended at {done}.",
         *(f"The learning rate fell to {drop['learning_rate']:.2g} after epoch {drop['epoch']:.4g}." for drop in drops),
         f"Kept: {reason}.",
-        *(
-            []
-            if args.average_weights == "none"
-            else [f"Its weights are a running mean: --average_weights {args.average_weights}."]
-        ),
     ]
+    if args.average_weights != "none":
+        sentences.append(f"Its weights are a running mean: --average_weights {args.average_weights}.")
     return {
         "summary": " ".join(sentences),
         "ended_by": "early_stopping" if stopped else "schedule",
