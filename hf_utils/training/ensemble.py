@@ -87,10 +87,11 @@ def evaluate_ensemble(arguments: RunArguments, members: Sequence[RunArguments]) 
     # Here, because a prediction does not need what they import.
     from hf_utils.training.run import write_run
 
-    found = []
+    # The music and the split are those of the members' runs; windows are each one's own.
+    config, found = arguments.config() | members[0].data.source_options(), []
     for member in members:
         logger.info("Member %s", member.model.model_name_or_path)
-        found.append(_evaluate_member(member, arguments.config()))
+        found.append(_evaluate_member(member, config))
     names, records = [member.model.model_name_or_path for member in members], [one.record for one in found]
     for name, one in zip(names[1:], found[1:], strict=True):
         _expect_same_tracks(name, one, names[0], found[0])

@@ -71,8 +71,11 @@ def test_an_evaluated_ensemble_is_the_mean_of_its_members(work, tmp_path):
         assert scores["num_windows"] == sum(windows)
     assert [member["sample_rate"] for member in results["model"]["ensemble"]] == [8000, 16000]
     assert results["complete"] and results["protocol"] == read_results(work / "musicnn")["protocol"]
+    # The music is that of the members' runs, of which this command names none; windows are each member's own.
+    assert results["config"]["dataset_name"] == results["data"]["dataset"] == str(work / "music")
+    assert results["config"]["window_seconds"] is None
     (run,), _ = read_runs([output])
-    assert run.model == "musicnn + hubert"
+    assert (run.model, run.arm) == ("musicnn + hubert", "evaluated only")
 
 
 def test_members_with_their_genres_in_another_order_are_put_in_one(work, tmp_path):
