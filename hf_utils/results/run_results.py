@@ -6,6 +6,7 @@ Axes: W windows, N tracks, K genres.
 import dataclasses
 import json
 import logging
+import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -108,7 +109,7 @@ def warn_near_chance(evaluations: Sequence[EvaluatedSet]) -> None:
 
 
 def format_scores(evaluations: Sequence[EvaluatedSet]) -> str:
-    """Return a table for the terminal, one row per set. Soft vote unless the column says otherwise."""
+    """Return a table for the terminal, one row per set; "-" is undefined. Soft vote unless the column says else."""
     header = ["set", "tracks", "windows", "accuracy", "hard vote", "per window"]
     header += ["macro F1", "ROC-AUC", "log-loss", "ECE"]
     rows = [header]
@@ -117,7 +118,7 @@ def format_scores(evaluations: Sequence[EvaluatedSet]) -> str:
         numbers = [track["accuracy"], hard["accuracy"], window["accuracy"]]
         numbers += [track[score] for score in ("f1", "roc_auc", "log_loss", "ece")]
         counts = [str(len(evaluated.labels)), str(evaluated.num_windows)]
-        rows.append([evaluated.name, *counts, *(f"{number:.3f}" for number in numbers)])
+        rows.append([evaluated.name, *counts, *("-" if math.isnan(x) else f"{x:.3f}" for x in numbers)])
     return align_columns(rows)
 
 

@@ -158,3 +158,6 @@ def test_table_for_the_terminal():
     assert len({len(line) for line in lines}) == 1 and len(lines[0]) <= 119
     assert lines[2].split()[:3] == ["test", "4", "12"] and lines[3].split()[:3] == ["other-genres", "2", "6"]
     assert all(len(line.split()) == 10 for line in lines[1:])
+    undefined = evaluate(genres, [0, 1])
+    undefined.scores["track_hard"]["accuracy"] = float("nan")  # of an ensemble
+    assert format_scores([undefined]).splitlines()[2].split()[4] == "-"
