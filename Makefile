@@ -49,7 +49,8 @@ demo: env
 	@echo "  table        runs/demo/README.md and runs/demo/results.json"
 	@echo "  picture      runs/demo/confusion_test.png"
 	@echo "  curves       make tensorboard"
-	@echo "  real music   .venv/bin/accelerate launch run_classification.py configs/ast.yaml"
+	@echo "  real music   .venv/bin/python run_classification.py --model_name_or_path configs/models/convnext_small --dataset_name path/to/genre_folders   # offline"
+	@echo "               .venv/bin/accelerate launch run_classification.py configs/ast.yaml"
 	@echo "               .venv/bin/accelerate launch run_classification.py --model_name_or_path ntu-spml/distilhubert --dataset_name path/to/genre_folders"
 
 study-demo: export HF_HUB_OFFLINE := 1
