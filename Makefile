@@ -14,7 +14,7 @@ LOGDIR ?= runs
 
 help:
 	@echo "make demo         environment, demo data, and the main job on it: offline, on the CPU, a few minutes"
-	@echo "make study-demo   a whole study on demo data and tiny models, and its report: offline, 4 to 8 minutes"
+	@echo "make study-demo   a whole study on demo data and tiny models, and its report: offline, about 10 minutes"
 	@echo "make test         environment and the whole test suite"
 	@echo "make lint         ruff, and the layers of hf_utils, without changing anything"
 	@echo "make format       mend what ruff can mend"
