@@ -33,7 +33,7 @@ from hf_utils.data.window_lengths import WindowLengths
 from hf_utils.data.windows import EvaluationWindows
 from hf_utils.disclosure import SHORTENED_NOTE, show_command, show_source
 from hf_utils.errors import UserError
-from hf_utils.files import CARD_FILE, write_atomically, write_csv
+from hf_utils.files import CARD_FILE, hash_content, write_atomically, write_csv
 from hf_utils.results.display import show_change, show_corruption, show_score
 from hf_utils.results.intervals import percentile_interval, resample_tracks
 from hf_utils.results.plots import encode_png, shorten
@@ -45,8 +45,9 @@ logger = logging.getLogger(__name__)
 
 OVERALL = "mean over kinds"
 PICTURE_FILE = "robustness.png"
-_COMPARED_SCORES = ("accuracy", "roc_auc", "f1")
+_COMPARED_SCORES = ("accuracy", "roc_auc", "f1", "ece")
 _NUM_RESAMPLES = 2000
+_DIGEST_LENGTH = 12
 
 _CLEAN = "#57606a"
 _DPI = 100
@@ -270,7 +271,8 @@ class RobustnessReport:
     Attributes:
         clean: the row of the clean tracks: kind "clean", no severity, no change.
         rows: one per corruption: kind, severity, snr_db (None where there is none), accuracy with the middle 95 % of
-            its bootstrap over tracks (accuracy_low, accuracy_high), roc_auc and f1 (macro), and their `_change`s.
+            its bootstrap over tracks (accuracy_low, accuracy_high), roc_auc and f1 (macro), ece, their `_change`s, and
+            a digest of what was done to the tracks: rows with one digest are of the same corrupted tracks.
         means: {kind: mean of its severities' scores and changes}, and under `OVERALL` the mean of those.
     """
 
@@ -278,24 +280,23 @@ class RobustnessReport:
         (clean,) = (evaluated for evaluated in evaluations if evaluated.name == "test")
         self._clean, self._corrupted, self._genres = clean, corrupted, genres
         self._resamples = resample_tracks(len(clean.labels), _NUM_RESAMPLES, seed=0)
-        self.clean = self._row("clean", None, None, clean)
-        self.rows = [
-            self._row(c.corruption.kind, c.corruption.severity, c.corruption.snr_db, c.evaluated) for c in corrupted
-        ]
+        self.clean = self._row(None, clean)
+        self.rows = [self._row(c.corruption, c.evaluated) for c in corrupted]
 
-    def _row(self, kind: str, severity: str | None, snr_db: float | None, evaluated: EvaluatedSet) -> dict[str, Any]:
+    def _row(self, corruption: Corruption | None, evaluated: EvaluatedSet) -> dict[str, Any]:
         scores, clean = evaluated.scores["track"], self._clean.scores["track"]
         right = (evaluated.predictions == evaluated.labels).astype(float)
         low, high = percentile_interval(self._resamples @ right / len(right))
         return {
-            "kind": kind,
-            "severity": severity,
-            "snr_db": snr_db,
+            "kind": corruption.kind if corruption else "clean",
+            "severity": corruption and corruption.severity,
+            "snr_db": corruption and corruption.snr_db,
             "accuracy": scores["accuracy"],
             "accuracy_low": low,
             "accuracy_high": high,
             **{name: scores[name] for name in _COMPARED_SCORES[1:]},
             **{f"{name}_change": scores[name] - clean[name] for name in _COMPARED_SCORES},
+            "digest": corruption and hash_content(corruption.fingerprint.encode())[:_DIGEST_LENGTH],
         }
 
     @cached_property
@@ -333,18 +334,18 @@ class RobustnessReport:
             rows += of_kind
             if len(of_kind) != 1:
                 rows.append({"kind": kind, "severity": "mean" if of_kind else None, **mean})
-        header = ["test tracks", "accuracy", "95 %", "change", "ROC-AUC", "change", "F1"]
+        header = ["test tracks", "accuracy", "95 %", "change", "ROC-AUC", "change", "F1", "ECE"]
         return header, [self._cells(row) for row in rows]
 
     def _cells(self, row: Mapping[str, Any]) -> list[str]:
         name = " ".join(map(show_corruption, filter(None, (row["kind"], row["severity"]))))
         interval = f"{row['accuracy_low']:.3f} to {row['accuracy_high']:.3f}" if "accuracy_low" in row else ""
-        accuracy, roc_auc, f1 = (show_score(row[score]) for score in _COMPARED_SCORES)
+        accuracy, roc_auc, f1, ece = (show_score(row[score]) for score in _COMPARED_SCORES)
         changes = ["" if row is self.clean else show_change(row[f"{s}_change"]) for s in ("accuracy", "roc_auc")]
-        return [name, accuracy, interval, changes[0], roc_auc, changes[1], f1]
+        return [name, accuracy, interval, changes[0], roc_auc, changes[1], f1, ece]
 
     def write(self, output_dir: str | os.PathLike, results: Mapping, *, page: bool, command: str) -> None:
-        """Write `robustness.csv`, `robustness_predictions.csv` (the genre of every track), and the picture.
+        """Write `robustness.csv`, `robustness_predictions.csv` (every track's genre and its probability), the picture.
 
         `page` asks for a `README.md`, too: for a folder that holds no checkpoint, only what was measured on one.
         """
@@ -353,16 +354,16 @@ class RobustnessReport:
             output_dir / "robustness.csv", list(self.clean), [list(row.values()) for row in (self.clean, *self.rows)]
         )
         predictions = [
-            [name, track_id, self._genres[label], self._genres[chosen]]
+            [name, track_id, self._genres[label], self._genres[row.argmax()], row.max()]
             for name, evaluated in [
                 ("clean", self._clean),
                 *((c.corruption.name, c.evaluated) for c in self._corrupted),
             ]
-            for track_id, label, chosen in zip(
-                evaluated.track_ids, evaluated.labels, evaluated.predictions, strict=True
+            for track_id, label, row in zip(
+                evaluated.track_ids, evaluated.labels, evaluated.probabilities, strict=True
             )
         ]
-        header = ["corruption", "track_id", "label", "prediction"]
+        header = ["corruption", "track_id", "label", "prediction", "probability"]
         write_csv(output_dir / "robustness_predictions.csv", header, predictions)
         note = " (demo data, not a result)" if results["demo"] else ""
         model = results["model"]["name"] if page else str(output_dir)

@@ -105,6 +105,10 @@ def test_changes_and_means_by_hand(corruptions_file, tmp_path):
     assert report.means["white_noise"]["accuracy"] == 0.625
     assert report.means[OVERALL]["accuracy"] == (0.625 + 1) / 2  # of kinds, not of the three severities
     assert report.means[OVERALL]["accuracy_change"] == pytest.approx(-0.1875)
+    # Every track is chosen with 0.9: the calibration error is the distance of that from the accuracy.
+    assert [row["ece"] for row in report.rows] == pytest.approx([0.15, 0.4, 0.1])
+    assert report.means[OVERALL]["ece_change"] == pytest.approx((0.275 + 0.1) / 2 - 0.1)
+    assert len({row["digest"] for row in report.rows}) == 3 and report.clean["digest"] is None
     # Of 4 tracks with one wrong, 2.5 % of resamples have 3 or 4 times the wrong one, and a third never.
     low, high = report.rows[0]["accuracy_low"], report.rows[0]["accuracy_high"]
     assert low in (0.25, 0.5) and high == 1 and report.rows[2]["accuracy_low"] == report.rows[2]["accuracy_high"] == 1
@@ -159,6 +163,10 @@ def test_a_run_says_how_robust_its_model_is(run):
     for row, name in ((noise, "white_noise_20.0_db"), (loud_noise, "white_noise_minus_30.0_db")):
         right = [p["label"] == p["prediction"] for p in predictions if p["corruption"] == name]
         assert len(right) == 3 and row["accuracy"] == pytest.approx(np.mean(right))
+        chosen = np.array([float(p["probability"]) for p in predictions if p["corruption"] == name])
+        bins = np.ceil(chosen * 15)
+        gaps = [abs(np.sum((chosen - right)[bins == number])) for number in range(1, 16)]
+        assert row["ece"] == pytest.approx(sum(gaps) / 3)
     assert results["robustness_means"][OVERALL]["accuracy"] == pytest.approx(
         ((noise["accuracy"] + loud_noise["accuracy"]) / 2 + turned["accuracy"]) / 2
     )
