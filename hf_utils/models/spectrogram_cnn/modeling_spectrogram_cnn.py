@@ -25,7 +25,7 @@ def pool_spectrograms(backbone: nn.Module, spectrograms: torch.Tensor) -> torch.
             "channel, or a backbone that reads as many"
         )
     if spectrograms.device.type == "cpu":
-        # Channels last in memory, which convolutions hand on: EfficientNet-Lite0 then trains in half the time on a CPU.
+        # Channels last in memory, which convolutions hand on: EfficientNet-Lite0 then trains in half the time.
         spectrograms = spectrograms.movedim(1, 3).contiguous().movedim(3, 1)
     outputs = backbone(spectrograms)
     pooled = getattr(outputs, "pooler_output", None)
