@@ -16,8 +16,8 @@ from transformers import (
 WORDS = ["<s>", "<pad>", "</s>", "<unk>", "this", "is", "music", "blues", "jazz", "rock", "hip", "hop", "."]
 
 
-def save_clap(folder: Path) -> str:
-    """Save the model, without fusion, and return its folder."""
+def save_clap(folder: Path, truncation: str = "fusion", **changes) -> str:
+    """Save the model, without fusion unless `changes` of its audio tower say so, and return its folder."""
     torch.manual_seed(0)
     text = ClapTextConfig(
         vocab_size=len(WORDS),
@@ -35,11 +35,12 @@ def save_clap(folder: Path) -> str:
         num_attention_heads=[1, 1, 2, 2],
         projection_dim=16,
         num_classes=4,
+        **changes,
     )
     model = ClapModel(ClapConfig(text_config=text.to_dict(), audio_config=audio.to_dict(), projection_dim=16)).eval()
     model.save_pretrained(folder)
     # "fusion" is the extractor's default, which an unfused model cannot take.
-    ClapFeatureExtractor().save_pretrained(folder)
+    ClapFeatureExtractor(truncation=truncation).save_pretrained(folder)
     words = tokenizers.Tokenizer(
         tokenizers.models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>")
     )

@@ -71,6 +71,33 @@ def save_wavlm(folder: Path, **changes) -> Path:
     return _save_audio(folder, config, transformers.Wav2Vec2FeatureExtractor())
 
 
+def save_mert(folder: Path, **changes) -> Path:
+    """A MERT, as its authors published it: the parts of a HuBERT for 24 kHz, beside code that nobody needs."""
+    sizes = WAVEFORM_SIZES | {"feat_extract_norm": "group"}
+    model = transformers.HubertModel(transformers.HubertConfig(**sizes))
+    code = {"AutoConfig": "configuration_MERT.MERTConfig", "AutoModel": "modeling_MERT.MERTModel"}
+    published = {"model_type": "mert_model", "auto_map": code, "architectures": ["MERTModel"], "sample_rate": 24000}
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(sizes | published | {"deepnorm": False} | changes))
+    for name in ("configuration_MERT.py", "modeling_MERT.py"):
+        (folder / name).write_text("raise SystemExit('ran')")
+    # Names of before PyTorch's parametrizations.
+    parts = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
+    tensors = {name: _spread(tensor) for name, tensor in model.state_dict().items()}
+    for new, old in parts.items():
+        tensors[f"encoder.pos_conv_embed.conv.{old}"] = tensors.pop(f"encoder.pos_conv_embed.conv.{new}")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    transformers.Wav2Vec2FeatureExtractor(sampling_rate=24000, do_normalize=False).save_pretrained(folder)
+    return folder
+
+
+def save_clap_towers(folder: Path, truncation: str = "rand_trunc", **changes) -> Path:
+    """A CLAP without fusion, whose audio tower a classifier takes: windows of 10 s at 48 kHz."""
+    from tiny_clap import save_clap  # here, since it needs tokenizers
+
+    return Path(save_clap(folder, truncation, **changes))
+
+
 def save_whisper(folder: Path) -> Path:
     """A Whisper with encoder and decoder, as pretrained: the classifier takes its encoder."""
     config = transformers.WhisperConfig(
@@ -196,6 +223,8 @@ SAVERS = {
     "wav2vec2": save_wav2vec2,
     "wavlm": save_wavlm,
     "whisper": save_whisper,
+    "mert": save_mert,
+    "clap": save_clap_towers,
     "musicnn": save_musicnn,
     "convnext": save_convnext,
     "resnet": save_resnet,

@@ -25,6 +25,7 @@ from transformers import (
 from transformers.utils import CONFIG_NAME, cached_file
 
 from hf_utils.errors import UserError
+from hf_utils.models.music_encoders import read_mert_config, refuse_muq
 from hf_utils.models.weights import check_files, check_loading
 
 logger = logging.getLogger(__name__)
@@ -100,6 +101,13 @@ class Checkpoint:
             raise UserError(f"there is no {CONFIG_NAME} in the folder {self.name}: expected that of a model")
         try:
             raw, _ = PreTrainedConfig.get_config_dict(self.name, **self._source)
+            if raw.get("model_type") == "mert_model":
+                if not self.has_feature_extractor:
+                    raise UserError(
+                        f"there is no preprocessor_config.json in {self.name}, expected that of MERT: some of its "
+                        "models hear 24 kHz, others 16 kHz"
+                    )
+                return read_mert_config(self.name, raw)
             if not self.trust_remote_code and raw.get("model_type") not in CONFIG_MAPPING:
                 _refuse_code(self.name, raw.get("auto_map"))
             if raw.get("model_type") == "timm_wrapper" or ("model_type" not in raw and "architecture" in raw):
@@ -177,21 +185,33 @@ class Checkpoint:
         """Return its feature extractor; for a folder without one, the default one of the family.
 
         Raises:
-            UserError: none can be read.
+            UserError: none can be read, or it is for another sampling rate than the configuration names.
         """
-        if not self.has_feature_extractor:
-            logger.warning("%s has no preprocessor_config.json: taking the defaults of its family.", self.name)
-            names = ("num_mel_bins", "max_length")
-            return FEATURE_EXTRACTOR_MAPPING[type(config)](
-                **{n: getattr(config, n) for n in names if hasattr(config, n)}
+        if self.has_feature_extractor:
+            try:
+                extractor = AutoFeatureExtractor.from_pretrained(
+                    self.name, trust_remote_code=self.trust_remote_code, **self._source
+                )
+            except LOADING_ERRORS as error:
+                self.check_files()
+                raise UserError(f"cannot read the feature extractor of {self.name!r}. {_describe(error)}") from error
+        else:
+            extractor = self._make_default_extractor(config)
+        sample_rate = getattr(config, "sample_rate", extractor.sampling_rate)
+        if sample_rate != extractor.sampling_rate:
+            raise UserError(
+                f"the feature extractor of {self.name!r} is for {extractor.sampling_rate} Hz, but its config.json "
+                f"says {sample_rate} Hz (sample_rate): add the preprocessor_config.json that belongs to the model"
             )
-        try:
-            return AutoFeatureExtractor.from_pretrained(
-                self.name, trust_remote_code=self.trust_remote_code, **self._source
-            )
-        except LOADING_ERRORS as error:
-            self.check_files()
-            raise UserError(f"cannot read the feature extractor of {self.name!r}. {_describe(error)}") from error
+        return extractor
+
+    def _make_default_extractor(self, config: PreTrainedConfig):
+        extractor_class = FEATURE_EXTRACTOR_MAPPING.get(type(config), None)
+        if extractor_class is None:
+            raise UserError(f"there is no preprocessor_config.json in {self.name}: expected that of its encoder")
+        logger.warning("%s has no preprocessor_config.json: taking the defaults of its family.", self.name)
+        names = ("num_mel_bins", "max_length")
+        return extractor_class(**{n: getattr(config, n) for n in names if hasattr(config, n)})
 
 
 def _refuse_code(name: str, auto_map: dict | None) -> None:
@@ -231,6 +251,7 @@ def _make_timm_config(name: str, raw: dict) -> PreTrainedConfig:
 def _expect_known_type(name: str, raw: dict) -> None:
     """Raise UserError for a configuration of which transformers would not know whose it is."""
     if "model_type" not in raw:
+        refuse_muq(name, raw)
         raise UserError(
             f"the config.json of {name!r} describes no model: it has no model_type (such as hubert or convnext), and "
             "no architecture of timm"

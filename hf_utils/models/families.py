@@ -15,6 +15,7 @@ from transformers import ASTFeatureExtractor, PreTrainedConfig, PreTrainedModel
 
 from hf_utils.errors import UserError
 from hf_utils.models.freezing import find_backbone
+from hf_utils.models.music_encoders import CLAP_TYPES
 
 DEFAULT_WINDOW_SECONDS = 10.0
 
@@ -35,13 +36,15 @@ _AUDIOSET_LABELS, _AUDIOSET_EXAMPLES = 527, {0: "Speech", 137: "Music"}
 
 
 def family_of(config: PreTrainedConfig) -> str:
-    """Return "spectrogram_cnn", "musicnn", "spectrogram_transformer" (AST), "waveform" (HuBERT ...) or "other"."""
+    """Return "spectrogram_cnn", "musicnn", "spectrogram_transformer" (AST), "clap", "waveform" or "other"."""
     if config.model_type == "encoder_mlp":
         return family_of(config.encoder_config)
     if config.model_type in ("spectrogram_cnn", "musicnn"):
         return config.model_type
     if config.model_type == "audio-spectrogram-transformer":
         return "spectrogram_transformer"
+    if config.model_type in CLAP_TYPES:
+        return "clap"
     # All that read waveforms have convolutions for it, and their sizes in the configuration.
     return "waveform" if hasattr(config, "conv_dim") else "other"
 
@@ -61,12 +64,14 @@ def window_samples_for(config: PreTrainedConfig, feature_extractor, window_secon
     if family_of(config) == "spectrogram_transformer":
         frame, shift = int(AST_FRAME_SECONDS * sample_rate), int(AST_SHIFT_SECONDS * sample_rate)
         return frame + shift * (feature_extractor.max_length - 1)
-    fixed_samples = getattr(feature_extractor, "n_samples", None)
+    # Whisper pads everything to 30 s, and its positions are for that. CLAP's extractor repeats what is shorter than
+    # its 10 s, and takes a random part of what is longer.
+    fixed_samples = getattr(feature_extractor, "nb_max_samples" if family_of(config) == "clap" else "n_samples", None)
     if fixed_samples is not None:
-        # Whisper pads everything to 30 s, and its positions are for that.
         if window_seconds is not None and round(window_seconds * sample_rate) != fixed_samples:
+            model_type = getattr(config, "encoder_config", config).model_type
             raise UserError(
-                f"window_seconds is {window_seconds}, but {config.model_type} takes windows of "
+                f"window_seconds is {window_seconds}, but {model_type} takes windows of "
                 f"{fixed_samples / sample_rate:g} s: leave it out"
             )
         return fixed_samples

@@ -17,7 +17,7 @@ from hf_utils.errors import UserError
 from hf_utils.models.families import family_of, has_feature_stats, unnormalised
 
 # The time axis and the frequency axis of one example's features, by family.
-_AXES = {"spectrogram_transformer": (0, 1), "spectrogram_cnn": (2, 1), "musicnn": (0, 1)}
+_AXES = {"spectrogram_transformer": (0, 1), "spectrogram_cnn": (2, 1), "musicnn": (0, 1), "clap": (1, 2)}
 
 
 @dataclasses.dataclass(frozen=True)

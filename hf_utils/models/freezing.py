@@ -73,13 +73,19 @@ def _find_layers(backbone: nn.Module) -> Layers:
         [f"{stack_name}.{i}.{name}" for name, _ in block.named_parameters()]
         for i, block in enumerate(backbone.get_submodule(stack_name))
     ]
-    front_end = []
-    for name, child in backbone.named_children():
-        if stack_name == name or stack_name.startswith(name + "."):
-            break
-        # HuBERT's feature projection also precedes the stack, but by custom is no part of the feature encoder.
-        if any(isinstance(module, nn.Conv1d | nn.Conv2d) for module in child.modules()):
-            front_end += [f"{name}.{parameter}" for parameter, _ in child.named_parameters()]
+    front_end, prefix, above = [], "", backbone
+    # CLAP's audio tower is one module within another.
+    while len(children := list(above.named_children())) == 1 and f"{prefix}{children[0][0]}" != stack_name:
+        prefix, above = f"{prefix}{children[0][0]}.", children[0][1]
+    is_below = True
+    for name, child in above.named_children():
+        path = f"{prefix}{name}"
+        is_below = is_below and not f"{stack_name}.".startswith(f"{path}.")
+        # HuBERT's feature projection also precedes the stack, but by custom is no part of the feature encoder. CLAP
+        # registers the batch norm of its input behind the stack.
+        has_convolution = any(isinstance(module, nn.Conv1d | nn.Conv2d) for module in child.modules())
+        if (is_below and has_convolution) or isinstance(child, nn.BatchNorm2d):
+            front_end += [f"{path}.{parameter}" for parameter, _ in child.named_parameters()]
     return Layers(front_end, [block for block in blocks if block])
 
 
@@ -149,7 +155,8 @@ def _choose(names: list[str], mode: str, unfrozen_layers: int, backbone: nn.Modu
         )
     # Parameters are registered in the order of the forward pass, so what precedes the block lies below it.
     first_trained = min(names.index(name) for name in layers.blocks[-unfrozen_layers])
-    return names[:first_trained]
+    below = {*names[:first_trained], *layers.front_end}
+    return [name for name in names if name in below]
 
 
 def _front_end(layers: Layers, backbone: nn.Module) -> list[str]:

@@ -14,6 +14,7 @@ from hf_utils.models.checkpoints import Checkpoint
 from hf_utils.models.encoder_mlp import EncoderMLPConfig, EncoderMLPForAudioClassification
 from hf_utils.models.families import family_of
 from hf_utils.models.freezing import find_stack
+from hf_utils.models.music_encoders import CLAP_TYPES
 from hf_utils.models.musicnn import MusiCNNForAudioClassification
 
 
@@ -60,6 +61,8 @@ def wants_new_head(config: PreTrainedConfig, head: HeadOptions) -> bool:
     """Return whether the options ask for a head of ours in place of an audio checkpoint's own kind of head."""
     if config.model_type == "musicnn":
         return config.head == "norm_mlp" and (head.head is not None or bool(head.reading))
+    if config.model_type in CLAP_TYPES:  # transformers has no head for it
+        return True
     return not hasattr(config, "head_dropout") and (head.head == "mlp" or bool(head.reading))
 
 
@@ -91,10 +94,17 @@ def _change_musicnn(
 def _wrap_encoder(
     checkpoint: Checkpoint, config: PreTrainedConfig, head: HeadOptions
 ) -> EncoderMLPForAudioClassification:
-    if family_of(config) == "other":
+    family = family_of(config)
+    if family == "other":
         given = ", ".join(f"--{name} {value}" for name, value in ({"head": head.head} | head.reading).items() if value)
-        raise UserError(f"{given}: this is for AST and for models that read waveforms, not for {config.model_type}")
+        raise UserError(f"{given}: this is for AST, CLAP and models that read waveforms, not for {config.model_type}")
+    if family == "clap" and head.feature_layer != "last":
+        raise UserError(
+            f"feature_layer is {head.feature_layer}, but the layers of CLAP have several widths: leave it out"
+        )
     encoder, _ = checkpoint.load_model(AutoModel, config)
+    # `ClapAudioModel.from_pretrained` of transformers 5.23 finds no weight in a checkpoint of both towers.
+    encoder = getattr(encoder, "audio_model", encoder)
     # The outer model has labels and type; those of AudioSet would be saved beside the genres.
     encoder.config.num_labels, encoder.config.problem_type, encoder.config.dtype = 2, None, None
     if head.feature_layer.isdecimal():
@@ -145,8 +155,8 @@ def refuse_reading(model_type: str, head: HeadOptions) -> None:
     """Raise UserError if options say what the head reads, since this model's reads what its backbone pools."""
     if head.reading:
         raise UserError(
-            f"{', '.join(head.reading)}: this is for AST, MusiCNN and models that read waveforms (HuBERT ...), not "
-            f"for {model_type}. Leave it out."
+            f"{', '.join(head.reading)}: this is for AST, CLAP, MusiCNN and models that read waveforms (HuBERT ...), "
+            f"not for {model_type}. Leave it out."
         )
 
 

@@ -17,6 +17,9 @@ from hf_utils.models.freezing import find_backbone
 # Replaces masked frames, in training only; wav2vec2 checkpoints that were fine-tuned for speech often lack it.
 MASK_EMBEDDING = "masked_spec_embed"
 
+# Tables that CLAP computes by itself; some files have them.
+_COMPUTED = ("position_ids", "token_type_ids", "relative_position_index")
+
 # The weights that transformers and diffusers load: safetensors where there are some, in one file or in several.
 _SAFETENSORS = ("model.safetensors", "diffusion_pytorch_model.safetensors")
 _PICKLES = ("pytorch_model.bin", "diffusion_pytorch_model.bin")
@@ -157,7 +160,8 @@ def check_loading(name: str, model: PreTrainedModel, info: dict, is_base: bool, 
         inside = bare.startswith(path) if path else bare != key
         return key not in unused and (inside or key.startswith(path or base_prefix) or bare.split(".")[0] in children)
 
-    missing = {key for key in info["missing_keys"] if key.startswith(path) and not key.endswith(MASK_EMBEDDING)}
+    spared = (MASK_EMBEDDING, *_COMPUTED)
+    missing = {key for key in info["missing_keys"] if key.startswith(path) and not key.endswith(spared)}
     unexpected = {key for key in info["unexpected_keys"] if is_lost(key)}
     wrong = _list_wrong(missing, unexpected, info["mismatched_keys"])
     if wrong:

@@ -77,14 +77,15 @@ def _split_by_depth(backbone: nn.Module, names: Sequence[str], decay: float) -> 
     Parameters are registered in the order of the forward pass, as freezing takes it, too; one that is between two
     blocks belongs to the lower.
     """
-    blocks = find_layers(backbone).blocks
+    layers = find_layers(backbone)
+    blocks, front_end = layers.blocks, set(layers.front_end)
     block_of = {name: number for number, block in enumerate(blocks, start=1) for name in block}
     top = len(blocks) + 1
     last = max(index for index, name in enumerate(names) if name in block_of)
     parts, current = {number: [] for number in range(top, -1, -1)}, 0
     for index, name in enumerate(names):
         current = top if index > last else block_of.get(name, current)
-        parts[current].append(name)
+        parts[0 if name in front_end else current].append(name)
     titles = {top: "above the blocks", 0: "below the blocks"}
     return [(titles.get(n, f"block {n}"), decay ** (top - n), members) for n, members in parts.items()]
 

@@ -2,10 +2,13 @@
 
 import torch
 from torch import nn
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoModel, ClapAudioConfig, ClapAudioModel, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from .configuration_encoder_mlp import EncoderMLPConfig
+
+# transformers lists CLAP as a whole only.
+AutoModel.register(ClapAudioConfig, ClapAudioModel, exist_ok=True)
 
 
 class EncoderStandardization(nn.Module):
@@ -36,7 +39,7 @@ class LayerSum(nn.Module):
 
 
 class EncoderMLPForAudioClassification(PreTrainedModel):
-    """Any audio encoder that reads `input_values` (AST, HuBERT, wav2vec2, WavLM), pooled, and one or two layers."""
+    """An audio encoder (AST, HuBERT, wav2vec2, WavLM, CLAP's audio tower), pooled, and one or two layers."""
 
     config_class = EncoderMLPConfig
     base_model_prefix = "encoder"
@@ -64,7 +67,9 @@ class EncoderMLPForAudioClassification(PreTrainedModel):
         self.post_init()
 
     def _pool(self, hidden: torch.Tensor) -> torch.Tensor:
-        """(B, T, H) -> (B, D)."""
+        """(B, T, H) -> (B, D); (B, H, F, T) of CLAP as well."""
+        if hidden.ndim == 4:
+            hidden = hidden.flatten(2).transpose(1, 2)
         mean = hidden.mean(1)
         return torch.cat([mean, hidden.amax(1)], 1) if self.config.head_pooling == "mean_max" else mean
 
@@ -75,15 +80,29 @@ class EncoderMLPForAudioClassification(PreTrainedModel):
             # The last as it leaves the encoder: some have a normalisation after it.
             layers = [*outputs.hidden_states[:-1], outputs.last_hidden_state]
             return torch.stack([self._pool(hidden) for hidden in layers], 1)
-        outputs = self.encoder(input_values)
+        more = {}
+        if self.config.encoder_config.model_type == "clap_audio_model":
+            # Windows are never longer than what it reads, where it would fuse several views of them.
+            more["is_longer"] = torch.zeros(len(input_values), 1, dtype=torch.bool, device=input_values.device)
+        outputs = self.encoder(input_values, **more)
         pooled = getattr(outputs, "pooler_output", None)
         return pooled if pooled is not None and self.config.head_pooling is None else self._pool(outputs[0])
 
     def forward(
-        self, input_values: torch.Tensor, labels: torch.Tensor | None = None, return_dict: bool | None = None
+        self,
+        input_values: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        return_dict: bool | None = None,
+        input_features: torch.Tensor | None = None,
+        is_longer: torch.Tensor | None = None,
     ) -> SequenceClassifierOutput:
-        """Return logits (B, K), and the mean cross-entropy if `labels` (B,) are given."""
-        logits = self.classifier(self.readout(self._read_encoder(input_values)))
+        """Return logits (B, K), and the mean cross-entropy if `labels` (B,) are given.
+
+        CLAP's extractor names its features `input_features`, and adds `is_longer`, by chance true for one window of a
+        batch: it is not used.
+        """
+        inputs = input_values if input_features is None else input_features
+        logits = self.classifier(self.readout(self._read_encoder(inputs)))
         loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
         if return_dict is False:
             return (logits,) if loss is None else (loss, logits)

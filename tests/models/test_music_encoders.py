@@ -1,0 +1,163 @@
+"""Music encoders of the Hub are heard as they were pretrained, come back equal, or are refused with the reason."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_models import load, save_clap_towers, save_mert, saved
+from transformers import AutoModelForAudioClassification, ClapModel, HubertModel, Wav2Vec2FeatureExtractor
+
+from hf_utils.errors import UserError
+from hf_utils.models.families import family_of, window_samples_for
+from hf_utils.models.features import WindowCollator, make_spec_augment, run_windows
+from hf_utils.models.freezing import find_backbone, find_layers, freeze
+
+
+def make_noise(model, extractor, count=2):
+    samples = window_samples_for(model.config, extractor, None)
+    return list(np.random.default_rng(0).normal(0, 0.1, (count, samples)).astype(np.float32))
+
+
+def come_back(model, extractor, folder):
+    """Return the outputs of a model and of what others load from its folder, and our own loading of it."""
+    model.save_pretrained(folder)
+    extractor.save_pretrained(folder)
+    noise = make_noise(model, extractor)
+    again, extractor_again = load(folder, None, window_seconds=None)
+    assert window_samples_for(again.config, extractor_again, None) == len(noise[0])
+    assert extractor_again.to_dict() == extractor.to_dict()
+    return run_windows(model, extractor, noise), run_windows(again, extractor_again, noise)
+
+
+@pytest.fixture(scope="module")
+def fused(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clap") / "fused"
+    return save_clap_towers(folder, "fusion", enable_fusion=True, fusion_type="aff_2d")
+
+
+@pytest.mark.parametrize("options", [{}, {"head": "mlp", "head_pooling": "mean_max", "standardize_features": True}])
+def test_the_audio_tower_of_clap_is_the_checkpoints_and_comes_back(options, tmp_path, tmp_path_factory):
+    folder = saved("clap", tmp_path_factory)
+    model, extractor = load(folder, window_seconds=None, **options)
+    assert family_of(model.config) == "clap" and window_samples_for(model.config, extractor, None) == 480_000
+    clap = ClapModel.from_pretrained(folder).eval()
+    noise = make_noise(model, extractor)
+    inputs = extractor(noise, sampling_rate=48_000, return_tensors="pt")
+    heard = []
+    hook = model.readout.register_forward_pre_hook(lambda module, args: heard.append(args[0]))
+    ours = run_windows(model, extractor, noise)
+    hook.remove()
+    with torch.no_grad():
+        outputs = clap.audio_model(**inputs)
+    expected = outputs.pooler_output
+    if options:
+        places = outputs.last_hidden_state.flatten(2)
+        expected = torch.cat([places.mean(2), places.max(2).values], 1)
+    torch.testing.assert_close(heard[0], expected)
+    with torch.no_grad():  # as a pipeline of transformers calls it
+        torch.testing.assert_close(model(**inputs).logits, ours)
+    before, after = come_back(model, extractor, tmp_path)
+    torch.testing.assert_close(after, before, rtol=0, atol=0)
+
+
+def test_a_fused_clap_hears_every_window_alike_and_trains_all_that_it_uses(fused, tmp_path):
+    model, extractor = load(fused, window_seconds=None)
+    noise = make_noise(model, extractor, count=3)
+    together = run_windows(model, extractor, noise)
+    # The extractor calls one window of every batch "longer", at random: alone it is that one.
+    torch.testing.assert_close(together, torch.cat([run_windows(model, extractor, [x]) for x in noise]))
+    inputs = WindowCollator(extractor)([{"samples": x, "label": 0, "seed": None} for x in noise])
+    model.train()(**inputs).loss.backward()
+    assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+    model.eval()
+    before, after = come_back(model, extractor, tmp_path)
+    torch.testing.assert_close(after, before, rtol=0, atol=0)
+
+
+def test_clap_is_frozen_and_masked_by_its_parts(tmp_path_factory):
+    model, extractor = load(saved("clap", tmp_path_factory), window_seconds=None)
+    backbone = find_backbone(model)
+    layers = find_layers(backbone)
+    assert len(layers.blocks) == 4
+    assert {name.split(".")[1] for name in layers.front_end} == {"patch_embed", "batch_norm"}
+    freeze(model, "all_but_last", 1)
+    learns = {name.split(".")[1] for name, p in backbone.named_parameters() if p.requires_grad}
+    assert learns == {"layers", "norm"}
+    assert {n.split(".")[2] for n, p in backbone.named_parameters() if p.requires_grad and ".layers." in n} == {"3"}
+    masks = make_spec_augment(model.config, extractor, 480_000, time_seconds=1.0, frequency_bins=8)
+    assert (masks.time_axis, masks.time_frames, masks.frequency_axis) == (1, 100, 2)
+
+
+def test_mert_is_the_hubert_that_its_code_builds(tmp_path, tmp_path_factory):
+    folder = saved("mert", tmp_path_factory)
+    for options in ({}, {"head": "mlp", "feature_layer": "all"}, {"feature_layer": "2", "head_pooling": "mean"}):
+        model, extractor = load(folder, window_seconds=0.5, **options)
+        assert extractor.sampling_rate == 24_000 and not extractor.do_normalize
+        assert window_samples_for(model.config, extractor, None) == 12_000
+        encoder = find_backbone(model)
+        assert type(encoder) is HubertModel
+        # Its weights, under names of today.
+        wanted = HubertModel.from_pretrained(folder, config=encoder.config)
+        for name, tensor in wanted.state_dict().items():
+            assert torch.equal(encoder.state_dict()[name], tensor)
+        target = tmp_path / str(len(options))
+        before, after = come_back(model, extractor, target)
+        torch.testing.assert_close(after, before, rtol=0, atol=0)
+        assert not list(target.glob("*MERT*"))
+        assert AutoModelForAudioClassification.from_pretrained(target).config.num_labels == 3
+
+
+def change_config(folder, target, **changes):
+    shutil.copytree(folder, target)
+    config = json.loads((target / "config.json").read_text())
+    (target / "config.json").write_text(json.dumps(config | changes))
+    return target
+
+
+def test_what_would_be_heard_wrongly_is_refused(fused, tmp_path, tmp_path_factory):
+    clap = saved("clap", tmp_path_factory)
+
+    def refuse(message, folder, **options):
+        with pytest.raises(UserError, match=message):
+            load(folder, **{"window_seconds": None} | options)
+
+    refuse("constant-Q.*feature_extractor_cqt.*MERT-v1-95M", save_mert(tmp_path / "cqt", feature_extractor_cqt=True))
+    refuse("with DeepNorm", save_mert(tmp_path / "deep", deepnorm=True))
+    slow = save_mert(tmp_path / "slow")
+    Wav2Vec2FeatureExtractor(sampling_rate=16_000).save_pretrained(slow)
+    refuse("is for 16000 Hz, but its config.json says 24000 Hz", slow)
+    (slow / "preprocessor_config.json").unlink()
+    refuse("no preprocessor_config.json.*24 kHz", slow)
+
+    refuse("window_seconds is 5.0, but clap_audio_model takes windows of 10 s", clap, window_seconds=5.0)
+    refuse("feature_layer is all, but the layers of CLAP have several widths", clap, feature_layer="all")
+    refuse("truncation is 'fusion', expected 'rand_trunc'", save_clap_towers(tmp_path / "other", "fusion"))
+    shutil.copytree(clap, tmp_path / "waveforms")
+    Wav2Vec2FeatureExtractor().save_pretrained(tmp_path / "waveforms")
+    refuse("is Wav2Vec2FeatureExtractor, expected ClapFeatureExtractor", tmp_path / "waveforms")
+
+    muq = {"label_rate": 25, "encoder_dim": 1024, "encoder_depth": 12, "codebook_size": 8192}
+    (tmp_path / "config.json").write_text(json.dumps(muq))
+    refuse("is a MuQ.*package muq.*no model_type", tmp_path)
+
+
+def test_clap_needs_all_weights_of_its_audio_tower(tmp_path, tmp_path_factory):
+    folder = tmp_path / "clap"
+    shutil.copytree(saved("clap", tmp_path_factory), folder)
+    tensors = load_file(folder / "model.safetensors")
+    # Tables of older files; each is computed.
+    tables = [name for name in tensors if name.endswith(("position_ids", "token_type_ids", "relative_position_index"))]
+    kept = {name: tensor for name, tensor in tensors.items() if name not in tables}
+    assert len(tables) == 6
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    whole, _ = load(saved("clap", tmp_path_factory), window_seconds=None)
+    again, _ = load(folder, window_seconds=None)
+    for name, tensor in whole.encoder.state_dict().items():
+        assert torch.equal(again.encoder.state_dict()[name], tensor)
+    del kept["audio_model.audio_encoder.norm.weight"]
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="1 missing, e.g. audio_model.audio_encoder.norm.weight"):
+        load(folder, window_seconds=None)
