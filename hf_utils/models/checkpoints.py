@@ -19,6 +19,7 @@ from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
     AutoModel,
+    FeatureExtractionMixin,
     PreTrainedConfig,
     PreTrainedModel,
 )
@@ -194,6 +195,11 @@ class Checkpoint:
                 )
             except LOADING_ERRORS as error:
                 self.check_files()
+                if not self.trust_remote_code:
+                    raw = {}
+                    with contextlib.suppress(*LOADING_ERRORS):
+                        raw, _ = FeatureExtractionMixin.get_feature_extractor_dict(self.name, **self._source)
+                    _refuse_code(self.name, raw.get("auto_map"))
                 raise UserError(f"cannot read the feature extractor of {self.name!r}. {_describe(error)}") from error
         else:
             extractor = self._make_default_extractor(config)

@@ -4,6 +4,7 @@ AST reads spectrograms (F patches per column, T patches per row, H hidden size),
 """
 
 import contextlib
+import copy
 import math
 from collections.abc import Iterator
 
@@ -33,6 +34,11 @@ LONGEST_SPAN = 0.1
 _MULTI_LABEL = "multi_label_classification"
 # Number and place of two of its labels: AST and others are published with these outputs, but without problem_type.
 _AUDIOSET_LABELS, _AUDIOSET_EXAMPLES = 527, {0: "Speech", 137: "Music"}
+# In every label of MAEST, a style of Discogs, such as "Rock---Punk".
+_DISCOGS_MARK = "---"
+
+# More frames than fill a window, to see how many are real.
+_SPARE_FRAMES = 8
 
 
 def family_of(config: PreTrainedConfig) -> str:
@@ -62,8 +68,8 @@ def window_samples_for(config: PreTrainedConfig, feature_extractor, window_secon
     """
     sample_rate = feature_extractor.sampling_rate
     if family_of(config) == "spectrogram_transformer":
-        frame, shift = int(AST_FRAME_SECONDS * sample_rate), int(AST_SHIFT_SECONDS * sample_rate)
-        return frame + shift * (feature_extractor.max_length - 1)
+        first, shift = _frame_samples(feature_extractor)
+        return first + shift * (feature_extractor.max_length - 1)
     # Whisper pads everything to 30 s, and its positions are for that. CLAP's extractor repeats what is shorter than
     # its 10 s, and takes a random part of what is longer.
     fixed_samples = getattr(feature_extractor, "nb_max_samples" if family_of(config) == "clap" else "n_samples", None)
@@ -80,6 +86,43 @@ def window_samples_for(config: PreTrainedConfig, feature_extractor, window_secon
     return round(window_seconds * sample_rate)
 
 
+def _frame_samples(feature_extractor) -> tuple[int, int]:
+    """Return the samples that an extractor for AST needs for one frame, and for each further one."""
+    if type(feature_extractor) is ASTFeatureExtractor:
+        rate = feature_extractor.sampling_rate
+        return int(AST_FRAME_SECONDS * rate), int(AST_SHIFT_SECONDS * rate)
+    # Frames that are centred, so that there is one from the first sample on; `_expect_centred_frames` looks.
+    return 0, feature_extractor.hop_length
+
+
+def _expect_centred_frames(feature_extractor) -> None:
+    """Raise UserError unless another extractor than AST's, such as MAEST's, makes the frames that are expected of it.
+
+    What it does is seen on noise: a window must give as many frames as the model reads, and not one of padding.
+    """
+    name, wanted = type(feature_extractor).__name__, ("hop_length", "max_length", "num_mel_bins")
+    if missing := [
+        attribute for attribute in wanted if not isinstance(getattr(feature_extractor, attribute, None), int)
+    ]:
+        raise UserError(
+            f"the feature extractor is {name}, which names no {', no '.join(missing)}, expected ASTFeatureExtractor, "
+            "or one like MAEST's: how much audio fills a window of another is not known"
+        )
+    extractor, frames = copy.copy(feature_extractor), feature_extractor.max_length
+    extractor.max_length = frames + _SPARE_FRAMES
+    noise = np.random.default_rng(0).normal(0, 0.1, extractor.hop_length * (frames - 1)).astype(np.float32)
+    batch = extractor([noise], sampling_rate=extractor.sampling_rate, return_tensors="np")
+    features = np.asarray(batch[extractor.model_input_names[0]])[0]
+    shape = frames + _SPARE_FRAMES, extractor.num_mel_bins
+    real = int((np.ptp(features, axis=1) > 0).sum()) if features.shape == shape else None
+    if real != frames:
+        found = f"{real} frames" if features.shape == shape else f"features of shape {features.shape}, not {shape}"
+        raise UserError(
+            f"the feature extractor {name} makes {found} of {noise.size} samples, expected {frames} frames with a hop "
+            f"of {extractor.hop_length}: how much audio fills a window is not known"
+        )
+
+
 def fit_ast_window(backbone: nn.Module, feature_extractor, window_seconds: float | None) -> None:
     """Make an `ASTModel`, its configuration and its extractor take windows of one length; None keeps the model's own.
 
@@ -87,23 +130,21 @@ def fit_ast_window(backbone: nn.Module, feature_extractor, window_seconds: float
         UserError: a window shorter than a patch, or an extractor of other frames or another number of mel bands.
     """
     config = backbone.config
-    if type(feature_extractor) is not ASTFeatureExtractor:
-        # MAEST's have a hop of 16 ms: windows of 626 frames would be cut as if they took 6.3 s, and then padded.
-        raise UserError(
-            f"the feature extractor is {type(feature_extractor).__name__}, expected ASTFeatureExtractor: how long the "
-            "frames of another are is not known, and so not how much audio fills a window. Such a checkpoint, of "
-            "MAEST for instance, cannot be used here"
-        )
+    is_centred = type(feature_extractor) is not ASTFeatureExtractor
+    if is_centred:
+        # MAEST's have a hop of 16 ms: windows of 626 frames are 10 s, not 6.3 s as those of AST.
+        _expect_centred_frames(feature_extractor)
     if feature_extractor.num_mel_bins != config.num_mel_bins:
         raise UserError(
             f"the feature extractor makes {feature_extractor.num_mel_bins} mel bands, but the model reads "
             f"{config.num_mel_bins}: preprocessor_config.json and config.json do not belong together"
         )
     if window_seconds is not None:
-        num_frames = round(window_seconds / AST_SHIFT_SECONDS)
+        shift_seconds = _frame_samples(feature_extractor)[1] / feature_extractor.sampling_rate
+        num_frames = round(window_seconds / shift_seconds) + is_centred
         if num_frames < config.patch_size:
             raise UserError(
-                f"window_seconds is {window_seconds}, expected at least {config.patch_size * AST_SHIFT_SECONDS:.2f}: "
+                f"window_seconds is {window_seconds}, expected at least {config.patch_size * shift_seconds:.2f}: "
                 "one patch of the spectrogram"
             )
         _resize(backbone, num_frames)
@@ -184,10 +225,12 @@ def fit_masks(model: PreTrainedModel, feature_extractor, window_samples: int) ->
 def is_multi_label(config: PreTrainedConfig) -> bool:
     """Whether each output is a label by itself (a tagger), not one genre of several that exclude each other.
 
-    As transformers decides, by `problem_type`; of AudioSet's labels it is known without.
+    As transformers decides, by `problem_type`; of AudioSet's labels and of MAEST's it is known without.
     """
     if config.problem_type is not None:
         return config.problem_type == _MULTI_LABEL
+    if all(_DISCOGS_MARK in label for label in config.id2label.values()):
+        return True
     is_audioset = config.num_labels == _AUDIOSET_LABELS
     return is_audioset and all(config.id2label[index] == label for index, label in _AUDIOSET_EXAMPLES.items())
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import load, save_clap_towers, save_mert, saved
+from tiny_models import MAEST_CODE, load, save_clap_towers, save_maest, save_mert, saved
 from transformers import AutoModelForAudioClassification, ClapModel, HubertModel, Wav2Vec2FeatureExtractor
 
 from hf_utils.errors import UserError
-from hf_utils.models.families import family_of, window_samples_for
+from hf_utils.models.families import family_of, probabilities_of, window_samples_for
 from hf_utils.models.features import WindowCollator, make_spec_augment, run_windows
 from hf_utils.models.freezing import find_backbone, find_layers, freeze
 
@@ -21,12 +21,12 @@ def make_noise(model, extractor, count=2):
     return list(np.random.default_rng(0).normal(0, 0.1, (count, samples)).astype(np.float32))
 
 
-def come_back(model, extractor, folder):
+def come_back(model, extractor, folder, **options):
     """Return the outputs of a model and of what others load from its folder, and our own loading of it."""
     model.save_pretrained(folder)
     extractor.save_pretrained(folder)
     noise = make_noise(model, extractor)
-    again, extractor_again = load(folder, None, window_seconds=None)
+    again, extractor_again = load(folder, None, window_seconds=None, **options)
     assert window_samples_for(again.config, extractor_again, None) == len(noise[0])
     assert extractor_again.to_dict() == extractor.to_dict()
     return run_windows(model, extractor, noise), run_windows(again, extractor_again, noise)
@@ -110,11 +110,50 @@ def test_mert_is_the_hubert_that_its_code_builds(tmp_path, tmp_path_factory):
         assert AutoModelForAudioClassification.from_pretrained(target).config.num_labels == 3
 
 
-def change_config(folder, target, **changes):
-    shutil.copytree(folder, target)
-    config = json.loads((target / "config.json").read_text())
-    (target / "config.json").write_text(json.dumps(config | changes))
-    return target
+@pytest.mark.parametrize("options", [{}, {"head": "linear", "feature_layer": "2"}])
+def test_windows_of_maest_fill_its_frames(options, tmp_path):
+    folder = save_maest(tmp_path / "maest")
+    with pytest.raises(UserError, match="feature_extraction_maest.py.*--trust_remote_code"):
+        load(folder, window_seconds=None)
+    model, extractor = load(folder, window_seconds=None, trust=True, **options)
+    assert window_samples_for(model.config, extractor, None) == 62 * 256
+    before, after = come_back(model, extractor, tmp_path / "out", trust=True)
+    torch.testing.assert_close(after, before, rtol=0, atol=0)
+    assert (tmp_path / "out" / "feature_extraction_maest.py").read_text() == MAEST_CODE
+    with pytest.raises(UserError, match="--trust_remote_code"):
+        load(tmp_path / "out", None, window_seconds=None)
+
+    # The last frame is of the window's end, and nothing after it is heard.
+    (noise,) = make_noise(model, extractor, 1)
+    changed = noise.copy()
+    changed[-200:] = 0
+    features, others = (
+        extractor([x], sampling_rate=16_000, return_tensors="np")["input_values"][0] for x in (noise, changed)
+    )
+    rows = np.flatnonzero((features != others).any(axis=1))
+    assert rows[-1] == 62 and rows[0] >= 60
+
+    short, extractor = load(folder, window_seconds=0.512, trust=True, **options)
+    assert extractor.max_length == 33 and window_samples_for(short.config, extractor, 0.512) == 0.512 * 16_000
+
+
+def test_an_extractor_of_other_frames_is_refused(tmp_path):
+    edge = MAEST_CODE.replace('pad_mode="constant"', "center=False")
+    for number, (code, message) in enumerate(
+        (
+            (edge, "makes 61 frames of 15872 samples, expected 63 frames with a hop of 256"),
+            (MAEST_CODE.replace("self.n_fft, self.hop_length = mean", "self.n_fft, self.hop = mean"), "no hop_length"),
+        )
+    ):
+        code = code if number == 0 else code.replace("self.hop_length", "self.hop")
+        with pytest.raises(UserError, match=message):
+            load(save_maest(tmp_path / str(number), code), window_seconds=None, trust=True)
+
+
+def test_a_tagger_of_styles_is_read_through_sigmoids(tmp_path):
+    model, extractor = load(save_maest(tmp_path / "maest"), None, window_seconds=None, trust=True)
+    logits = run_windows(model, extractor, make_noise(model, extractor, 1)).double()
+    np.testing.assert_allclose(probabilities_of(model.config, logits.numpy()), logits.sigmoid().numpy())
 
 
 def test_what_would_be_heard_wrongly_is_refused(fused, tmp_path, tmp_path_factory):
