@@ -112,10 +112,15 @@ def describe_config(args: AugmentationArguments, plan: CopyPlan) -> dict[str, An
 
 
 def _describe_transforms(copies: list[Copy]) -> dict[str, Any]:
-    """Return `transforms`, and `recordings` where there are any; of corruptions, `kinds` with those of each."""
+    """Return `transforms`, and `recordings` where there are any; of corruptions, `kinds` with those of each.
+
+    Of a benchmark with a name, `benchmark` is its name and version.
+    """
     chains = {copy.name: copy.transform for copy in copies if copy.name}
     if all(isinstance(chain, Corruption) for chain in chains.values()):
-        return {"kinds": {name: chain.augmentation.config for name, chain in chains.items()}}
+        kinds = {name: chain.augmentation.config for name, chain in chains.items()}
+        (benchmark,) = {chain.benchmark for chain in chains.values()}
+        return {"kinds": kinds, **({"benchmark": benchmark} if benchmark else {})}
     return next(iter(chains.values())).config
 
 

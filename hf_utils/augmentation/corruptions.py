@@ -1,18 +1,24 @@
 """Named corruptions, kinds x severities, under which a trained model is tested: the same noise for every model.
 
+    name: genre-c               # of the benchmark, with its version; a file of your own may have neither
+    version: 1
     kinds:
       white_noise:            # a kind
         20_db:                # a severity, mildest first
           - AddGaussianSNR: {min_snr_db: 20, max_snr_db: 20, p: 1.0}
 
 The seed of a clip is made of the kind, the severity and the track, and of nothing else: no run can choose another.
+`benchmarks.csv` holds the definitions of the corruptions of published benchmarks: a file that has changed one, and
+still has the name and version, is refused.
 """
 
+import csv
 import dataclasses
+import hashlib
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 # Also names of splits and configurations on the Hub.
 _NAME = re.compile(r"\w+(\.\w+)*")
+_BENCHMARK_NAME = re.compile(r"[\w-]+")
+_PUBLISHED_FILE = Path(__file__).with_name("benchmarks.csv")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,17 +52,25 @@ class Corruption:
         kind: such as white_noise.
         severity: such as 20_db.
         snr_db: of the noise, where the severity is one; else None.
+        benchmark: name and version of its file, such as "genre-c 1"; None where it has none.
     """
 
     kind: str
     severity: str
     snr_db: float | None
     augmentation: Augmentation
+    benchmark: str | None = None
 
     @property
     def name(self) -> str:
         """Kind and severity, such as white_noise_20_db; unique within a file."""
         return f"{self.kind}_{self.severity}"
+
+    @property
+    def definition(self) -> str:
+        """A short digest of all that the benchmark says of it: only scores under one definition can be compared."""
+        facts = [self.kind, self.severity, self.augmentation.config, PIPELINE_VERSION]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
     def fingerprint(self) -> str:
@@ -102,8 +118,10 @@ def build_corruptions(content: Mapping, path: str | Path, noise_folder: str | No
     Raises:
         UserError: for any mistake in the file, with its place.
     """
-    if unknown := sorted(set(content) - {"description", "kinds"}):
-        raise UserError(f"{path}: {', '.join(unknown)} is not known, expected description and kinds")
+    if unknown := sorted(set(content) - {"name", "version", "description", "kinds"}):
+        names = "name, version, description and kinds"
+        raise UserError(f"{path}: {', '.join(unknown)} is not known, expected {names}")
+    benchmark = _benchmark(content, path)
     corruptions = []
     for kind, severities in _mapping(content.get("kinds"), f"{path}: kinds").items():
         severities = _mapping(severities, f"{path}: kinds.{kind}")
@@ -112,11 +130,41 @@ def build_corruptions(content: Mapping, path: str | Path, noise_folder: str | No
             continue
         for severity, spec in severities.items():
             augmentation = Augmentation(spec, where=f"{path}: kinds.{kind}.{severity}", noise_folder=noise_folder)
-            corruptions.append(Corruption(kind, severity, _fixed_snr_db(spec), augmentation))
+            corruptions.append(Corruption(kind, severity, _fixed_snr_db(spec), augmentation, benchmark))
     names = [corruption.name for corruption in corruptions]
     if len(set(names)) < len(names):
         raise UserError(f"{path}: two corruptions have the name {max(names, key=names.count)}: rename one")
+    _check_published(corruptions, path)
     return corruptions
+
+
+def _benchmark(content: Mapping, path: str | Path) -> str | None:
+    """Return name and version of a benchmark, such as "genre-c 1"; None for a file without them."""
+    name, version = content.get("name"), content.get("version")
+    if name is None and version is None:
+        return None
+    if not isinstance(name, str) or not _BENCHMARK_NAME.fullmatch(name):
+        raise UserError(f"{path}: name is {name!r}, expected letters, digits, _ and -, since there is a version")
+    if type(version) is not int or version < 1:
+        raise UserError(f"{path}: version is {version!r}, expected a whole number from 1, since there is a name")
+    return f"{name} {version}"
+
+
+def _check_published(corruptions: Sequence[Corruption], path: str | Path) -> None:
+    """Raise UserError for a corruption that its benchmark does not have, or defines otherwise.
+
+    What mixes in the user's own recordings is in no published benchmark.
+    """
+    with _PUBLISHED_FILE.open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["benchmark"] in {c.benchmark for c in corruptions}]
+    published = {(row["kind"], row["severity"]): row["definition"] for row in rows}
+    for corruption in corruptions if published else ():
+        has_recordings = "recordings" in corruption.augmentation.config
+        if not has_recordings and published.get((corruption.kind, corruption.severity)) != corruption.definition:
+            raise UserError(
+                f"{path}: kinds.{corruption.kind}.{corruption.severity} is not what {corruption.benchmark} has: give "
+                "the file another name, or no name and version"
+            )
 
 
 def _mapping(value, where: str) -> Mapping:

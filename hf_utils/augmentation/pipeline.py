@@ -37,8 +37,9 @@ PIPELINE_VERSION = 2
 _MAX_DRAWS = 100
 UNCHANGED = "unchanged"
 
-# Transforms whose libraries change the level, though nobody asked for it: LAME lowers by 0.45 dB, the others by 0.2.
-_HOLDS_LEVEL = ("Mp3Compression", "TimeStretch", "PitchShift")
+# Transforms that change the level, though nobody asked for it: LAME lowers by 0.45 dB, stretch and pitch by 0.2, and
+# a room doubles the power.
+_HOLDS_LEVEL = ("Mp3Compression", "TimeStretch", "PitchShift", "SyntheticReverb")
 
 # The sampling rates of MP3, in Hz.
 _MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)

@@ -1,4 +1,4 @@
-"""A list of transforms as a YAML file has it -> audiomentations' objects; every mistake is found before audio is read.
+"""A list of transforms as a YAML file has it -> transform objects; every mistake is found before audio is read.
 
     transforms:
       - AddGaussianSNR: {min_snr_db: 0, max_snr_db: 30, p: 1.0}
@@ -8,11 +8,13 @@
             - TimeStretch: {min_rate: 0.9, max_rate: 1.1, p: 1.0}
             - PitchShift: {min_semitones: -1, max_semitones: 1, p: 1.0}
 
-Names of transforms and parameters are those of audiomentations. `p`, the probability, has to be given: its default
-there is 0.5, and a dataset of which half is silently unchanged is nobody's intention.
+Names of transforms and parameters are those of audiomentations, and of `transmission.py`, which has what it lacks.
+`p`, the probability, has to be given: its default there is 0.5, and a dataset of which half is silently unchanged is
+nobody's intention.
 """
 
 import difflib
+import functools
 import importlib.util
 import inspect
 import math
@@ -57,7 +59,7 @@ _SUFFIXES = (".aif", ".aiff", ".flac", ".mp3", ".ogg", ".opus", ".wav")
 
 
 def build_transforms(spec: Any, where: str, noise_folder: str | None = None) -> list:
-    """Return audiomentations' transforms for the list `spec`.
+    """Return the transforms of the list `spec`.
 
     Args:
         where: how messages name the list, such as "mild.yaml: transforms".
@@ -101,36 +103,32 @@ def _build(item: Any, where: str, noise_folder: str | None):
     else:
         _complete(name, given, where, noise_folder)
     try:
-        return _transform_class(name)(**given)
+        return _transforms()[name](**given)
     except (AssertionError, TypeError, ValueError) as error:
         values = ", ".join(f"{key}: {value}" for key, value in item[name].items())
         raise UserError(f"{where} does not work with {values}{f': {error}' if str(error) else ''}") from error
 
 
-def _transform_class(name: str) -> type:
+@functools.cache
+def _transforms() -> dict[str, type]:
+    """Return every transform by its name: those of audiomentations, and ours, which add to them or replace them."""
     import audiomentations
 
-    from hf_utils.augmentation import white_noise
+    from hf_utils.augmentation import transmission, white_noise
 
-    return getattr(white_noise if name == white_noise.AddGaussianSNR.__name__ else audiomentations, name)
-
-
-def _transform_names() -> list[str]:
-    import audiomentations
-
-    return sorted(name for name, value in vars(audiomentations).items() if inspect.isclass(value))
+    ours = (white_noise.AddGaussianSNR, transmission.SyntheticReverb, transmission.MuLaw, transmission.DropFrames)
+    theirs = {name: value for name, value in vars(audiomentations).items() if inspect.isclass(value)}
+    return theirs | {transform.__name__: transform for transform in ours}
 
 
 def _parameters_of(name: str) -> dict[str, inspect.Parameter]:
-    import audiomentations
-
-    cls = getattr(audiomentations, str(name), None)
-    found = inspect.signature(cls).parameters if inspect.isclass(cls) else {}
+    cls = _transforms().get(str(name))
+    found = inspect.signature(cls).parameters if cls else {}
     return {key: parameter for key, parameter in found.items() if key not in _HIDDEN}
 
 
 def _check_name(name: Any, where: str) -> None:
-    names = [known for known in _transform_names() if known not in _REFUSED]
+    names = [known for known in sorted(_transforms()) if known not in _REFUSED]
     if name in _REFUSED:
         raise UserError(f"{where}: {name} cannot be used: {_REFUSED[name]}")
     if name not in names:

@@ -162,10 +162,11 @@ class RunRecord:
 
 
 class Robustness(Protocol):
-    """Scores under corruptions: `rows`, one per corruption, and `means`, by kind."""
+    """Scores under corruptions: `rows`, one per corruption, `means`, by kind, and the name of the `benchmark`."""
 
     rows: Sequence[Mapping]
     means: Mapping
+    benchmark: str | None
 
 
 def write_results(
@@ -192,6 +193,7 @@ def write_results(
     }
     if robustness is not None:
         results |= {"robustness": robustness.rows, "robustness_means": robustness.means}
+        results["robustness_benchmark"] = robustness.benchmark
     results = to_json(results)
     text = json.dumps(results, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
     write_atomically(output_dir / RESULTS_FILE, text + "\n")

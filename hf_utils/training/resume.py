@@ -15,6 +15,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_utils.arguments.run_arguments import RunArguments
 from hf_utils.arguments.run_options import deciding_options, differing_options
+from hf_utils.augmentation.corruptions import Corruption
 from hf_utils.augmentation.pipeline import read_augmentation
 from hf_utils.data.corpus import parse_eval_datasets
 from hf_utils.data.split_record import RECORD_FILE, SplitRecord
@@ -206,22 +207,25 @@ def check_data(checkpoint: str, now: SplitRecord) -> None:
         )
 
 
-def check_evaluations(folder: str, arguments: RunArguments, corruptions: Sequence[tuple[str, str]]) -> None:
+def check_evaluations(folder: str, arguments: RunArguments, corruptions: Sequence[Corruption]) -> None:
     """Raise UserError, with what to do, if the finished run in `folder` has other evaluations than are asked for.
 
     Args:
         folder: of a run that is complete.
-        corruptions: kind and severity of each.
+        corruptions: all of them.
     """
     results = json.loads(Path(folder, RESULTS_FILE).read_text(encoding="utf-8"))
     asked = parse_eval_datasets(arguments.data.eval_datasets)
     found = parse_eval_datasets(results["config"].get("eval_datasets"))
     measured = [(row["kind"], row["severity"]) for row in results.get("robustness", [])]
+    wanted = [(corruption.kind, corruption.severity) for corruption in corruptions]
+    benchmarks = results.get("robustness_benchmark"), corruptions[0].benchmark if corruptions else None
     lines = []
     if asked != found:
         lines.append(f"  eval_datasets: {_show_sets(found)} before, {_show_sets(asked)} now")
-    if set(measured) != set(corruptions):
-        lines.append(f"  corruptions: {_show_corruptions(measured)} before, {_show_corruptions(corruptions)} now")
+    if set(measured) != set(wanted) or benchmarks[0] != benchmarks[1]:
+        before, now = map(_show_corruptions, (measured, wanted), benchmarks)
+        lines.append(f"  corruptions: {before} before, {now} now")
     if lines:
         raise UserError(
             f"{folder} is finished, and was evaluated otherwise:\n" + "\n".join(lines) + "\nGive the options of "
@@ -234,5 +238,7 @@ def _show_sets(sets: Mapping[str, str]) -> str:
     return " ".join(f"{name}={source}" for name, source in sets.items()) or "none"
 
 
-def _show_corruptions(pairs: Sequence[tuple[str, str]]) -> str:
-    return f"{len(pairs)} ({', '.join(dict.fromkeys(kind for kind, _ in pairs))})" if pairs else "none"
+def _show_corruptions(pairs: Sequence[tuple[str, str]], benchmark: str | None) -> str:
+    kinds = ", ".join(dict.fromkeys(kind for kind, _ in pairs))
+    name = f" of {benchmark}" if benchmark else ""
+    return f"{len(pairs)} ({kinds}){name}" if pairs else "none"

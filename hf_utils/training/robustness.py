@@ -274,12 +274,14 @@ class RobustnessReport:
             its bootstrap over tracks (accuracy_low, accuracy_high), roc_auc and f1 (macro), ece, their `_change`s, and
             a digest of what was done to the tracks: rows with one digest are of the same corrupted tracks.
         means: {kind: mean of its severities' scores and changes}, and under `OVERALL` the mean of those.
+        benchmark: name and version, such as "genre-c 1"; None for corruptions without them.
     """
 
     def __init__(self, evaluations: Sequence[EvaluatedSet], corrupted: Sequence[CorruptedSet], genres: Sequence[str]):
         (clean,) = (evaluated for evaluated in evaluations if evaluated.name == "test")
         self._clean, self._corrupted, self._genres = clean, corrupted, genres
         self._resamples = resample_tracks(len(clean.labels), _NUM_RESAMPLES, seed=0)
+        self.benchmark = corrupted[0].corruption.benchmark
         self.clean = self._row(None, clean)
         self.rows = [self._row(c.corruption, c.evaluated) for c in corrupted]
 
@@ -317,10 +319,11 @@ class RobustnessReport:
     def describe(self) -> RobustnessText:
         """Return what a card shows of it."""
         overall, clean = self.means[OVERALL], self.clean
+        benchmark = f" ({self.benchmark})" if self.benchmark else ""
         summary = (
             f"The {len(self._clean.labels)} test tracks under {len(self.rows)} corruptions of {len(self.means) - 1} "
-            f"kinds, with the same noise for every model. Accuracy: {show_score(clean['accuracy'])} on the clean "
-            f"tracks, {show_score(overall['accuracy'])} as the mean over kinds. ROC-AUC: "
+            f"kinds{benchmark}, with the same noise for every model. Accuracy: {show_score(clean['accuracy'])} on the "
+            f"clean tracks, {show_score(overall['accuracy'])} as the mean over kinds. ROC-AUC: "
             f"{show_score(clean['roc_auc'])} and {show_score(overall['roc_auc'])}. The 95 % interval of accuracy is "
             "from a bootstrap over tracks; changes are against the clean tracks."
         )

@@ -132,7 +132,7 @@ def check_stage(arguments: RunArguments, corruptions: Sequence[Corruption]) -> N
     folder = arguments.training.output_dir
     check_options(folder, describe_options(arguments))
     if arguments.training.do_eval:
-        check_evaluations(folder, arguments, [(c.kind, c.severity) for c in corruptions])
+        check_evaluations(folder, arguments, corruptions)
     check_data(folder, prepare_experiment(arguments).corpus.record)
 
 

@@ -12,7 +12,16 @@ from hf_utils.config_files import read_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 # YAML files that are read by something else than the options of run_classification.py.
-OTHER_READERS = {"accelerate", "augment", "corruptions.yaml", "generate", "models", "study", "search"}
+OTHER_READERS = {
+    "accelerate",
+    "augment",
+    "corruptions.yaml",
+    "corruptions_short.yaml",
+    "generate",
+    "models",
+    "study",
+    "search",
+}
 TRAINING = sorted(
     path.relative_to(CONFIGS)
     for path in CONFIGS.rglob("*.y*ml")
