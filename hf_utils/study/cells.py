@@ -61,6 +61,7 @@ def _make_cell(study, model, arm, seed, fold) -> Cell:
     options = dict(study.options)
     for part in (model, arm):
         options = override(options, part.options, f"in {part.name}")
+    options = override(options, study.seed_options.get(seed, {}), f"in seed_options: {seed}")
     options["seed"] = seed
     if fold is not None:
         options["fold"] = fold

@@ -10,6 +10,8 @@ arms:
 seeds: [1, 2, 3, 4, 5]
 folds: [0, 1, 2]                 # only with split_protocol: artist_folds
 options: {max_steps: 500}        # for every run; a model's and then an arm's options win
+seed_options:                    # what the runs of a seed are also evaluated on; they win over the above
+  1: {corruptions: configs/corruptions.yaml}
 prepare:                         # before the first run, if the folder is not finished
   - {folder: data/noisy, command: python augment_dataset.py configs/augment/awgn_10db.yaml --output_dir data/noisy}
 launch: [--num_processes, 2]     # options of `accelerate launch`
@@ -25,9 +27,11 @@ from typing import Any
 from hf_utils.config_files import read_config
 from hf_utils.errors import UserError
 
-_KEYS = ("output_dir", "models", "arms", "seeds", "folds", "options", "prepare", "launch")
+_KEYS = ("output_dir", "models", "arms", "seeds", "folds", "options", "seed_options", "prepare", "launch")
 _REQUIRED = ("output_dir", "models", "arms", "seeds")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+# What may differ between seeds: nothing that is trained, or seeds could not be averaged.
+_PER_SEED = ("corruptions", "eval_datasets")
 # The study gives each run its own.
 _SET_BY_STUDY = ("output_dir", "run_name", "seed", "fold", "resume_from_checkpoint", "overwrite")
 
@@ -59,6 +63,7 @@ class Study:
     seeds: tuple[int, ...]
     folds: tuple[int | None, ...]
     options: Mapping[str, Any]
+    seed_options: Mapping[int, Mapping[str, Any]]
     prepare: tuple[Preparation, ...]
     launch: tuple[str, ...]
 
@@ -78,6 +83,7 @@ def read_study(path: str | Path) -> Study:
             seeds=_read_numbers(config["seeds"], "seeds"),
             folds=_read_numbers(config["folds"], "folds") if config.get("folds") is not None else (None,),
             options=_read_options(config.get("options"), "options"),
+            seed_options=_read_seed_options(config.get("seed_options"), config["seeds"]),
             prepare=tuple(_read_preparation(item) for item in config.get("prepare") or ()),
             launch=tuple(map(str, _list(config.get("launch") or [], "launch"))),
         )
@@ -123,6 +129,21 @@ def _read_options(options: Any, where: str) -> Mapping[str, Any]:
         if value is None or isinstance(value, dict):
             raise UserError(f"{where}: {name} is {value!r}, which no flag can say: put it into a configuration file")
     return options
+
+
+def _read_seed_options(options: Any, seeds: list[int]) -> Mapping[int, Mapping[str, Any]]:
+    options = options or {}
+    if not isinstance(options, dict) or not all(seed in seeds for seed in options):
+        raise UserError(
+            f"seed_options is {options!r}, expected lines of the form `seed: {{option: value}}` with seeds of {seeds}"
+        )
+    read = {seed: _read_options(value, f"seed_options: {seed}") for seed, value in options.items()}
+    if other := sorted({name for value in read.values() for name in value} - set(_PER_SEED)):
+        raise UserError(
+            f"seed_options has {', '.join(other)}; seeds may differ in {' and '.join(_PER_SEED)} alone, or they could "
+            "not be averaged"
+        )
+    return read
 
 
 def _read_preparation(item: Any) -> Preparation:

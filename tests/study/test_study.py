@@ -123,6 +123,14 @@ def test_files_stand_before_flags_and_the_closest_option_wins(project):
     )
 
 
+def test_one_seed_may_be_evaluated_on_more(project):
+    write_study(project, options={"corruptions": "short.yaml"}, seed_options={1: {"corruptions": "all.yaml"}})
+    files = [
+        cell.arguments[cell.arguments.index("--corruptions") + 1] for cell in make_cells(read_study("study.yaml"))
+    ]
+    assert files == ["all.yaml", "all.yaml", "short.yaml", "short.yaml"]
+
+
 def test_a_failed_cell_stops_nothing_and_is_told_at_the_end(project, capsys):
     write_study(project, arms={"bad": None, "clean": None})
     assert study.main(["study.yaml"]) == 1
@@ -209,6 +217,8 @@ def test_data_is_prepared_once_and_a_failure_is_told(project, capsys):
         ({"options": {"seed": 1}}, "study.yaml: options .*seed"),
         ({"options": {"genres": None}}, "study.yaml: options: genres .*None"),
         ({"prepare": [{"folder": "x"}]}, "study.yaml: prepare .*command"),
+        ({"seed_options": {3: {"corruptions": "c.yaml"}}}, "study.yaml: seed_options .*seeds of .1, 2"),
+        ({"seed_options": {1: {"max_steps": 6}}}, "study.yaml: seed_options has max_steps.*averaged"),
         ({"options": {"max_steps": 5, "learning_rat": 1}}, "learning_rat.*learning_rate"),
         ({"options": {}}, "ast: .*clean: epochs, noisy: epochs.*max_steps"),
         ({"arms": {"a": None, "b": {"options": {"max_steps": 9}}}}, "ast: .*a: 5, b: 9.*max_steps"),
