@@ -24,6 +24,7 @@ from hf_utils.errors import UserError
 from hf_utils.files import write_atomically
 from hf_utils.models.freezing import find_backbone
 from hf_utils.models.heads import find_standardization, fit_standardization
+from hf_utils.results.run_results import EvaluatedSet
 from hf_utils.training.trainer import GenreTrainer
 
 logger = logging.getLogger(__name__)
@@ -101,6 +102,36 @@ class Head(nn.Module):
         return {"logits": embeddings}
 
 
+class ProbeTrainer(GenreTrainer):
+    """A trainer of the head of another trainer's model: of windows, it sees their embeddings.
+
+    The backbone is frozen, so embeddings of test tracks and of their corruptions serve every seed and training mix.
+    """
+
+    def __init__(self, whole: GenreTrainer, training: EmbeddedTrainingWindows, cache_dir: str | None):
+        args = copy.copy(whole.args)
+        args.dataloader_num_workers, args.dataloader_prefetch_factor = 0, None
+        args.dataloader_persistent_workers = False
+        self._whole, self._cache_dir = whole, cache_dir
+        super().__init__(
+            model=Head(whole.model),
+            args=args,
+            genres=whole.genres,
+            class_weights=whole.class_weights,
+            train_dataset=training,
+            eval_dataset=self._embed(whole.eval_dataset),
+            data_collator=collate_embeddings,
+            record=whole.record,
+        )
+
+    def _embed(self, windows: EvaluationWindows) -> EmbeddedWindows:
+        return EmbeddedWindows(windows, load_embeddings(self._whole, windows, self._cache_dir))
+
+    def evaluate_set(self, windows: EvaluationWindows, name: str) -> EvaluatedSet:
+        """As of `GenreTrainer`: the scores of the whole model."""
+        return super().evaluate_set(self._embed(windows), name)
+
+
 def can_cache(trainer: GenreTrainer, option: str) -> bool:
     """Return whether `--cache_embeddings` (auto, always or never) means to train on cached embeddings.
 
@@ -149,19 +180,7 @@ def choose_trainer(
     if not caches:
         return trainer
     training = EmbeddedTrainingWindows(trainer.train_dataset, grid, load_embeddings(trainer, grid, cache_dir))
-    validation = trainer.eval_dataset
-    args = copy.copy(trainer.args)
-    args.dataloader_num_workers, args.dataloader_prefetch_factor, args.dataloader_persistent_workers = 0, None, False
-    return GenreTrainer(
-        model=Head(trainer.model),
-        args=args,
-        genres=trainer.genres,
-        class_weights=trainer.class_weights,
-        train_dataset=training,
-        eval_dataset=EmbeddedWindows(validation, load_embeddings(trainer, validation, cache_dir)),
-        data_collator=collate_embeddings,
-        record=trainer.record,
-    )
+    return ProbeTrainer(trainer, training, cache_dir)
 
 
 def load_embeddings(trainer: GenreTrainer, windows: EvaluationWindows, cache_dir: str | None) -> np.ndarray:

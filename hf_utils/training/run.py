@@ -61,7 +61,7 @@ from hf_utils.training.robustness import (
     try_corruptions,
 )
 from hf_utils.training.selection import describe_training
-from hf_utils.training.trainer import write_tensorboard_summary
+from hf_utils.training.trainer import GenreTrainer, write_tensorboard_summary
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ def run_stage(arguments: RunArguments, plan: RunPlan) -> None:
     # 5.
     started, training = time.time(), None
     if training_args.do_train:
-        train(experiment, arguments, plan.repository)
+        trainer = train(experiment, arguments, plan.repository)
         training = describe_training(training_args, trainer.state)
         logger.info("%s", training["summary"])
     seconds["training"] = time.time() - started
@@ -173,8 +173,11 @@ def run_stage(arguments: RunArguments, plan: RunPlan) -> None:
             print(f"Pushed: {push_folder(training_args.output_dir, plan.repository)}")
 
 
-def train(experiment: Experiment, arguments: RunArguments, repository: Repository | None) -> None:
-    """Train from the start or from a checkpoint; afterwards the experiment's model has the best weights, saved."""
+def train(experiment: Experiment, arguments: RunArguments, repository: Repository | None) -> GenreTrainer:
+    """Train from the start or from a checkpoint, and return the trainer that did; it evaluates what it has trained.
+
+    Afterwards the experiment's model has the best weights, saved.
+    """
     training_args, trainer = arguments.training, experiment.trainer
     output_dir, resume = training_args.output_dir, training_args.resume_from_checkpoint
     learning = choose_trainer(trainer, experiment.corpus.train, experiment.lengths.window_samples, arguments.data)
@@ -195,6 +198,7 @@ def train(experiment: Experiment, arguments: RunArguments, repository: Repositor
     trainer.save_state()
     if trainer.is_world_process_zero():
         write_options(output_dir, options)
+    return learning
 
 
 def write_run(

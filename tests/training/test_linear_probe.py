@@ -105,7 +105,7 @@ def test_cached_training_gives_the_losses_and_the_model_of_the_slow_path(kind, m
     moved = [name for name, tensor in fast.model.state_dict().items() if not torch.equal(tensor, before[name])]
     assert moved and not any(name.startswith(fast.model.base_model_prefix + ".") for name in moved)
     # The whole model, evaluated on its windows, is what the head alone was on its embeddings.
-    whole, alone = (t.evaluate_set(t.eval_dataset, "validation") for t in (fast, trainer))
+    whole, alone = (t.evaluate_set(fast.eval_dataset, "validation") for t in (fast, trainer))
     np.testing.assert_allclose(whole.probabilities, alone.probabilities, atol=1e-5)
     fast.save_model(str(tmp_path / "saved"))
     again, _ = tiny_models.load(tmp_path / "saved", None, window_seconds=None)
