@@ -34,6 +34,9 @@ RECORD_FILE = "split.json"
 # What a run of run_classification.py measured, written last.
 RESULTS_FILE = "results.json"
 
+# Which files the predictions beside it are of, and which models made them.
+ORIGIN_FILE = "predictions_origin.json"
+
 # A file that is being written, or that a killed process left; `datasets` passes over names that begin with a dot.
 UNFINISHED_PREFIX = ".aside-"
 _READ_BYTES = 1 << 20
@@ -117,6 +120,18 @@ def hash_content(source: bytes | str | os.PathLike) -> str:
     except OSError as error:
         return f"unreadable {error.errno}"
     return digest.hexdigest()
+
+
+def read_file_state(file: str | os.PathLike) -> list[int] | None:
+    """Return size in bytes and time of the last change in ns, by which another file of this name is noticed.
+
+    None if there is no such file.
+    """
+    try:
+        status = os.stat(file)
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]
 
 
 def is_complete(folder: str | os.PathLike) -> bool | None:

@@ -6,6 +6,7 @@ time.
 
 import csv
 import dataclasses
+import json
 import logging
 import math
 import os
@@ -18,12 +19,12 @@ import numpy as np
 
 from hf_utils.arguments.run_arguments import RunArguments
 from hf_utils.errors import UserError
-from hf_utils.files import file_stem, write_csv
+from hf_utils.files import ORIGIN_FILE, file_stem, write_csv
 from hf_utils.models.families import is_multi_label
 from hf_utils.models.loading import own_genres
 from hf_utils.training.classifier import load_config
 from hf_utils.training.past_runs import adopt_data_options
-from hf_utils.training.prediction import PREDICTIONS_FILE, format_row, say_what_was_tagged, tag_files
+from hf_utils.training.prediction import PREDICTIONS_FILE, format_row, say_what_was_tagged, tag_files, write_origin
 from hf_utils.training.prediction_journal import JOURNAL_FILE, PredictionJournal
 
 if TYPE_CHECKING:
@@ -200,8 +201,19 @@ def predict_ensemble(arguments: RunArguments, members: Sequence[RunArguments]) -
         mean = np.mean([[table.rows[file][genre] for genre in genres] for table in tables], axis=0)
         rows.append([file, *format_row(mean, genres)])
     write_csv(output_dir / PREDICTIONS_FILE, ["file", "prediction", *genres], rows)
+    _join_origins(output_dir, folders)
     say_what_was_tagged(output_dir, len(rows), len(skipped))
     return 1 if skipped else 0
+
+
+def _join_origins(output_dir: Path, folders: Sequence[Path]) -> None:
+    """Note what the ensemble's predictions are of, and all members with their journals."""
+    models = []
+    for folder in folders:
+        origin = json.loads((folder / ORIGIN_FILE).read_text(encoding="utf-8"))
+        place = folder.relative_to(output_dir)
+        models += [{**model, "journal": str(place / model["journal"])} for model in origin["models"]]
+    write_origin(output_dir, origin["predict_path"], models)
 
 
 def _make_room(output_dir: Path, folders: Sequence[Path], *, overwrite: bool) -> None:

@@ -6,9 +6,10 @@ Files are finished in their order and noted in a journal, so that the same comma
 import collections
 import contextlib
 import dataclasses
+import json
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,22 @@ from hf_utils.data.audio_lists import list_files
 from hf_utils.data.decode_ahead import decode_ahead
 from hf_utils.data.window_lengths import WindowLengths
 from hf_utils.errors import UserError
-from hf_utils.files import UNFINISHED_PREFIX, name_outputs, show_name, write_csv
+from hf_utils.files import (
+    ORIGIN_FILE,
+    UNFINISHED_PREFIX,
+    name_outputs,
+    read_file_state,
+    show_name,
+    write_atomically,
+    write_csv,
+)
 from hf_utils.models.families import is_multi_label, probabilities_of
 from hf_utils.models.loading import own_genres
 from hf_utils.models.window_pool import WindowPool
 from hf_utils.sound_check import AudioError
 from hf_utils.training.classifier import Classifier, load_model
 from hf_utils.training.past_runs import adopt_data_options
-from hf_utils.training.prediction_journal import JOURNAL_FILE, PredictionJournal, digest_model, read_file_state
+from hf_utils.training.prediction_journal import JOURNAL_FILE, PredictionJournal, digest_model
 
 logger = logging.getLogger(__name__)
 
@@ -122,6 +131,8 @@ def predict_files(
     timelines = {name: Path(TIMELINE_FOLDER, file).as_posix() for name, file in name_outputs(files, ".csv").items()}
     made_by = _describe(classifier)
     journal = _open_journal(output_dir, made_by, files, timelines if per_window else {}, overwrite)
+    name, commit = classifier.model.config.name_or_path, getattr(classifier.model.config, "_commit_hash", None)
+    write_origin(output_dir, path, [{"name": name, "revision": commit or made_by["model"], "journal": JOURNAL_FILE}])
     window_seconds = classifier.lengths.window_samples / classifier.lengths.sample_rate
     genres = own_genres(classifier.model.config)
     classifier.model.eval()
@@ -160,6 +171,17 @@ def predict_files(
             write_csv(output_dir / PREDICTIONS_FILE, ["file", "prediction", *genres], rows)
     classifier.lengths.warn_of_short(num_short, len(missing) - len(failures))
     return len(rows), failures
+
+
+def write_origin(output_dir: Path, path: Path, models: Sequence[Mapping[str, str]]) -> None:
+    """Note beside the predictions what they are of, and by which models.
+
+    Args:
+        models: of each its name, its revision (the commit on the Hub; for a folder, a digest of the weights), and the
+            journal of its predictions, relative to `output_dir`.
+    """
+    origin = {"predict_path": str(path), "models": models}
+    write_atomically(output_dir / ORIGIN_FILE, f"{json.dumps(origin, indent=2)}\n")
 
 
 def find_audio(path: Path) -> dict[str, Path]:

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import torch
 
-from hf_utils.files import explain_os_errors, write_atomically
+from hf_utils.files import explain_os_errors, read_file_state, write_atomically
 
 JOURNAL_FILE = "predictions_journal.jsonl"
 
@@ -80,18 +80,6 @@ def _parse(line: bytes) -> dict:
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
-
-
-def read_file_state(file: Path) -> list[int] | None:
-    """Return size in bytes and time of the last change in ns, by which another file of this name is noticed.
-
-    None if there is no such file.
-    """
-    try:
-        status = file.stat()
-    except OSError:
-        return None
-    return [status.st_size, status.st_mtime_ns]
 
 
 def digest_model(model: torch.nn.Module, feature_extractor) -> str:

@@ -121,6 +121,9 @@ def test_tagged_files_have_the_mean_of_the_probabilities_and_continue(work, tmp_
         mean = {genre: np.mean([float(member[genre]) for member in own]) for genre in genres}
         assert {genre: float(row[genre]) for genre in genres} == pytest.approx(mean, abs=1e-6)
         assert row["prediction"] == max(mean, key=mean.get) and row["file"] == own[0]["file"]
+    origin = json.loads((output / "predictions_origin.json").read_text())
+    assert all((output / model["journal"]).is_file() for model in origin["models"])
+    assert [Path(model["name"]).name for model in origin["models"]] == ["musicnn", "hubert"]
     (output / "predictions.csv").unlink()
     assert start(work / "musicnn", *options) == 0
     assert (output / "predictions.csv").read_bytes() == content

@@ -1,4 +1,5 @@
 import csv
+import json
 import os
 import shutil
 from types import SimpleNamespace
@@ -182,6 +183,22 @@ def test_new_and_changed_files_are_tagged_and_vanished_ones_left_out(tmp_path, m
     assert sorted(read_tree(tmp_path / "out")) == sorted(read_tree(tmp_path / "fresh"))
     for name in ("predictions.csv", "timeline/a.wav.csv"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "fresh" / name).read_bytes()
+
+
+def test_predictions_say_of_which_files_and_by_which_model_they_are(tmp_path, music):
+    model = LoudnessModel()
+    model.config.name_or_path = "runs/loud"
+    predict(music, tmp_path / "out", model=model)
+    origin = json.loads((tmp_path / "out/predictions_origin.json").read_text())
+    made_by, *entries = map(json.loads, (tmp_path / "out/predictions_journal.jsonl").read_text().splitlines())
+    assert len(entries) == 5
+    assert origin == {
+        "predict_path": str(music),
+        "models": [{"name": "runs/loud", "revision": made_by["model"], "journal": "predictions_journal.jsonl"}],
+    }
+    model.config._commit_hash = "0123abc"
+    predict(music, tmp_path / "hub", model=model)
+    assert json.loads((tmp_path / "hub/predictions_origin.json").read_text())["models"][0]["revision"] == "0123abc"
 
 
 def test_timelines_that_are_missing_are_made(tmp_path, music):
