@@ -17,27 +17,12 @@ import numpy as np
 import soundfile
 import soxr
 
-from hf_utils.sound_check import OF_MUSIC, AudioError, Demands, Repair, SoundCheck
-from hf_utils.sound_files import DecoderError, Source, compare_length, find_length, open_sound, read_block
+from hf_utils.sound_check import OF_MUSIC, AudioError, DecoderError, Demands, Repair, SoundCheck
+from hf_utils.sound_files import AUDIO_SUFFIXES, Sound, Source, open_sound, read_block
 
 logger = logging.getLogger(__name__)
 
-# What libsndfile reads and people keep music in.
-READABLE_SUFFIXES = frozenset({".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".au", ".aif", ".aiff"})
-# With music that it does not read: taken all the same, so that it is listed as such rather than passed over.
-AUDIO_SUFFIXES = READABLE_SUFFIXES | {".m4a", ".aac", ".wma", ".ape", ".wv", ".mpc", ".mka", ".alac"}
-
-# The suffixes of the formats that libsndfile names so.
-_SUFFIXES = {
-    **dict.fromkeys(("WAV", "WAVEX", "RF64"), {".wav"}),
-    "FLAC": {".flac"},
-    "MP3": {".mp3"},
-    "OGG": {".ogg", ".oga", ".opus"},
-    "AIFF": {".aif", ".aiff"},
-    "AU": {".au"},
-}
 PCM16_SCALE = 32768
-_MAX_DECODER_LINES = 3
 
 # What `inspect` keeps of a file instead of decoding it twice: 64 MB, six minutes at 44.1 kHz.
 _KEPT_SAMPLES = 1 << 24
@@ -51,6 +36,7 @@ class Recording:
         source: its path or bytes.
         sample_rate: Hz.
         num_samples: T, at that rate.
+        decoder: what read it, such as "libsndfile".
         remarks: what was found and repaired, as "what: details".
         repair: of every sample.
         is_damaged: whether its decoder gave up before the end.
@@ -60,6 +46,7 @@ class Recording:
     source: Source = dataclasses.field(repr=False)
     sample_rate: int
     num_samples: int
+    decoder: str
     remarks: tuple[str, ...]
     repair: Repair
     is_damaged: bool
@@ -82,10 +69,10 @@ class Recording:
 
     def _read_again(self) -> Iterator[np.ndarray]:
         left = self.num_samples
-        with open_sound(self.source, []) as sound:
+        with open_sound(self.source) as sound:
             while left:
                 try:
-                    block = read_block(sound.decoder, [], in_small_steps=self.is_damaged)
+                    block = read_block(sound, in_small_steps=self.is_damaged)
                 except DecoderError:
                     block = ()
                 if not 0 < len(block) <= left:
@@ -145,12 +132,11 @@ def _read_recording(source: Source, most_kept: float, demands: Demands = OF_MUSI
 
 
 def _judge(source: Source, most_kept: float, demands: Demands, *, in_small_steps: bool) -> Recording:
-    error, lines, kept = None, [], []
-    with open_sound(source, lines) as sound:
-        sample_rate = sound.decoder.samplerate
-        check = SoundCheck(sample_rate, demands)
+    error, kept = None, []
+    with open_sound(source) as sound:
+        check = SoundCheck(sound.sample_rate, demands)
         try:
-            while len(block := read_block(sound.decoder, lines, in_small_steps=in_small_steps)):
+            while len(block := read_block(sound, in_small_steps=in_small_steps)):
                 mono = _mix_down(block)
                 check.add(mono, block)
                 kept.append(mono)
@@ -160,19 +146,18 @@ def _judge(source: Source, most_kept: float, demands: Demands, *, in_small_steps
             if not in_small_steps:
                 raise
             error = raised
-        remarks = [*sound.remarks, *compare_length(sound, check.num_samples, error)]
+        remarks = [*sound.remarks, *sound.conclude(check.num_samples, error)]
         repair, more = check.conclude()
-        remarks += [*more, *_compare_name(sound.decoder.format, source)]
-        if lines := list(dict.fromkeys(lines)):
-            remarks.append(f"damaged, its decoder says: {' '.join(lines[:_MAX_DECODER_LINES])}")
-        return Recording(source, sample_rate, check.num_samples, tuple(remarks), repair, in_small_steps, kept)
+        remarks += [*more, *_compare_name(sound, source)]
+        facts = sound.sample_rate, check.num_samples, sound.decoder, tuple(remarks)
+        return Recording(source, *facts, repair, in_small_steps, kept)
 
 
-def _compare_name(found: str, source: Source) -> list[str]:
+def _compare_name(sound: Sound, source: Source) -> list[str]:
     """Return a remark where the name of a file says another format than the one that was found in it."""
     suffix = "" if isinstance(source, bytes) else PurePath(source).suffix.lower()
-    if suffix in READABLE_SUFFIXES and suffix not in _SUFFIXES.get(found, READABLE_SUFFIXES):
-        return [f"its name says {suffix[1:].upper()}: its content is {found}"]
+    if suffix in AUDIO_SUFFIXES and suffix not in (sound.suffixes or AUDIO_SUFFIXES):
+        return [f"its name says {suffix[1:].upper()}: its content is {sound.format}"]
     return []
 
 
@@ -188,8 +173,8 @@ def _mix_down(block: np.ndarray) -> np.ndarray:
 def read_header(source: Source) -> tuple[int, float]:
     """Return (sampling rate in Hz, length in seconds) that a file's header states, without decoding; 0 for none."""
     try:
-        with open_sound(source, []) as sound:
-            return sound.decoder.samplerate, find_length(sound.decoder) or 0.0
+        with open_sound(source) as sound:
+            return sound.sample_rate, sound.stated_seconds or 0.0
     except AudioError:
         return 0, 0.0
 

@@ -4,6 +4,7 @@ Everything that reads audio comes through here: training, augmentation, generati
 of a file, or the same reason not to use it. T samples, C channels, full scale is 1.0.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +29,11 @@ _INT16_PEAKS = (128.0, 40_000.0)
 _INT16_SCALE = 32768.0
 _QUIET_PEAK_DB = -50.0
 
+# What decoders leave away at the ends, and nobody misses.
+_NEGLIGIBLE_SECONDS = 0.1
+NO_LENGTH = "its header gives no length: read to the end"
+_MAX_DECODER_LINES = 3
+
 
 class Demands(NamedTuple):
     """What a recording must hold to be of use: so many seconds, and no more than this share of silence."""
@@ -41,6 +47,10 @@ OF_MUSIC = Demands()
 
 class AudioError(ValueError):
     """A file that cannot be used. The message is only the reason: the caller knows the file."""
+
+
+class DecoderError(Exception):
+    """A decoder does not know a file, or gave up after its header."""
 
 
 class Repair(NamedTuple):
@@ -132,6 +142,25 @@ class SoundCheck:
         if silent > self._demands.max_silent * seconds:
             raise AudioError(f"mostly silent ({silent:.1f} of {seconds:.1f} s)")
         return silent
+
+
+def check_length(seconds: float, stated_seconds: float, kind: str = "incomplete") -> list[str]:
+    """Return a remark where some of the length that a header states cannot be read.
+
+    Raises:
+        AudioError: most of it cannot: the file is of this `kind`.
+    """
+    text = f"{seconds:.1f} of {stated_seconds:.1f} s can be read"
+    if seconds < (1 - MAX_LOST) * stated_seconds:
+        raise AudioError(f"{kind}: only {text}")
+    return [f"incomplete: {text}"] if stated_seconds - seconds > _NEGLIGIBLE_SECONDS else []
+
+
+def quote_decoder(decoder: str, lines: Iterable[str]) -> list[str]:
+    """Return a remark on damage where a decoder complained; the first of its lines are enough."""
+    if lines := list(dict.fromkeys(lines)):
+        return [f"damaged, {decoder} says: {' '.join(lines[:_MAX_DECODER_LINES])}"]
+    return []
 
 
 def _sum_squares(rows: np.ndarray) -> np.ndarray:

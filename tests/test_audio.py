@@ -10,8 +10,8 @@ import pytest
 import soundfile
 
 from hf_utils import audio, sound_files
+from hf_utils.sndfile_decoder import collect_decoder_lines
 from hf_utils.sound_check import MIN_SECONDS, AudioError
-from hf_utils.sound_files import collect_decoder_lines
 
 RATE = 16000
 
@@ -195,7 +195,7 @@ BAD_FILES = {
     "a third of an MP3": (first_part(1 / 3, format="MP3"), "incomplete: only 3.. of 10.0 s"),
     "a third of a FLAC": (first_part(1 / 3, format="FLAC"), "undecodable: only [23].. of 10.0 s"),
     "Git LFS": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n", "undecodable: .*git lfs pull"),
-    "M4A": (b"\0\0\0\x20ftypM4A " + bytes(5000), "undecodable: MP4"),
+    "M4A": (b"\0\0\0\x20ftypM4A " + bytes(5000), "undecodable by FFmpeg: moov atom not found"),
     "rate": (make_file(MUSIC, rate=100), "its header states a sampling rate of 100 Hz"),
 }
 

@@ -24,7 +24,7 @@ from hf_utils.versions import installed_versions
 
 DEFAULT_SEED = 42
 # What changes bytes.
-_PACKAGES = sorted({*TRANSFORM_PACKAGES, "pyarrow", "soundfile", "soxr"})
+_PACKAGES = sorted({*TRANSFORM_PACKAGES, "av", "pyarrow", "soundfile", "soxr"})
 
 logger = logging.getLogger(__name__)
 

@@ -13,13 +13,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from hf_utils.audio import READABLE_SUFFIXES, inspect
-from hf_utils.data.audio_lists import list_files
+from hf_utils.audio import inspect
+from hf_utils.data.audio_lists import list_files, report_others
 from hf_utils.errors import UserError
 from hf_utils.files import hash_content
 from hf_utils.listing import listing_lines
-from hf_utils.sound_check import AudioError, Demands
-from hf_utils.sound_files import NO_LENGTH
+from hf_utils.sndfile_decoder import SndfileSound
+from hf_utils.sound_check import NO_LENGTH, AudioError, Demands
+from hf_utils.sound_files import AUDIO_SUFFIXES
 
 # Of background noise any part is drawn, so most of it must sound. Impulse responses and short sounds fade.
 _DEMANDS = {"AddBackgroundNoise": Demands(min_seconds=0.1)}
@@ -43,9 +44,10 @@ def list_recordings(folder: str, transform: str, where: str) -> list[str]:
     path = Path(str(folder)).expanduser()
     if not path.is_dir():
         raise UserError(f"{where} is {folder}, which is no folder: give one with recordings")
-    files, _ = list_files(path)
+    files, others = list_files(path)
     if not files:
-        raise UserError(f"{where} is {folder}, which holds no audio files ({' '.join(sorted(READABLE_SUFFIXES))})")
+        raise UserError(f"{where} is {folder}, which holds no audio files ({' '.join(sorted(AUDIO_SUFFIXES))})")
+    report_others(path, others)
     demands = _DEMANDS.get(transform, _OTHER_DEMANDS)
     faults = []
     for file in tqdm(files, desc="Checking recordings", unit=" files", leave=False, disable=None):
@@ -89,6 +91,8 @@ def _find_fault(file: str, state: tuple[int, int], demands: Demands) -> str | No
         recording = inspect(file, demands)
     except AudioError as error:
         return str(error)
+    if recording.decoder != SndfileSound.decoder:  # audiomentations has no other one
+        return "libsndfile, by which audiomentations reads, does not know it; convert it to WAV or FLAC"
     if recording.repair.offset or recording.repair.gain < _LEAST_GAIN or NO_LENGTH in recording.remarks:
         return "; ".join(recording.remarks).replace(", taken off", "").replace(", divided by 32768", "")
     return None

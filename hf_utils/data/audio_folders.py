@@ -18,14 +18,14 @@ from pathlib import Path
 import datasets
 import pyarrow.parquet
 
-from hf_utils.audio import READABLE_SUFFIXES
-from hf_utils.data.audio_lists import is_hidden, list_files
+from hf_utils.data.audio_lists import is_hidden, list_files, report_others
 from hf_utils.data.columns import AUDIO_NAMES, LABEL_NAMES, find_by_name, is_flat, join_facts, read_texts
 from hf_utils.data.genre_spellings import spelling_key
 from hf_utils.data.split_names import is_fold, read_split, warn_of_folds
 from hf_utils.data.text_tables import read_csv, read_json_lines, resolve_paths, table_of_texts
 from hf_utils.errors import UserError
 from hf_utils.listing import listing
+from hf_utils.sound_files import AUDIO_SUFFIXES
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def read_audio_folder(path: Path) -> datasets.Dataset:
     if not files:
         raise UserError(
             f"No clips in {path}. Expected a folder per genre with audio files "
-            f"({' '.join(sorted(READABLE_SUFFIXES))}), found {len(_list_folders(path))} folders and "
+            f"({' '.join(sorted(AUDIO_SUFFIXES))}), found {len(_list_folders(path))} folders and "
             f"{others.total()} other files."
         )
     described = [(file, table) for file in _find_metadata(path) if (table := _read_metadata(file)) is not None]
@@ -64,12 +64,7 @@ def read_audio_folder(path: Path) -> datasets.Dataset:
         raise UserError(f"Rename this file, whose name is not valid UTF-8: {error.object!r}.") from error
     del others[".md"]  # the dataset's own page
     others -= Counter(file.suffix.lower() for file, _ in described)
-    if others:
-        suffixes = ", ".join(f"{suffix} ({count})" for suffix, count in sorted(others.items()))
-        counted = (
-            "1 file that is no audio is" if others.total() == 1 else f"{others.total()} files that are no audio are"
-        )
-        logger.warning("%s: %s ignored: %s.", path, counted, suffixes)
+    report_others(path, others)
     return table
 
 

@@ -1,11 +1,14 @@
-"""Which audio files there are in a folder."""
+"""Which audio files there are in a folder, and what is passed over there."""
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Set
 from pathlib import Path
 
-from hf_utils.audio import AUDIO_SUFFIXES
+from hf_utils.sound_files import AUDIO_SUFFIXES
+
+logger = logging.getLogger(__name__)
 
 _LEFTOVERS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "Thumbs.db", "desktop.ini"}
 
@@ -25,6 +28,15 @@ def list_files(folder: Path, suffixes: Set[str] = AUDIO_SUFFIXES) -> tuple[list[
             else:
                 others[file.suffix.lower() or file.name] += 1
     return sorted(found), others
+
+
+def report_others(folder: Path, others: Counter) -> None:
+    """Log how many files of which suffixes below `folder` are passed over, if any are: `others` of `list_files`."""
+    if others:
+        suffixes = ", ".join(f"{suffix} ({count})" for suffix, count in sorted(others.items()))
+        total = others.total()
+        counted = "1 file that is no audio is" if total == 1 else f"{total} files that are no audio are"
+        logger.warning("%s: %s ignored: %s.", folder, counted, suffixes)
 
 
 def _leads_back(path: Path, root: Path) -> bool:

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
-from hf_utils.audio import AUDIO_SUFFIXES
 from hf_utils.errors import UserError
 from hf_utils.listing import listing
+from hf_utils.sound_files import AUDIO_SUFFIXES
 
 
 def name_tracks(paths: Sequence[str | None], folder: Path | None) -> list[str | None]:

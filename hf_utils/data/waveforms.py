@@ -34,6 +34,7 @@ from hf_utils import audio
 from hf_utils.audio import from_pcm16
 from hf_utils.data.track_files import BUILDING_PREFIX, TrackFiles
 from hf_utils.errors import UserError
+from hf_utils.versions import installed_versions
 
 logger = logging.getLogger(__name__)
 
@@ -217,7 +218,8 @@ def find_cache(cache_dir: str | os.PathLike | None = None) -> Path:
 
 def make_key(files: TrackFiles, sample_rate: int | None, corruption: TrackCorruption | None = None) -> str:
     """Return the name of what these files decode to: a hash of their bytes, order, rate, decoders and corruption."""
-    versions = f"{WAVEFORMS_VERSION} {soxr.__version__} {soundfile.__libsndfile_version__}"
+    decoders = f"{soundfile.__libsndfile_version__} {installed_versions(['av'])}"
+    versions = f"{WAVEFORMS_VERSION} {soxr.__version__} {decoders}"
     key = hashlib.sha256(f"{versions} {sample_rate}".encode())
     if corruption is not None:
         key.update(json.dumps([corruption.fingerprint, files.track_ids]).encode())

@@ -29,7 +29,7 @@ _LEVEL, _POWER = 0.05, 0.8
 
 PACKAGES = (
     "torch torchaudio torchvision transformers datasets evaluate accelerate huggingface_hub timm "
-    "numpy scikit-learn soundfile soxr audiomentations"
+    "numpy scikit-learn soundfile av soxr audiomentations"
 ).split()
 
 

@@ -19,8 +19,8 @@ import torch
 from tqdm.auto import tqdm
 
 from hf_utils.arguments.run_arguments import RunArguments
-from hf_utils.audio import READABLE_SUFFIXES, stream_windows
-from hf_utils.data.audio_lists import list_files
+from hf_utils.audio import stream_windows
+from hf_utils.data.audio_lists import list_files, report_others
 from hf_utils.data.decode_ahead import decode_ahead
 from hf_utils.data.window_lengths import WindowLengths
 from hf_utils.errors import UserError
@@ -37,6 +37,7 @@ from hf_utils.models.families import is_multi_label, probabilities_of
 from hf_utils.models.loading import own_genres
 from hf_utils.models.window_pool import WindowPool
 from hf_utils.sound_check import AudioError
+from hf_utils.sound_files import AUDIO_SUFFIXES
 from hf_utils.training.classifier import Classifier, load_model
 from hf_utils.training.past_runs import adopt_data_options
 from hf_utils.training.prediction_journal import JOURNAL_FILE, PredictionJournal, digest_model
@@ -194,9 +195,10 @@ def find_audio(path: Path) -> dict[str, Path]:
         return {path.name: path}
     if not path.is_dir():
         raise UserError(f"{path} is neither a file nor a folder: --predict_path takes either.")
-    found, _ = list_files(path)
+    found, others = list_files(path)
     if not found:
-        raise UserError(f"{path} holds no music: expected files ending in {', '.join(sorted(READABLE_SUFFIXES))}.")
+        raise UserError(f"{path} holds no music: expected files ending in {', '.join(sorted(AUDIO_SUFFIXES))}.")
+    report_others(path, others)
     return {file.relative_to(path).as_posix(): file for file in found}
 
 

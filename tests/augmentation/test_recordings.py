@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 import soundfile
+from media_files import LOSSLESS, write_media
 
 from hf_utils.augmentation.pipeline import Augmentation
 from hf_utils.augmentation.recordings import digest_recordings, list_recordings
@@ -72,6 +73,12 @@ def test_noise_of_every_format_is_mixed_in(tmp_path, suffix, channels):
     spec = [{"AddBackgroundNoise": {"min_snr_db": 5.0, "max_snr_db": 5.0, "p": 1.0}}]
     clip = Augmentation(spec, noise_folder=str(tmp_path))(NOISE[:RATE], 22050, 1)
     assert clip.measured_snr_db == pytest.approx(5, abs=0.1)
+
+
+def test_a_format_that_audiomentations_cannot_read_is_refused(tmp_path):
+    write_media(tmp_path / "noise.m4a", NOISE[:, None], RATE, LOSSLESS["alac.m4a"])
+    with pytest.raises(UserError, match="noise.m4a: libsndfile.* does not know it; convert it"):
+        list_recordings(str(tmp_path), "AddBackgroundNoise", "x")
 
 
 def test_impulse_responses_and_short_sounds_may_fade(tmp_path):

@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 import pytest
 import soundfile
+from media_files import LOSSLESS, write_media
 
 from hf_utils import audio
 from hf_utils.data import bad_audio, track_files, waveforms
@@ -67,6 +68,21 @@ def test_samples_are_those_of_the_files(genre_folder, tmp_path, num_proc):
         np.testing.assert_array_equal(read_samples(clip), expected)
         assert clip["num_samples"] == expected.size and clip["problem"] is None
         assert clip["sha256"] == audio.hash_samples(native)
+
+
+def test_a_lossless_copy_in_another_format_has_the_same_samples(genre_folder, tmp_path):
+    copies = tmp_path / "copies"
+    for number, path in enumerate(list_files(genre_folder)):
+        name, codec = list(LOSSLESS.items())[number % 5]  # those that libsndfile does not know
+        samples, rate = soundfile.read(path, always_2d=True)
+        copy = copies / path.parent.name / f"{path.stem}{Path(name).suffix}"
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        write_media(copy, samples, rate, codec)
+    first, second = (
+        decode_clips(load_clips(str(folder)), RATE, cache_dir=tmp_path / "cache") for folder in (genre_folder, copies)
+    )
+    assert second["sha256"][:] == first["sha256"][:] and not any(second["remarks"])
+    assert second["track_id"][:] == first["track_id"][:]
 
 
 def test_result_is_the_same_for_any_number_of_processes_and_source(genre_folder, tmp_path):

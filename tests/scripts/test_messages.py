@@ -151,4 +151,4 @@ print(*sys.modules, sep="\\n")
     modules = set(done.stdout.splitlines())
     assert "torch" in modules, done.stderr
     unused = {"transformers.trainer", "datasets", "evaluate", "sklearn", "matplotlib", "pandas", "pyarrow", "optuna"}
-    assert not (unused | {"timm", "torch.utils.tensorboard"}) & modules
+    assert not (unused | {"av", "timm", "torch.utils.tensorboard"}) & modules

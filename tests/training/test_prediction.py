@@ -2,12 +2,14 @@ import csv
 import json
 import os
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from media_files import LOSSLESS, LOSSY, write_media
 from tiny_models import save_ast
 from transformers import (
     AutoFeatureExtractor,
@@ -119,6 +121,22 @@ def test_folders_formats_and_unreadable_files(tmp_path, caplog):
     assert [row["file"] for row in read_rows(tmp_path / "out/predictions.csv")] == names
     assert len(list((tmp_path / "out/timeline").rglob("*.csv"))) == 4
     assert all((tmp_path / "out/timeline" / f"{name}.csv").is_file() for name in names)
+
+
+def test_every_format_of_a_library_is_tagged_and_the_rest_is_counted(tmp_path, caplog):
+    music, tone = tmp_path / "music", 0.8 * np.sin(2 * np.pi * 750 * np.arange(28800) / 48000)
+    music.mkdir()
+    for name, codec in (LOSSLESS | LOSSY).items():
+        write_media(music / name, tone[:, None], 48000, codec)
+    for name in ("cover.jpg", "back.JPG", "list.m3u", "film.mkv"):
+        (music / name).write_bytes(b"not looked at")
+    _, (done, failures) = predict(music, tmp_path / "out")
+    assert (done, failures) == (18, [])
+    rows = read_rows(tmp_path / "out/predictions.csv")
+    assert len({Path(row["file"]).suffix for row in rows}) == 17
+    magnitude = 0.8 * 2 / np.pi  # of a sine, on average
+    assert [float(row["loud"]) for row in rows] == pytest.approx([sigmoid(magnitude - 0.35)] * 18, abs=0.01)
+    assert f"{music}: 4 files that are no audio are ignored: .jpg (2), .m3u (1), .mkv (1)." in caplog.text
 
 
 class StoppingModel(LoudnessModel):
