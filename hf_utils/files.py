@@ -37,6 +37,9 @@ RESULTS_FILE = "results.json"
 # Which files the predictions beside it are of, and which models made them.
 ORIGIN_FILE = "predictions_origin.json"
 
+# The genre that it chose for every test track under every corruption.
+CORRUPTED_PREDICTIONS_FILE = "robustness_predictions.csv"
+
 # A file that is being written, or that a killed process left; `datasets` passes over names that begin with a dot.
 UNFINISHED_PREFIX = ".aside-"
 _READ_BYTES = 1 << 20

@@ -63,7 +63,7 @@ def table(header: Sequence[Any], rows: Sequence[Sequence[Any]]) -> Markdown:
 
 
 def _is_number(cell: Any) -> bool:
-    return not isinstance(cell, str) or re.match(r"[-+]?\d|n/a|$", cell) is not None
+    return not isinstance(cell, str) or re.match(r"(< )?[-+]?\d|n/a|–|$", cell) is not None
 
 
 def code_block(text: str, language: str = "") -> Markdown:

@@ -19,7 +19,8 @@ from hf_utils.report.run_folders import Replicate, Table
 from hf_utils.results.plots import count_confusions
 
 _PUBLISHED_PATH = Path(__file__).with_name("published_results.csv")
-_VARYING = frozenset({"seed", "fold"})
+# In which runs of one cell may differ: a seed may be evaluated on more than the others.
+_VARYING = frozenset({"seed", "fold", "corruptions", "eval_datasets"})
 # What an arm is named by, where nobody named it.
 _NAMING = frozenset({"train_datasets", "train_filter", "augmentation", "noise_folder"})
 
@@ -112,6 +113,17 @@ def describe_data(table: Table) -> str:
             most = f" to {counts[-1]:,}" if len(counts) > 1 else ""  # folds differ by a few tracks
             sizes.append(f"{counts[0]:,}{most} {split}")
     return "; ".join(filter(None, [", ".join(names), sizes and f"real tracks: {', '.join(sizes)}"]))
+
+
+def count_evaluations(table: Table) -> str:
+    """Return how often the table's test tracks were evaluated for it: who looks often enough finds something."""
+    runs = [run for replicate in _all_replicates(table) for run in replicate.runs]
+    corrupted = sum(len(run.corrupted) for run in runs)
+    under = f", and {corrupted:,} times under corruptions" if corrupted else ""
+    return (
+        f"Use of the test tracks: {len(runs):,} evaluations of them lie behind this table, one per run{under}. Those "
+        "of other runs, such as trials of recipes, are not counted here."
+    )
 
 
 def arm_settings(table: Table, reference: str) -> dict[str, list[str]]:

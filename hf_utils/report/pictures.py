@@ -6,7 +6,8 @@ import numpy as np
 
 from hf_utils.report.findings import confusion_matrix, genre_recalls
 from hf_utils.report.run_folders import Table
-from hf_utils.report.scores import BETTER, NO_DIFFERENCE, WORSE, Comparison, ScoredTable
+from hf_utils.report.scores import BETTER, NO_DIFFERENCE, WORSE, Comparison
+from hf_utils.report.sweeps import Condition, Sweep
 from hf_utils.results.display import show_corruption
 from hf_utils.results.plots import (
     MAX_GENRES_WITH_NUMBERS,
@@ -20,6 +21,8 @@ from hf_utils.results.plots import (
 _COLOURS = {BETTER: "#1a7f37", WORSE: "#c0392b", NO_DIFFERENCE: "#57606a"}
 _DPI = 100
 _WIDTH_INCHES = 7.2
+# More rows than that are drawn below the curves.
+_MOST_ROWS_BESIDE = 12
 
 
 def draw_comparisons(comparisons: Sequence[Comparison], reference: str) -> bytes:
@@ -86,73 +89,77 @@ def draw_genre_changes(table: Table, reference: str) -> bytes | None:
     return encode_png(figure)
 
 
-def draw_robustness(scored: ScoredTable) -> bytes | None:
-    """Return accuracy over severity, a panel per kind of corruption and a line per cell; None if nothing is measured.
+def draw_sweep(sweep: Sweep, model: str, reference: str) -> bytes:
+    """Return accuracy of a model's arms under corruptions: curves over the noise, and a row per other corruption.
 
-    A line is the mean over seeds, its band the lowest and highest seed.
+    Bands and bars are 95 % intervals over test tracks of the mean over seeds.
     """
-    kinds, lines = _collect_robustness(scored)
-    if not kinds:
-        return None
-    columns = min(len(kinds), 2)
-    rows = -(-len(kinds) // columns)
-    figure, grid = _figure(4.2 * columns, 3.2 * rows + 0.5, rows, columns)
-    for axes, (kind, rows_of_kind) in zip(grid.flat, kinds.items(), strict=False):
-        severities = list(dict.fromkeys(row["severity"] for row in rows_of_kind))
-        _draw_kind(axes, kind, any(row.get("snr_db") is not None for row in rows_of_kind), severities, lines)
-    for axes in grid.flat[len(kinds) :]:
-        axes.remove()
-    drawn = [axes.get_legend_handles_labels() for axes in figure.axes]
-    handles = {name: handle for pair in drawn for handle, name in zip(*pair, strict=True)}
-    legend = figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, fontsize=8)
+    arms = [arm for arm in sweep.table.arms(reference) if (model, arm) in sweep.table.cells]
+    rows = [*sweep.others, *filter(None, [sweep.overall])]
+    panels = [draw for draw, shown in ((_draw_noise, sweep.noises), (_draw_others, rows)) if shown]
+    height = 1.4 + len(rows) * (0.1 + 0.11 * len(arms))
+    if len(rows) > _MOST_ROWS_BESIDE:
+        heights = [4.2, height] if sweep.noises else [height]
+        figure, grid = _figure(_WIDTH_INCHES, sum(heights), len(panels), height_ratios=heights)
+    else:
+        figure, grid = _figure(4.7 * len(panels), max(4.2 if sweep.noises else 2.0, height), columns=len(panels))
+    for axes, draw in zip(grid.flat, panels, strict=True):
+        draw(axes, sweep, model, arms)
+    legend = figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
     for text in legend.get_texts():
         text.set_parse_math(False)
+    figure.suptitle(shorten(model), parse_math=False, fontsize=11)
     return encode_png(figure)
 
 
-def _draw_kind(axes, kind: str, by_snr: bool, severities: list, lines: dict) -> None:
-    # Severities with names stand side by side, in the order in which they were measured.
-    named = not by_snr and not all(isinstance(severity, (int, float)) for severity in severities)
-    for index, (name, runs) in enumerate(lines.items()):
-        points: dict[float, list[float]] = {}
-        for row in (row for run in runs for row in run if row["kind"] == kind):
-            x = row.get("snr_db") if by_snr else row["severity"]
-            x = severities.index(x) if named else x
-            if isinstance(x, (int, float)) and isinstance(row["accuracy"], (int, float)):
-                points.setdefault(float(x), []).append(100 * row["accuracy"])
-        if points:
-            xs, ys = zip(*sorted(points.items()), strict=True)
-            style = {"color": f"C{index % 10}", "linestyle": ("-", "--", ":")[index // 10 % 3]}
-            axes.plot(xs, [np.mean(y) for y in ys], marker="o", markersize=3, label=name, **style)
-            axes.fill_between(xs, [min(y) for y in ys], [max(y) for y in ys], color=style["color"], alpha=0.15)
-    if named:
-        names = [shorten(show_corruption(str(severity))) for severity in severities]
-        axes.set_xticks(range(len(names)), names, parse_math=False)
-    if by_snr:
-        axes.invert_xaxis()  # from little noise to much
-    axes.set_title(shorten(show_corruption(str(kind))), parse_math=False)
-    axes.set(xlabel="signal to noise, dB" if by_snr else "severity", ylabel="accuracy, %")
+def _draw_noise(axes, sweep: Sweep, model: str, arms: Sequence[str]) -> None:
+    conditions = [sweep.clean, *sweep.noises]
+    for index, arm in enumerate(arms):
+        lows, means, highs = np.transpose([_interval(sweep, model, arm, condition) for condition in conditions])
+        style = _arm_style(index)
+        axes.plot(
+            range(len(conditions)),
+            means,
+            marker=style["marker"],
+            markersize=5,
+            color=style["color"],
+            label=shorten(arm),
+        )
+        axes.fill_between(range(len(conditions)), lows, highs, color=style["color"], alpha=0.13, linewidth=0)
+    axes.set_xticks(range(len(conditions)), ["clean", *(f"{condition.snr_db:g}" for condition in sweep.noises)])
+    kind = shorten(show_corruption(sweep.noises[0].corruptions[0].kind))
+    axes.set_xlabel(f"{kind}: music to noise (SNR), dB", parse_math=False)
+    axes.set(ylabel="accuracy, %", ylim=(0, 100))
     axes.grid(alpha=0.3)
 
 
-def _collect_robustness(scored: ScoredTable) -> tuple[dict, dict]:
-    """Return {kind: its rows}, and {name of a cell: one list of rows per run}."""
-    table = scored.table
-    lines, kinds = {}, {}
-    for model in table.models:
-        for arm in table.arms(scored.reference):
-            cell = table.cells.get((model, arm), ())
-            runs = [run.robustness for replicate in cell for run in replicate.runs if run.robustness]
-            if runs:
-                lines[f"{shorten(model)}, {shorten(arm)}"] = runs
-            for row in (row for run in runs for row in run):
-                kinds.setdefault(row["kind"], []).append(row)
-    return kinds, lines
+def _draw_others(axes, sweep: Sweep, model: str, arms: Sequence[str]) -> None:
+    rows = [*sweep.others, *filter(None, [sweep.overall])]
+    for index, arm in enumerate(arms):
+        shift = 0.22 * (index - (len(arms) - 1) / 2) * min(1, 3 / len(arms))
+        style = _arm_style(index)
+        for row, condition in enumerate(rows):
+            low, mean, high = _interval(sweep, model, arm, condition)
+            axes.plot([low, high], [row + shift] * 2, color=style["color"], linewidth=1.2, alpha=0.6)
+            label = shorten(arm) if row == 0 else None
+            axes.plot(mean, row + shift, style["marker"], color=style["color"], markersize=5, label=label)
+    axes.set_yticks(range(len(rows)), [shorten(condition.name, 28) for condition in rows], parse_math=False)
+    axes.set(xlabel="accuracy, %", xlim=(0, 100), ylim=(len(rows) - 0.5, -0.5))
+    axes.grid(axis="x", alpha=0.3)
 
 
-def _figure(width: float, height: float, rows: int = 1, columns: int = 1):
+def _interval(sweep: Sweep, model: str, arm: str, condition: Condition) -> tuple[float, float, float]:
+    score = sweep.accuracy[model, arm, condition]
+    return 100 * score.low, 100 * score.mean, 100 * score.high
+
+
+def _arm_style(index: int) -> dict[str, str]:
+    return {"color": f"C{index % 10}", "marker": "os^Dv"[index % 5]}
+
+
+def _figure(width: float, height: float, rows: int = 1, columns: int = 1, **layout):
     from matplotlib.figure import Figure  # here, so that importing this module costs nothing
 
     figure = Figure(figsize=(width, height), layout="constrained", dpi=_DPI)
-    grid = figure.subplots(rows, columns, squeeze=False)
+    grid = figure.subplots(rows, columns, squeeze=False, **layout)
     return figure, grid

@@ -1,9 +1,12 @@
 """Write the report on many runs: tables, pictures and a verdict, also while runs are going on.
 
     python -m hf_utils.report runs/gtzan --output report/
+    python -m hf_utils.report report/results.csv --output again/     # the same page, without the folders of the runs
 
-Reads `results.json` and `predictions_<set>.csv` at any depth of the folders, nothing else. Writes `report.html` (opens
-offline, everything inside), `report.md` with its pictures, and `results.csv`.
+Reads `results.json`, `predictions_<set>.csv` and `robustness_predictions.csv` at any depth of the folders. Writes
+`report.html` (opens offline, everything inside), `report.md` with its pictures, and three tables: `results.csv` (a row
+for each test of each run) and `results_tracks.csv` (a row for each track of each run), from which the report can be
+made again, and `comparisons.csv`.
 """
 
 import sys
@@ -14,9 +17,12 @@ from hf_utils.errors import UserError
 from hf_utils.files import write_csv
 from hf_utils.launch import module_parser
 from hf_utils.report.findings import confounded_arms
+from hf_utils.report.kept_runs import read_kept_runs, write_kept_runs
+from hf_utils.report.page import Grid, Page, Section, Text, percent, write_page
 from hf_utils.report.run_folders import REFERENCE_ARM, LeftOut, make_tables, read_runs
-from hf_utils.report.scores import METRICS, ScoredTable, score_and_compare
-from hf_utils.report.sections import Grid, Page, Section, Text, describe_table, percent, title_of, write_page
+from hf_utils.report.scores import ScoredTable, score_and_compare
+from hf_utils.report.sections import describe_table, title_of
+from hf_utils.report.sweeps import Sweep, make_sweeps
 
 NUM_RESAMPLES = 2000
 _DEMO_BANNER = "Demo data: no number here is a result."
@@ -31,6 +37,12 @@ _METHOD = (
     "bootstrap over tracks, and the variance over seeds, for which the largest of three estimates counts (of this "
     "comparison, of the model's arms, of the table), because two or three seeds can agree by luck. The interval and p "
     "are Student's. In simulated studies without any difference this finds one in fewer than 5 % of the studies.",
+    "Under corruptions every run hears the same noise on the same track. These comparisons are corrected as two more "
+    "families: noise with the mean over kinds, and all other corruptions. The mean over kinds is over the severities "
+    "of each kind first, and then over the kinds. Intervals of two arms may overlap where a difference is found, "
+    "because it is taken track by track. With one run per arm the test of the mean over kinds is the paired t-test.",
+    "ECE is the expected calibration error over 15 bins of confidence (Guo et al. 2017): less is better. It has no "
+    "interval, because resampling tracks makes it larger.",
     "p-values are corrected for the number of comparisons in the table (Holm); a verdict needs a corrected p below "
     "0.05. Intervals are not corrected, so one may leave out zero where the verdict is 'no detectable difference'. "
     "That verdict does not say that there is none: 'detectable' is the difference which a study of this size would "
@@ -39,7 +51,7 @@ _METHOD = (
 
 
 def write_report(
-    folders: Sequence[str | Path],
+    sources: Sequence[str | Path],
     output: str | Path,
     *,
     reference: str = REFERENCE_ARM,
@@ -47,22 +59,28 @@ def write_report(
     num_resamples: int = NUM_RESAMPLES,
     note: str = "",
 ) -> list[ScoredTable]:
-    """Write the report on the runs in `folders` into the folder `output`; return its tables.
+    """Write the report on the runs in `sources` into the folder `output`; return its tables.
+
+    A source is a folder with runs at any depth, or the results.csv of another report.
 
     `note` is printed at its top: what a reader must know of the data.
 
-    Raises UserError if a folder does not exist, or holds no run at all.
+    Raises UserError if a source does not exist, holds no run at all, or is another kind of file.
     """
-    runs, left_out = read_runs(folders, set_name)
+    kept = [Path(source) for source in sources if Path(source).is_file()]
+    runs, left_out = read_runs([source for source in sources if Path(source) not in kept], set_name)
+    runs += [run for path in kept for run in read_kept_runs(path, set_name)]
     tables, doubled = make_tables(runs)
     left_out += doubled
     if not tables and not left_out:
         raise UserError(
-            f"No run is in {', '.join(map(str, folders))}: no results.json and no checkpoint at any depth."
+            f"No run is in {', '.join(map(str, sources))}: no results.json and no checkpoint at any depth."
         )
     scored = [score_and_compare(table, reference, num_resamples=num_resamples) for table in tables]
+    sweeps = [make_sweeps(table, reference, num_resamples=num_resamples) for table in tables]
     sections = [
-        describe_table(table, index, is_one_of_several=len(scored) > 1) for index, table in enumerate(scored, start=1)
+        describe_table(*pair, index, is_one_of_several=len(scored) > 1)
+        for index, pair in enumerate(zip(scored, sweeps, strict=True), start=1)
     ]
     if not sections:
         sections.append(Section("No finished run yet", [Text("The table appears with the first finished run.")]))
@@ -71,7 +89,9 @@ def write_report(
     banner = _DEMO_BANNER if any(table.demo for table in tables) else ""
     page = Page(f"Genre classification: {len(runs)} runs, evaluated on {set_name}", banner, note, sections)
     write_page(page, Path(output))
-    _write_results_csv(Path(output, "results.csv"), scored)
+    unused = {item.folder for item in doubled}
+    write_kept_runs(Path(output), [run for run in runs if run.folder not in unused], set_name)
+    _write_comparisons(Path(output, "comparisons.csv"), scored, sweeps)
     return scored
 
 
@@ -83,31 +103,29 @@ def _describe_left_out(left_out: Sequence[LeftOut]) -> list[Section]:
     return [Section(title, [Grid("Runs and reasons", ["folder", "reason"], rows, num_names=2)])]
 
 
-def _write_results_csv(path: Path, scored_tables: Sequence[ScoredTable]) -> None:
-    """Write a row per table, model and arm; scores and differences are shares, not percent."""
-    header = ["table", "demo", "model", "arm", "seeds"]
-    header += [f"{metric}_{part}" for metric in METRICS for part in ("mean", "sd", "low", "high")]
-    header += ["difference", "difference_low", "difference_high", "p", "p_holm", "verdict"]
+def _write_comparisons(path: Path, scored_tables: Sequence[ScoredTable], sweeps: Sequence[Sequence[Sweep]]) -> None:
+    """Write a row for each comparison of the page; differences of accuracy are shares, not percent."""
+    header = ["table", "demo", "tested_under", "model", "arm", "reference", "seeds"]
+    header += ["difference", "low", "high", "p", "p_holm", "detectable", "verdict"]
     rows = []
-    for scored in scored_tables:
-        comparisons = {(comparison.model, comparison.arm): comparison for comparison in scored.comparisons}
-        for (model, arm), cell in sorted(scored.table.cells.items()):
-            row = [title_of(scored.table), scored.table.demo, model, arm, len(cell)]
-            for metric in METRICS:
-                score = scored.scores[model, arm, metric]
-                row += [score.mean, score.deviation, score.low, score.high]
-            if (comparison := comparisons.get((model, arm))) is not None:
-                difference = comparison.accuracy
-                row += [difference.mean, difference.low, difference.high, difference.p]
-                row += [comparison.p_corrected, comparison.verdict]
-            rows.append(row + [""] * (len(header) - len(row)))
+    for scored, of_table in zip(scored_tables, sweeps, strict=True):
+        families = [("no corruption", scored.comparisons)]
+        families += [(condition.name, found) for sweep in of_table for condition, found in sweep.comparisons.items()]
+        for name, comparisons in families:
+            for comparison in comparisons:
+                found = comparison.accuracy
+                row = [title_of(scored.table), int(scored.table.demo), name, comparison.model, comparison.arm]
+                row += [scored.reference, found.num_seeds, found.mean, found.low, found.high, found.p]
+                rows.append([*row, comparison.p_corrected, found.detectable, comparison.verdict])
     write_csv(path, header, rows)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the report that the command line asks for; return the exit code."""
     parser = module_parser("hf_utils.report", __doc__)
-    parser.add_argument("runs", nargs="+", metavar="RUNS", help="folders with runs at any depth")
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUNS", help="folders with runs at any depth, or a report's results.csv"
+    )
     parser.add_argument("--output", default="report", metavar="FOLDER", help="where to write (default: report)")
     parser.add_argument(
         "--reference", default=REFERENCE_ARM, metavar="ARM", help="arm that the others are compared with"
@@ -127,5 +145,5 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"  {comparison.model}, {comparison.arm}: {comparison.verdict} ({points} points)")
         for warning in confounded_arms(scored.table, scored.reference):
             print(f"  Warning: {warning}")
-    print(f"Report: {Path(args.output, 'report.html')}; report.md and results.csv beside it")
+    print(f"Report: {Path(args.output, 'report.html')}; report.md and tables beside it")
     return 0

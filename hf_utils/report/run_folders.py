@@ -1,8 +1,8 @@
 """From folders of runs to tables: finished runs are read, and those that may be compared share a table.
 
-Only `results.json` and `predictions_<set>.csv` are read. A run belongs to the model and the training arm that its
-option `run_name: model/arm` names, which a study sets. Without one, the model is its checkpoint's name and the arm is
-what it was trained on; a run that only evaluated a checkpoint has an arm of its own.
+Only `results.json`, `predictions_<set>.csv` and `robustness_predictions.csv` are read. A run belongs to the model and
+the training arm that its option `run_name: model/arm` names, which a study sets. Without one, the model is its
+checkpoint's name and the arm is what it was trained on; a run that only evaluated a checkpoint has an arm of its own.
 
 Runs share a table only if they have the same protocol, split seed, tested folds, genres and test tracks, and if either
 all or none of them were tested on tracks that their weights knew (`--allow_seen_tracks`). The runs of
@@ -14,7 +14,7 @@ import csv
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,13 @@ import numpy as np
 from hf_utils.disclosure import show_source
 from hf_utils.errors import UserError
 from hf_utils.files import RESULTS_FILE, file_stem, read_predictions
+from hf_utils.report.corrupted_tests import (
+    CorruptedTest,
+    CorruptionKey,
+    pool_tests,
+    read_corrupted_tests,
+    select_scores,
+)
 
 REFERENCE_ARM = "clean"
 # Of a run that trained nothing: its options do not say what its checkpoint was trained on.
@@ -48,7 +55,8 @@ class Run:
         probabilities: float (N, K).
         dataset: the name that the option gave.
         real_tracks: their number in every split.
-        robustness: rows with kind, severity, snr_db, accuracy and roc_auc; empty if it was not measured.
+        scores: `KEPT_SCORES` of the set.
+        corrupted: its test tracks under corruptions; empty if they were not tested, or another set is reported on.
         knew_tracks: whether the weights knew tracks of the set, or were chosen on tracks that they knew.
         planned_steps: optimiser steps of its training; None if it trained nothing or does not say it.
     """
@@ -66,7 +74,8 @@ class Run:
     probabilities: np.ndarray
     dataset: str
     real_tracks: dict[str, int]
-    robustness: tuple[dict[str, Any], ...]
+    scores: Mapping[str, float]
+    corrupted: Mapping[CorruptionKey, CorruptedTest]
     knew_tracks: bool
     planned_steps: int | None
 
@@ -78,21 +87,25 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class LeftOut:
-    """A run without a place in any table, and why."""
+    """A run without a place in any table, or a part of one, and why."""
 
     folder: str
     reason: str
 
 
 def read_runs(folders: Iterable[str | Path], set_name: str = "test") -> tuple[list[Run], list[LeftOut]]:
-    """Return the finished runs at any depth of `folders`, and those which are not finished or not usable.
+    """Return the finished runs at any depth of `folders`, and what is not finished or not usable.
 
     Raises UserError for a folder that does not exist.
     """
     runs, left_out = [], []
     for folder in _find_run_folders(folders):
         try:
-            runs.append(_read_run(folder, set_name))
+            run, results = _read_run(folder, set_name)
+            runs.append(run)
+            if set_name == "test":  # the set that is corrupted
+                corrupted = read_corrupted_tests(folder, results, run.track_ids, run.labels)
+                runs[-1] = dataclasses.replace(run, corrupted=corrupted)
         except UserError as error:
             left_out.append(LeftOut(str(folder), str(error)))
     return _shorten_arms(runs), left_out
@@ -120,7 +133,8 @@ def _find_run_folders(folders: Iterable[str | Path]) -> list[Path]:
     return sorted(finished | begun)
 
 
-def _read_run(folder: Path, set_name: str) -> Run:
+def _read_run(folder: Path, set_name: str) -> tuple[Run, dict[str, Any]]:
+    """Return a run without its corrupted tests, and what its results.json holds."""
     results = _read_results(folder)
     scores = results["evaluations"].get(set_name)
     if scores is None:
@@ -137,16 +151,12 @@ def _read_run(folder: Path, set_name: str) -> Run:
         raise UserError(f"{path.name} has no track, or a track twice")
     if not np.isfinite(predictions.probabilities).all():
         raise UserError(f"{path.name} has probabilities that are no numbers")
-    accuracy = float((predictions.probabilities.argmax(axis=1) == predictions.labels).mean())
-    if abs(accuracy - scores["track"]["accuracy"]) > _TOLERANCE:
-        raise UserError(
-            f"{path.name} gives an accuracy of {accuracy:.4f}, but {RESULTS_FILE} says "
-            f"{scores['track']['accuracy']:.4f}: they are not of one run"
-        )
+    accuracy = scores["track"]["accuracy"]
+    check_accuracy(predictions.probabilities, predictions.labels, accuracy, RESULTS_FILE, path.name)
     order = np.argsort(predictions.track_ids)
     config = results.get("config", {})
     model, arm = _name_cell(config, trained=results.get("training", True) is not None)
-    return Run(
+    run = Run(
         folder=str(folder),
         model=model,
         arm=arm,
@@ -160,10 +170,24 @@ def _read_run(folder: Path, set_name: str) -> Run:
         probabilities=predictions.probabilities[order],
         dataset=str(config.get("dataset_name", "")),
         real_tracks=_real_tracks(results.get("data")),
-        robustness=_robustness_rows(results.get("robustness")),
+        scores=select_scores(scores["track"]),
+        corrupted={},
         knew_tracks=_knew_tracks(results, config, set_name),
         planned_steps=(results.get("training") or {}).get("planned_steps"),
     )
+    return run, results
+
+
+def check_accuracy(
+    probabilities: np.ndarray, labels: np.ndarray, accuracy: float, results_file: str, tracks_file: str
+) -> None:
+    """Raise UserError unless (N, K) probabilities of the second file give the accuracy that the first one says."""
+    found = float((probabilities.argmax(axis=1) == labels).mean())
+    if abs(found - accuracy) > _TOLERANCE:
+        raise UserError(
+            f"{tracks_file} gives an accuracy of {found:.4f}, but {results_file} says {accuracy:.4f}: they are not of "
+            "one run"
+        )
 
 
 def _read_results(folder: Path) -> dict[str, Any]:
@@ -220,12 +244,6 @@ def _knew_tracks(results: dict[str, Any], config: dict[str, Any], set_name: str)
     return bool(config.get("allow_seen_tracks")) and not results.get("training")
 
 
-def _robustness_rows(robustness: Any) -> tuple[dict[str, Any], ...]:
-    wanted = {"kind", "severity", "accuracy"}
-    rows: Sequence = robustness if isinstance(robustness, list) else ()
-    return tuple(row for row in rows if isinstance(row, dict) and wanted <= row.keys())
-
-
 @dataclasses.dataclass(frozen=True)
 class Replicate:
     """One training seed of a cell: its run, or its runs of all folds; `fold_index` (N,) names the run of a track."""
@@ -234,6 +252,7 @@ class Replicate:
     probabilities: np.ndarray
     fold_index: np.ndarray
     runs: tuple[Run, ...]
+    corrupted: Mapping[CorruptionKey, CorruptedTest] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -309,4 +328,6 @@ def _pool_folds(seed: int, folds: dict[int | None, Run]) -> tuple[Replicate, tup
     fold_index = np.concatenate([np.full(len(run.track_ids), index) for index, run in enumerate(runs)])
     probabilities = np.concatenate([run.probabilities for run in runs])[order]
     labels = np.concatenate([run.labels for run in runs])[order]
-    return Replicate(seed, probabilities, fold_index[order], tuple(runs)), tuple(names[order].tolist()), labels
+    corrupted = pool_tests([run.corrupted for run in runs], order)
+    replicate = Replicate(seed, probabilities, fold_index[order], tuple(runs), corrupted)
+    return replicate, tuple(names[order].tolist()), labels

@@ -4,7 +4,8 @@ B resamples of the tracks, N tracks, S seeds. Row 0 of resampled scores is the s
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from hf_utils.report.statistics import (
     compare_runs,
     compare_seeds,
     correct_holm,
-    mcnemar_p,
+    paired_p,
     pool_seed_variances,
     weighted_accuracy,
     weighted_f1,
@@ -22,6 +23,7 @@ from hf_utils.report.statistics import (
 )
 from hf_utils.results.intervals import LEVEL, percentile_interval, resample_tracks
 
+Cell = tuple[str, str]  # model and arm
 METRICS = ("roc_auc", "accuracy", "f1")
 BETTER, WORSE, NO_DIFFERENCE = "better", "worse", "no detectable difference"
 
@@ -40,16 +42,26 @@ class Score:
 class Comparison:
     """An arm against the reference arm of the same model, on the seeds that both have.
 
-    `accuracy` and `roc_auc` are differences of the scores. The verdict is on accuracy; `p_corrected` is its p-value
-    after Holm's correction for all comparisons of the table.
+    `accuracy` and `roc_auc` are differences of the scores; under corruptions only accuracy is compared, and ROC-AUC is
+    None. The verdict is on accuracy; `p_corrected` is its p-value after Holm's correction for all comparisons of the
+    table.
     """
 
     model: str
     arm: str
     accuracy: Difference
-    roc_auc: Difference
+    roc_auc: Difference | None
     p_corrected: float
     verdict: str
+
+
+class Pair(NamedTuple):
+    """A cell and the reference cell of its model, and which of their replicates are of seeds that both have."""
+
+    cell: Cell
+    reference: Cell
+    rows: list[int]
+    reference_rows: list[int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +88,7 @@ def score_and_compare(table: Table, reference: str, *, num_resamples: int, seed:
     ensembles = join_seeds(table)
     resampled_together = {metric: resample_scores(ensembles, metric, weights) for metric in METRICS}
     scores, scores_together = (
-        {(*cell, metric): _summarise(values) for metric, cells in found.items() for cell, values in cells.items()}
+        {(*cell, metric): summarise(values) for metric, cells in found.items() for cell, values in cells.items()}
         for found in (resampled, resampled_together)
     )
     return ScoredTable(table, reference, scores, scores_together, compare_arms(table, reference, resampled))
@@ -112,7 +124,7 @@ def _score(metric: str, labels: np.ndarray, replicate: Replicate, weights: np.nd
     return score(labels, replicate.probabilities, weights)
 
 
-def _summarise(resampled: np.ndarray) -> Score:
+def summarise(resampled: np.ndarray) -> Score:
     """Return the Score of (S, 1 + B) scores."""
     own = resampled[:, 0]
     # Of the differences from the first: of equal scores it is 0, where rounding of their mean would leave 1e-17.
@@ -120,68 +132,82 @@ def _summarise(resampled: np.ndarray) -> Score:
     return Score(float(resampled[:, 0].mean()), deviation, *percentile_interval(resampled[:, 1:].mean(axis=0)))
 
 
-def compare_arms(
-    table: Table, reference: str, resampled: Mapping[str, Mapping[tuple[str, str], np.ndarray]]
-) -> list[Comparison]:
+def compare_arms(table: Table, reference: str, resampled: Mapping[str, Mapping[Cell, np.ndarray]]) -> list[Comparison]:
     """Return every arm against the reference arm of its model, from `resample_scores` of accuracy and roc_auc."""
+    pairs = find_pairs(table, reference)
+    right = {cell: _right_answers(table, replicates) for cell, replicates in table.cells.items()}
+    given = {cell: _true_genres(table, replicates) for cell, replicates in table.cells.items()}
+    accuracy = compare_pairs(pairs, resampled["accuracy"], right, num_tests=len(pairs))
+    roc_auc = compare_pairs(pairs, resampled["roc_auc"], given, num_tests=len(pairs), is_mean=False)
+    corrected = correct_holm([difference.p for difference in accuracy])
+    return [
+        Comparison(*pair.cell, of_accuracy, of_roc_auc, float(p), decide(of_accuracy.mean, p))
+        for pair, of_accuracy, of_roc_auc, p in zip(pairs, accuracy, roc_auc, corrected, strict=True)
+    ]
+
+
+def find_pairs(table: Table, reference: str) -> list[Pair]:
+    """Return every cell with the reference cell of its model, where they have seeds in common."""
     pairs = []
     for model, arm in sorted(table.cells):
-        seeds = _common_seeds(table, model, arm, reference) if arm != reference else []
-        if seeds:
-            pairs.append((model, arm, seeds))
-    found = []
-    for model, arm, seeds in pairs:
-        differences = {
-            metric: _compare_cells(
-                table, (model, arm), (model, reference), metric, seeds, resampled[metric], len(pairs)
-            )
-            for metric in ("accuracy", "roc_auc")
-        }
-        found.append((model, arm, differences))
-    corrected = correct_holm([differences["accuracy"].p for _, _, differences in found])
-    return [
-        Comparison(model, arm, d["accuracy"], d["roc_auc"], float(p), _verdict(d["accuracy"].mean, p))
-        for (model, arm, d), p in zip(found, corrected, strict=True)
-    ]
+        cells = ((model, arm), (model, reference))
+        seeds = [[replicate.seed for replicate in table.cells.get(cell, ())] for cell in cells]
+        if arm != reference and set(seeds[0]) & set(seeds[1]):
+            rows = [[i for i, seed in enumerate(own) if seed in other] for own, other in (seeds, seeds[::-1])]
+            pairs.append(Pair(*cells, *rows))
+    return pairs
 
 
-def _common_seeds(table: Table, model: str, arm: str, reference: str) -> list[int]:
-    theirs = {replicate.seed for replicate in table.cells.get((model, reference), ())}
-    return [replicate.seed for replicate in table.cells[model, arm] if replicate.seed in theirs]
+def compare_pairs(
+    pairs: Sequence[Pair],
+    resampled: Mapping[Cell, np.ndarray],
+    answers: Mapping[Cell, np.ndarray],
+    *,
+    num_tests: int,
+    is_mean: bool = True,
+) -> list[Difference]:
+    """Return the difference of each pair in one score.
 
-
-def _compare_cells(table, cell, reference, metric, seeds, resampled, num_tests) -> Difference:
-    """Return the difference of `cell` and `reference`, both (model, arm), in one metric on the seeds of both.
-
-    `resampled` has the scores of every cell in that metric.
+    Args:
+        resampled: {cell: (S, 1 + B) scores} of all cells of the table.
+        answers: {cell: (S, N)}, what each replicate made of each track.
+        num_tests: in the family that the p-values are corrected for.
+        is_mean: whether the score is the mean of the answers; if not, a difference of two single runs has no test.
     """
-    rows = [
-        [i for i, replicate in enumerate(table.cells[key]) if replicate.seed in seeds] for key in (cell, reference)
-    ]
-    gaps = resampled[cell][rows[0]] - resampled[reference][rows[1]]  # (S, 1 + B)
-    right = _right_answers(table, cell)[rows[0]]
-    right_reference = _right_answers(table, reference)[rows[1]]
-    if len(seeds) == 1:
-        p = mcnemar_p(right[0], right_reference[0]) if metric == "accuracy" else float("nan")
-        return compare_runs(gaps[0, 0], gaps[0, 1:], p, num_tests=num_tests)
-    changed = (right != right_reference).any(axis=0) if metric == "accuracy" else table.labels >= 0
-    of_model = [values[:, 0] for (model, _), values in resampled.items() if model == cell[0]]
-    of_table = [values[:, 0] for values in resampled.values()]
-    return compare_seeds(
-        gaps[:, 0],
-        gaps[:, 1:].mean(axis=0),
-        [pool_seed_variances(of_model), pool_seed_variances(of_table)],
-        num_changed=int(changed.sum()),
-        num_tests=num_tests,
-    )
+    of_table = pool_seed_variances([values[:, 0] for values in resampled.values()])
+    differences = []
+    for pair in pairs:
+        gaps = resampled[pair.cell][pair.rows] - resampled[pair.reference][pair.reference_rows]  # (S, 1 + B)
+        own, other = answers[pair.cell][pair.rows], answers[pair.reference][pair.reference_rows]
+        if len(gaps) == 1:
+            p = paired_p(own[0], other[0]) if is_mean else float("nan")
+            differences.append(compare_runs(gaps[0, 0], gaps[0, 1:], p, num_tests=num_tests))
+            continue
+        of_model = [values[:, 0] for (model, _), values in resampled.items() if model == pair.cell[0]]
+        differences.append(
+            compare_seeds(
+                gaps[:, 0],
+                gaps[:, 1:].mean(axis=0),
+                [pool_seed_variances(of_model), of_table],
+                num_changed=int((own != other).any(axis=0).sum()),
+                num_tests=num_tests,
+            )
+        )
+    return differences
 
 
-def _right_answers(table: Table, cell: tuple[str, str]) -> np.ndarray:
-    """Return (S, N): which tracks each replicate of a cell got right."""
-    return np.array([replicate.probabilities.argmax(axis=1) == table.labels for replicate in table.cells[cell]])
+def _right_answers(table: Table, replicates: Sequence[Replicate]) -> np.ndarray:
+    """Return (S, N): 1 where a replicate got the track right, else 0."""
+    return np.array([replicate.probabilities.argmax(axis=1) == table.labels for replicate in replicates], float)
 
 
-def _verdict(difference: float, p_corrected: float) -> str:
+def _true_genres(table: Table, replicates: Sequence[Replicate]) -> np.ndarray:
+    """Return (S, N) probabilities that the replicates gave to the true genre of each track."""
+    return np.array([replicate.probabilities[np.arange(len(table.labels)), table.labels] for replicate in replicates])
+
+
+def decide(difference: float, p_corrected: float) -> str:
+    """Return the verdict on a difference of accuracy."""
     if p_corrected >= LEVEL:
         return NO_DIFFERENCE
     return BETTER if difference > 0 else WORSE

@@ -1,28 +1,24 @@
-"""The report as a page: what it shows of each table of runs, and its blocks as HTML and as Markdown.
+"""What the report shows of each table of runs: the verdict in words, scores, pictures, findings."""
 
-Everything that is shown may come from outside, so both renderings escape every text. The HTML needs no other file.
-"""
-
-import base64
-import dataclasses
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
-from hf_utils.cards import markup
-from hf_utils.files import write_atomically
 from hf_utils.report.findings import (
     arm_settings,
     confounded_arms,
     confused_pairs,
+    count_evaluations,
     describe_data,
     missed_tracks,
     mixed_cells,
     published_results,
 )
-from hf_utils.report.pictures import draw_comparisons, draw_confusions, draw_genre_changes, draw_robustness
+from hf_utils.report.page import Bullets, Grid, Picture, Section, Text, p_text, percent
+from hf_utils.report.pictures import draw_comparisons, draw_confusions, draw_genre_changes
 from hf_utils.report.run_folders import Table
 from hf_utils.report.scores import BETTER, METRICS, NO_DIFFERENCE, WORSE, Comparison, Score, ScoredTable
+from hf_utils.report.sweep_sections import describe_conflicts, describe_effects, describe_sweep
+from hf_utils.report.sweeps import Sweep
 from hf_utils.results.display import show_change
 
 _TITLES = {"roc_auc": "ROC-AUC (macro, one genre against the rest)", "accuracy": "Accuracy, %", "f1": "Macro F1"}
@@ -37,69 +33,8 @@ _SEPARATION = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Text:
-    """A paragraph; a `notice` stands out."""
-
-    text: str
-    notice: bool = False
-    kind: str = dataclasses.field(default="text", init=False)
-
-
-@dataclasses.dataclass(frozen=True)
-class Bullets:
-    """A list of sentences."""
-
-    items: Sequence[str]
-    kind: str = dataclasses.field(default="bullets", init=False)
-
-
-@dataclasses.dataclass(frozen=True)
-class Grid:
-    """A table under a heading; the first columns (`num_names` of them) are text, the others numbers."""
-
-    heading: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    num_names: int = 1
-    kind: str = dataclasses.field(default="grid", init=False)
-
-
-@dataclasses.dataclass(frozen=True)
-class Picture:
-    """A PNG file under a heading."""
-
-    heading: str
-    file_name: str
-    png: bytes
-    kind: str = dataclasses.field(default="picture", init=False)
-
-    @property
-    def data_url(self) -> str:
-        """The picture inside a page."""
-        return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
-
-
-@dataclasses.dataclass(frozen=True)
-class Section:
-    """A heading and what is under it."""
-
-    title: str
-    blocks: Sequence[Text | Bullets | Grid | Picture]
-
-
-@dataclasses.dataclass(frozen=True)
-class Page:
-    """The whole report; a `banner` and a `note`, if any, stand above everything."""
-
-    title: str
-    banner: str
-    note: str
-    sections: Sequence[Section]
-
-
-def describe_table(scored: ScoredTable, index: int, *, is_one_of_several: bool) -> Section:
-    """Return the section of a table; `index` tells its pictures from those of other tables."""
+def describe_table(scored: ScoredTable, sweeps: Sequence[Sweep], index: int, *, is_one_of_several: bool) -> Section:
+    """Return the section of a table with its `sweeps`; `index` tells its pictures from those of other tables."""
     table = scored.table
     blocks = []
     if table.demo:
@@ -112,11 +47,13 @@ def describe_table(scored: ScoredTable, index: int, *, is_one_of_several: bool) 
         blocks.append(Text(f"Data: {data}."))
     warnings = [*mixed_cells(table), *confounded_arms(table, scored.reference)]
     blocks += [Text(warning, notice=True) for warning in warnings]
-    blocks += _describe_verdict(scored, index)
+    blocks += _describe_verdict(scored, sweeps)
+    blocks.append(Text(count_evaluations(table)))
+    blocks += _describe_comparisons(scored, index)
     blocks += [score_grid(scored, metric) for metric in METRICS]
-    if (picture := draw_robustness(scored)) is not None:
-        heading = "Accuracy under corruptions, a line per arm (band: lowest and highest run)"
-        blocks.append(Picture(heading, f"robustness-{index}.png", picture))
+    blocks += describe_conflicts(table)
+    for number, sweep in enumerate(sweeps, start=1):
+        blocks += describe_sweep(sweep, scored.reference, f"{index}-{number}")
     blocks += _describe_genres(scored, index)
     blocks += _describe_tracks(table)
     blocks += _describe_settings(scored)
@@ -137,7 +74,7 @@ def title_of(table: Table) -> str:
     return f"Protocol {table.protocol}: {'; '.join(parts)}"
 
 
-def _describe_verdict(scored: ScoredTable, index: int) -> list:
+def _describe_verdict(scored: ScoredTable, sweeps: Sequence[Sweep]) -> list:
     comparisons, reference = scored.comparisons, scored.reference
     if not comparisons:
         return [
@@ -148,16 +85,30 @@ def _describe_verdict(scored: ScoredTable, index: int) -> list:
         for verdict in (BETTER, WORSE, NO_DIFFERENCE)
     }
     summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    effects = describe_effects(comparisons, sweeps[0], reference) if sweeps else {}
+    sentences = [
+        effects.get((comparison.model, comparison.arm)) or verdict_sentence(comparison, reference)
+        for comparison in comparisons
+    ]
     blocks = [
-        Text(f"Verdict on accuracy against {reference} of the same model, corrected for all comparisons: {summary}."),
-        Bullets([verdict_sentence(comparison, reference) for comparison in comparisons]),
+        Text(
+            f"Verdict on accuracy against {reference} of the same model, corrected for all comparisons: {summary}. "
+            "Points are percentage points of accuracy, brackets hold 95 % intervals of the difference."
+        ),
+        Bullets(sentences),
     ]
     if any(comparison.accuracy.num_seeds == 1 for comparison in comparisons):
         warning = "Where there is one run per arm, the verdict is about these two runs: other seeds may give another."
         blocks.append(Text(warning, notice=True))
-    blocks.append(comparison_grid(scored))
-    picture = draw_comparisons(comparisons, reference)
-    return [*blocks, Picture(f"Differences of accuracy from {reference}", f"comparison-{index}.png", picture)]
+    return blocks
+
+
+def _describe_comparisons(scored: ScoredTable, index: int) -> list:
+    if not scored.comparisons:
+        return []
+    heading = f"Differences of accuracy from {scored.reference}"
+    picture = draw_comparisons(scored.comparisons, scored.reference)
+    return [comparison_grid(scored), Picture(heading, f"comparison-{index}.png", picture)]
 
 
 def _describe_genres(scored: ScoredTable, index: int) -> list:
@@ -214,19 +165,6 @@ def _describe_published(table: Table) -> list:
         return []
     heading = "Others' numbers on the same protocol, as they report them (not run here)"
     return [Grid(heading, ["model", "method", "source", "accuracy, %"], rows, num_names=3)]
-
-
-def percent(value: float, form: str = ".1f") -> str:
-    """Return a share as percent, or a dash for what is undefined."""
-    if not math.isfinite(value):
-        return "–"
-    text = format(100 * value, form)
-    return text.lstrip("+-") if float(text) == 0 else text  # neither -0.0 nor +0.0
-
-
-def p_text(p: float) -> str:
-    """Return a p-value to three digits."""
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def verdict_sentence(comparison: Comparison, reference: str) -> str:
@@ -292,24 +230,3 @@ def _score_text(score: Score | None, num_seeds: int, metric: str) -> str:
     mean, low, high = (f"{factor * value:.{digits}f}" for value in (score.mean, score.low, score.high))
     deviation = "" if score.deviation is None else f" ± {factor * score.deviation:.{digits}f}"
     return f"{mean}{deviation} [{low} to {high}] ({num_seeds})"
-
-
-_MARKDOWN = {
-    "table": lambda grid: markup.table(grid.header, grid.rows),
-    "picture": lambda picture: markup.picture(picture.heading, picture.file_name),
-}
-
-
-def write_page(page: Page, folder: Path) -> None:
-    """Write `report.html`, `report.md` and the pictures that the latter shows."""
-    for section in page.sections:
-        for block in section.blocks:
-            if block.kind == "picture":
-                write_atomically(folder / block.file_name, block.png)
-    write_atomically(folder / "report.md", markup.render_template("report.md", page=page, **_MARKDOWN))
-    write_atomically(folder / "report.html", render_html(page))
-
-
-def render_html(page: Page) -> str:
-    """Return the page as one HTML file with its pictures inside; it loads nothing and runs nothing."""
-    return markup.load_template("report.html", autoescape=True).render(page=page)

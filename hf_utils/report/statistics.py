@@ -106,6 +106,20 @@ def mcnemar_p(first: np.ndarray, second: np.ndarray) -> float:
     return float(scipy.stats.binomtest(only_first, only_first + only_second).pvalue)
 
 
+def paired_p(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the two-sided p-value of (N,) answers of two single runs, as much as each is right, from 0 to 1.
+
+    McNemar's exact test where every answer is right or wrong; else the paired t-test over tracks, which has no p-value
+    below the smallest of the sign test of as many tracks.
+    """
+    if all(np.isin(answers, (0, 1)).all() for answers in (first, second)):
+        return mcnemar_p(first == 1, second == 1)
+    changes = first - second
+    num_changed, error = np.count_nonzero(changes), np.std(changes, ddof=1) / np.sqrt(len(changes))
+    p = 2 * scipy.stats.t.sf(abs(changes.mean()) / error, len(changes) - 1) if error > 0 else float(not num_changed)
+    return float(max(p, min(1.0, 2.0 ** (1 - num_changed))))
+
+
 def correct_holm(p_values: Sequence[float]) -> np.ndarray:
     """Return p-values corrected for their number by Holm (1979); each stays comparable with 5 %."""
     p_values = np.asarray(p_values, float)
@@ -152,14 +166,14 @@ def compare_seeds(
     variance = of_tracks + of_seeds
     degrees = max([num_seeds - 1, *(estimate.degrees for estimate in pooled[:1])])
     if variance > 0:
-        degrees = variance**2 / (of_seeds**2 / degrees + of_tracks**2 / max(num_changed - 1, 1))
+        degrees = _combine_degrees(of_seeds, degrees, of_tracks, num_changed - 1)
         p = float(2 * scipy.stats.t.sf(abs(mean) / np.sqrt(variance), degrees))
     else:
         p = 0.0 if mean else 1.0
     p = max(p, min(1.0, 2.0 ** (1 - num_changed)))
     half = float(scipy.stats.t.isf(LEVEL / 2, degrees) * np.sqrt(variance))
-    factor = scipy.stats.t.isf(LEVEL / 2 / num_tests, degrees) + scipy.stats.t.isf(1 - POWER, degrees)
-    return Difference(mean, mean - half, mean + half, p, num_seeds, float(factor * np.sqrt(variance)))
+    detectable = _detectable(variance, degrees, num_tests)
+    return Difference(mean, mean - half, mean + half, p, num_seeds, detectable)
 
 
 def compare_runs(difference: float, resampled: np.ndarray, p: float, *, num_tests: int) -> Difference:
@@ -168,8 +182,35 @@ def compare_runs(difference: float, resampled: np.ndarray, p: float, *, num_test
     Says nothing about other seeds: that chance cannot be seen in one run.
     """
     low, high = percentile_interval(resampled)
-    factor = scipy.stats.norm.isf(LEVEL / 2 / num_tests) + scipy.stats.norm.isf(1 - POWER)
-    return Difference(difference, low, high, p, 1, float(factor * _deviation(resampled)))
+    return Difference(difference, low, high, p, 1, _detectable(_deviation(resampled) ** 2, np.inf, num_tests))
+
+
+def plan_detectable(num_tracks: int, num_seeds: int, disagreement: float, *, num_arms: int, num_tests: int) -> float:
+    """Return the difference of accuracy that a study will mostly find, as `detectable` will say it, before it is run.
+
+    Args:
+        disagreement: share of the tracks that one of two runs gets right and the other wrong. The arms are taken to
+            change which tracks these are no more than other seeds do, and the accuracies of seeds to differ by that.
+        num_arms: of a model.
+        num_tests: comparisons in the table.
+    """
+    of_tracks = disagreement / num_tracks / num_seeds
+    if num_seeds == 1:
+        return _detectable(of_tracks, np.inf, num_tests)
+    # The accuracy of a run varies by half of the tracks on which two runs disagree, a difference by twice that.
+    of_seeds = 2 * (disagreement / 2 / num_tracks) / num_seeds
+    degrees = _combine_degrees(of_seeds, num_arms * (num_seeds - 1), of_tracks, disagreement * num_tracks - 1)
+    return _detectable(of_tracks + of_seeds, degrees, num_tests)
+
+
+def _combine_degrees(of_seeds: float, seed_degrees: float, of_tracks: float, track_degrees: float) -> float:
+    """Return Satterthwaite's degrees of freedom of the sum of two variances."""
+    return (of_seeds + of_tracks) ** 2 / (of_seeds**2 / seed_degrees + of_tracks**2 / max(track_degrees, 1))
+
+
+def _detectable(variance: float, degrees: float, num_tests: int) -> float:
+    factor = scipy.stats.t.isf(LEVEL / 2 / num_tests, degrees) + scipy.stats.t.isf(1 - POWER, degrees)
+    return float(factor * np.sqrt(variance))
 
 
 def _deviation(resampled: np.ndarray) -> float:

@@ -2,6 +2,8 @@
 
 import math
 
+# A score under several corruptions: of the severities of each kind the mean, and of those the mean.
+OVERALL = "mean over kinds"
 _UNITS = {"db": "dB", "khz": "kHz", "hz": "Hz", "percent": "%", "kbps": "kbit/s"}
 
 

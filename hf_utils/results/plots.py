@@ -59,10 +59,10 @@ def write_cells(axes, texts, *, shown: np.ndarray, light: np.ndarray, font_size:
         axes.text(column, row, texts[row][column], ha="center", va="center", color=colour, fontsize=font_size)
 
 
-def shorten(name: str) -> str:
-    """Return `name` on one line and short enough for an axis."""
+def shorten(name: str, longest: int = _LONGEST_NAME) -> str:
+    """Return `name` on one line and short enough for an axis: of at most `longest` characters."""
     name = " ".join("".join(c if c.isprintable() else " " for c in name).split())
-    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
+    return name if len(name) <= longest else name[: longest - 1] + "…"
 
 
 def encode_png(figure) -> bytes:

@@ -33,8 +33,8 @@ from hf_utils.data.window_lengths import WindowLengths
 from hf_utils.data.windows import EvaluationWindows
 from hf_utils.disclosure import SHORTENED_NOTE, show_command, show_source
 from hf_utils.errors import UserError
-from hf_utils.files import CARD_FILE, hash_content, write_atomically, write_csv
-from hf_utils.results.display import show_change, show_corruption, show_score
+from hf_utils.files import CARD_FILE, CORRUPTED_PREDICTIONS_FILE, hash_content, write_atomically, write_csv
+from hf_utils.results.display import OVERALL, show_change, show_corruption, show_score
 from hf_utils.results.intervals import percentile_interval, resample_tracks
 from hf_utils.results.plots import encode_png, shorten
 from hf_utils.results.run_results import EvaluatedSet, align_columns
@@ -43,7 +43,6 @@ from hf_utils.training.trainer import GenreTrainer
 
 logger = logging.getLogger(__name__)
 
-OVERALL = "mean over kinds"
 PICTURE_FILE = "robustness.png"
 _COMPARED_SCORES = ("accuracy", "roc_auc", "f1", "ece")
 _NUM_RESAMPLES = 2000
@@ -367,7 +366,7 @@ class RobustnessReport:
             )
         ]
         header = ["corruption", "track_id", "label", "prediction", "probability"]
-        write_csv(output_dir / "robustness_predictions.csv", header, predictions)
+        write_csv(output_dir / CORRUPTED_PREDICTIONS_FILE, header, predictions)
         note = " (demo data, not a result)" if results["demo"] else ""
         model = results["model"]["name"] if page else str(output_dir)
         title = f"{show_source(model)}: {len(self._clean.labels)} test tracks{note}"

@@ -23,10 +23,12 @@ from hf_utils.data.clips import load_clips
 from hf_utils.data.waveforms import decode_clips, read_samples
 from hf_utils.errors import UserError
 from hf_utils.report.report_files import write_report
-from hf_utils.report.run_folders import read_runs
+from hf_utils.report.run_folders import make_tables, read_runs
+from hf_utils.report.sweeps import make_sweeps
+from hf_utils.results.display import OVERALL
 from hf_utils.results.metrics import GenreMetrics
 from hf_utils.results.run_results import EvaluatedSet
-from hf_utils.training.robustness import OVERALL, CorruptedSet, RobustnessReport, try_corruptions
+from hf_utils.training.robustness import CorruptedSet, RobustnessReport, try_corruptions
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ["--window_seconds", "0.5", "--dataloader_num_workers", "0", "--num_proc", "1", "--use_cpu"]
@@ -178,9 +180,19 @@ def test_a_run_says_how_robust_its_model_is(run):
 
 def test_the_report_shows_it(run, tmp_path):
     (read,), left_out = read_runs([run])
-    assert not left_out and list(read.robustness) == read_results(run)["robustness"]
+    assert not left_out
+    [table], _ = make_tables([read])
+    [sweep] = make_sweeps(table, "clean", num_resamples=50)
+    means = read_results(run)["robustness_means"][OVERALL]
+    [cell] = table.cells
+    assert sweep.accuracy[(*cell, sweep.overall)].mean == pytest.approx(means["accuracy"])
+    assert sweep.ece[(*cell, sweep.overall)] == pytest.approx([means["ece"]])
+    assert [row["digest"] for row in read_results(run)["robustness"]] == [key.digest for key in read.corrupted]
     write_report([run], tmp_path / "report", num_resamples=50)
-    assert "under corruptions" in (tmp_path / "report" / "report.html").read_text()
+    assert "mean over 2 kinds" in (tmp_path / "report" / "report.html").read_text()
+    write_report([tmp_path / "report" / "results.csv"], tmp_path / "again", num_resamples=50)
+    for path in (tmp_path / "report").iterdir():
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name
 
 
 def evaluate(run: Path, output_dir: Path, corruptions_file: Path, cache: Path, *more) -> list[dict]:
