@@ -34,6 +34,7 @@ from hf_utils.study.cells import (
     read_configs,
 )
 from hf_utils.study.file import Preparation, Study, read_study
+from hf_utils.study.power import describe_power
 from hf_utils.study.processes import (
     LOG_FILE,
     failure_lines,
@@ -52,6 +53,8 @@ def run_study(study: Study) -> int:
     """Run what is missing; return 0 if every run is finished afterwards, else 1."""
     cells = make_cells(study)
     configs, defaults = read_configs(cells)
+    for line in describe_power(study, cells, configs):
+        report_line(line)
     failures = [item.folder for item in study.prepare if not _prepare(study, item)]
     outcomes, postponed = {}, []
     for index, (cell, config) in enumerate(zip(cells, configs, strict=True)):
@@ -140,7 +143,8 @@ def describe_study(study: Study) -> str:
         lines += _describe_step(str(cell.folder.relative_to(study.output_dir)), *state, cell.command)
     unprepared = [str(item.folder) for item in study.prepare if not _is_prepared(study, item)]
     first = [f"To be made first: {', '.join(unprepared)}"] if unprepared else []
-    return "\n".join([*lines, "", *first, *describe_costs(cells, [state for state, _ in states])])
+    costs = describe_costs(cells, [state for state, _ in states])
+    return "\n".join([*lines, "", *first, *costs, *describe_power(study, cells, configs)])
 
 
 def _preparation_state(study: Study, item: Preparation) -> tuple[str, str]:

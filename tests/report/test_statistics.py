@@ -13,6 +13,7 @@ from hf_utils.report.statistics import (
     compare_seeds,
     correct_holm,
     mcnemar_p,
+    plan_detectable,
     pool_seed_variances,
     weighted_accuracy,
     weighted_f1,
@@ -194,3 +195,28 @@ def test_a_difference_of_8_points_is_found_in_most_studies():
     generator = np.random.default_rng(0)
     found = [find_differences(simulate(5, generator, lift=0.08), WEIGHTS).mean() for _ in range(60)]
     assert np.mean(found) > 0.75
+
+
+def test_the_planned_difference_by_hand():
+    # Variance over tracks and over seeds 0.2 / 300 / 3 each; of both, 4 / (1 / 6 + 1 / 59) degrees of freedom.
+    degrees, error = 4 / (1 / 6 + 1 / 59), np.sqrt(2 * 0.2 / 300 / 3)
+    expected = (stats.t.isf(0.025 / 6, degrees) + stats.t.isf(0.2, degrees)) * error
+    assert plan_detectable(300, 3, 0.2, num_arms=3, num_tests=6) == pytest.approx(expected)
+    # One run per arm: tracks only, and the normal distribution.
+    expected = (1.95996 + 0.84162) * np.sqrt(0.2 / 300)
+    assert plan_detectable(300, 1, 0.2, num_arms=2, num_tests=1) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("num_seeds", [2, 3, 5])
+def test_the_planned_difference_is_what_the_report_will_say(num_seeds):
+    generator = np.random.default_rng(num_seeds)
+    said, disagreements = [], []
+    for _ in range(10):
+        right = simulate(num_seeds, generator, seed_sd=0.0, arms=3)
+        table = make_table(right)
+        accuracy = resample_scores(table, "accuracy", WEIGHTS)
+        comparisons = compare_arms(table, "arm 0", {"accuracy": accuracy, "roc_auc": accuracy})
+        said += [comparison.accuracy.detectable for comparison in comparisons]
+        disagreements.append(np.mean(right[:, 1:] != right[:, :1]))
+    planned = plan_detectable(290, num_seeds, np.mean(disagreements), num_arms=3, num_tests=6)
+    assert planned == pytest.approx(np.mean(said), rel=0.25)

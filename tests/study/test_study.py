@@ -14,9 +14,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tones import write_tone
 
 from hf_utils.errors import UserError
+from hf_utils.report.statistics import plan_detectable
 from hf_utils.study import cells as study_cells
+from hf_utils.study import power
 from hf_utils.study import processes as study_runs
 from hf_utils.study import study_run as study
 from hf_utils.study.cells import make_cells
@@ -59,7 +62,8 @@ def project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(study_runs._PROGRAMS, "accelerate", [sys.executable, "launch.py"])
     monkeypatch.setattr(study_runs, "_POLL_SECONDS", 0.01)
-    monkeypatch.setattr(study_cells, "ProcessPoolExecutor", lambda **options: ThreadPoolExecutor(1))
+    for module in (study_cells, power):
+        monkeypatch.setattr(module, "ProcessPoolExecutor", lambda **options: ThreadPoolExecutor(1))
     # `accelerate launch` starts the script as a child and waits for it.
     launcher = "import subprocess, sys\nsys.exit(subprocess.run([sys.executable, *sys.argv[2:]]).returncode)\n"
     (tmp_path / "launch.py").write_text(launcher)
@@ -184,6 +188,25 @@ def test_dry_run_shows_states_commands_and_only_known_costs(project, capsys):
     # Two runs at half an hour each, as the finished ones took.
     [costs] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("ast: 2 to do")]
     assert "1.0 h" in costs
+
+
+def test_what_the_study_can_find_is_told_before_it_is_run(project, capsys):
+    assert study.main(["study.yaml", "--dry_run"]) == 0
+    assert "Power (2 seeds, 1 against clean): known once" in capsys.readouterr().out
+    for track in range(30):
+        write_tone(project / "music" / ("jazz", "rock")[track % 2] / f"{track}.wav", 400, 0.6, seed=track)
+    write_study(project, options={"max_steps": 5, "dataset_name": "music"})
+    for command in (["study.yaml", "--dry_run"], ["study.yaml"]):
+        assert study.main(command) == 0
+        lines = capsys.readouterr().out.splitlines()
+        [line] = [line for line in lines if line.startswith("Power (4 test tracks, 2 seeds, 1 against clean")]
+        points = plan_detectable(4, 2, 0.15, num_arms=2, num_tests=1)
+        assert f"{100 * points:.1f} points if two runs disagree on 15%" in line
+    # Once a run is finished, its results tell.
+    path = project / "runs/s/ast/clean/seed-1/results.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"evaluations": {"test": {"num_tracks": 290}}}))
+    assert study.main(["study.yaml", "--dry_run"]) == 0
+    assert "Power (290 test tracks" in capsys.readouterr().out
 
 
 def test_data_is_prepared_once_and_a_failure_is_told(project, capsys):
@@ -319,7 +342,8 @@ def test_our_own_message_is_found_above_the_launchers_traceback(tmp_path):
 @pytest.mark.parametrize("file", sorted((ROOT / "configs" / "study").glob("*.yaml")), ids=lambda file: file.stem)
 def test_shipped_studies_ask_for_valid_runs_of_equal_length(file, monkeypatch):
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(study_cells, "ProcessPoolExecutor", lambda **options: ThreadPoolExecutor(1))
+    for module in (study_cells, power):
+        monkeypatch.setattr(module, "ProcessPoolExecutor", lambda **options: ThreadPoolExecutor(1))
     cells = make_cells(read_study(file))
     configs, _ = study_cells.read_configs(cells)
     assert len({cell.folder for cell in cells}) == len(cells)
