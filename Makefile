@@ -26,15 +26,15 @@ env: .venv/.installed
 
 # The stamp, so that nothing is resolved again until the requirements change.
 # uv does not read pip's configuration: an index named only there is handed on.
-.venv/.installed: requirements.txt
+.venv/.installed: requirements.txt requirements-tags.txt
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
 		{ echo "Python >= 3.11 is needed (by transformers); $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12"; exit 1; }
 	@test -x $(RUN) || $(PYTHON) -m venv .venv
 	@$(RUN) -m pip install --quiet --disable-pip-version-check "uv==$(UV_VERSION)"
 	@index="$${PIP_INDEX_URL:-$$($(RUN) -m pip config get global.index-url 2>/dev/null)}"; \
 		if test -n "$$index"; then export UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$$index}"; fi; \
-		echo "Installing the packages of requirements.txt into .venv: several GB, once, some minutes ..."; \
-		$(RUN) -m uv pip install --quiet --python $(RUN) --requirement requirements.txt
+		echo "Installing the packages of $^ into .venv: several GB, once, some minutes ..."; \
+		$(RUN) -m uv pip install --quiet --python $(RUN) $(addprefix --requirement ,$^)
 	@touch $@
 
 # Flags of `accelerate launch`: what it would otherwise warn of. One thread, since layers this small gain nothing by more

@@ -223,6 +223,32 @@ def hash_samples(samples: np.ndarray) -> str:
     return hashlib.sha256(to_pcm16(samples).astype("<i2").tobytes()).hexdigest()
 
 
+def hash_sound(source: Source) -> str:
+    """Return the hex SHA-256 of every sample of every channel as it is decoded, and of the sampling rate.
+
+    Nothing is judged or repaired, so that files have one hash only if they sound the same to the last bit.
+
+    Raises:
+        AudioError: the file is missing, unreadable or no audio.
+    """
+    try:
+        return _hash_blocks(source, in_small_steps=False)
+    except DecoderError:
+        return _hash_blocks(source, in_small_steps=True)
+
+
+def _hash_blocks(source: Source, *, in_small_steps: bool) -> str:
+    with open_sound(source, []) as sound:
+        digest = hashlib.sha256(f"{sound.decoder.samplerate} Hz, {sound.decoder.channels} channels".encode())
+        try:
+            while len(block := read_block(sound.decoder, [], in_small_steps=in_small_steps)):
+                digest.update(block.astype("<f4", copy=False).tobytes())
+        except DecoderError:
+            if not in_small_steps:
+                raise
+        return digest.hexdigest()
+
+
 def window_starts(num_samples: int, window_samples: int, hop_samples: int) -> list[int]:
     """Return the first samples of the windows that cover a clip; the last one ends where the clip ends.
 

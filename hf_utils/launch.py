@@ -147,6 +147,10 @@ def run_script(main: Callable[[], int]) -> None:
     """
     try:
         code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter's last flush fails, too
+        code = 1
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2

@@ -1,0 +1,13 @@
+"""`python -m hf_utils.tags`."""
+
+from hf_utils.launch import run_script
+
+
+def main() -> int:
+    """Do what the command line asks for; return the exit code."""
+    from hf_utils.tags.tag_commands import main  # here, so that a missing package is one message
+
+    return main()
+
+
+run_script(main)
