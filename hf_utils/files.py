@@ -31,6 +31,9 @@ CARD_FILE = "README.md"
 # What identifies the tracks that a model has learned from, beside its weights.
 RECORD_FILE = "split.json"
 
+# What has learned under --lora_rank, beside the weights that it is merged into, in the format of peft.
+ADAPTER_FOLDER, ADAPTER_FILE = "adapter", "adapter_model.safetensors"
+
 # What a run of run_classification.py measured, written last.
 RESULTS_FILE = "results.json"
 

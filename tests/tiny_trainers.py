@@ -8,9 +8,10 @@ from hf_utils.arguments.training import ClassificationTrainingArguments
 from hf_utils.data.clips import genre_names, load_clips
 from hf_utils.data.waveforms import decode_clips
 from hf_utils.data.windows import EvaluationWindows, TrainingWindows
+from hf_utils.models.adapters import add_adapters
 from hf_utils.models.families import window_samples_for
 from hf_utils.models.feature_stats import fit_feature_stats, wants_training_stats
-from hf_utils.models.features import WindowCollator
+from hf_utils.models.features import WindowCollator, make_example
 from hf_utils.models.freezing import freeze
 from hf_utils.models.kept_features import keep_features, start_step
 from hf_utils.training.trainer import GenreTrainer
@@ -29,6 +30,8 @@ def make_trainer(
     spectrogram = {"n_fft": 512, "hop_length": 256, "num_mel_bins": 32} if checkpoint.parent.name[:4] == "conv" else {}
     model, extractor = tiny_models.load(checkpoint, genre_names(clips), window_seconds=0.5, spectrogram=spectrogram)
     freeze(model, freeze_mode)
+    if args.lora_rank is not None:
+        add_adapters(model, args.lora_rank, make_example(extractor, window_samples_for(model.config, extractor, 0.5)))
     decoded = decode_clips(clips, extractor.sampling_rate)
     window_samples = window_samples_for(model.config, extractor, 0.5)
     if wants_training_stats(extractor, "auto", do_train=True):

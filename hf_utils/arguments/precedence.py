@@ -26,6 +26,7 @@ _SILENCED = {
         "choose a schedule with a warm-up, such as constant_with_warmup",
     ),
     "layer_decay": ("freeze", "none", ("backbone",), "choose another freeze, under which blocks learn"),
+    "lora_rank": ("freeze", "none", ("backbone",), "choose another freeze, whose blocks get the adapters"),
 }
 
 

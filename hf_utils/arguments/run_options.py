@@ -21,8 +21,8 @@ _HYPERPARAMETERS = """
     model_name_or_path dataset_name split_protocol fold train_datasets train_filter augmentation spectrogram
     num_mel_bins level_normalization window_seconds spec_augment_time_seconds spec_augment_freq_bins windows_per_track
     mixup_alpha balanced_sampling freeze head head_pooling feature_layer standardize_features learning_rate
-    lr_scheduler_type warmup_steps weight_decay head_learning_rate layer_decay average_weights label_smoothing_factor
-    class_weights num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps precision seed
+    lr_scheduler_type warmup_steps weight_decay head_learning_rate layer_decay lora_rank average_weights
+    label_smoothing_factor class_weights num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps precision seed
 """.split()
 
 

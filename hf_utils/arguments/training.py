@@ -28,7 +28,7 @@ _FIXED_OPTIONS = {
     "label_names": (None, "the labels are found by the collator"),
 }
 # {option: its value that changes nothing}, of options that need all parameters in each process, under their names.
-_UNSHARDED = {"head_learning_rate": None, "layer_decay": 1.0, "average_weights": "none"}
+_UNSHARDED = {"head_learning_rate": None, "layer_decay": 1.0, "average_weights": "none", "lora_rank": None}
 _MOST_WORKERS = 12  # with 16, AST's windows came no faster
 
 
@@ -85,6 +85,11 @@ class ClassificationTrainingArguments(TrainingOptions, TrainingArguments):
         if self.dataloader_persistent_workers and self.dataloader_num_workers == 0:
             raise UserError("dataloader_persistent_workers is given, but dataloader_num_workers is 0: there are none")
         TrainingArguments.__post_init__(self)
+        if self.lora_rank is not None and (self.activation_checkpointing_kwargs or {}).get("use_reentrant"):
+            raise UserError(
+                "activation_checkpointing_kwargs has use_reentrant, with which layers in a frozen backbone get no "
+                "gradient, so that the adapters of lora_rank would not learn: leave it out"
+            )
         # The stock class switches do_eval on whenever training evaluates.
         self.do_train, self.do_eval, self.do_predict = job if any(job) else (True, True, False)
         if not self.do_train:

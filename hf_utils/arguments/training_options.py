@@ -86,6 +86,13 @@ class TrainingOptions:
         above=0,
         at_most=1,
     )
+    lora_rank: int | None = _training(
+        None,
+        "Rank of adapters (LoRA) in the linear layers of blocks that --freeze leaves to learn: with the head, they "
+        "learn in the place of the backbone, and are merged into the saved model. (default: no adapters)",
+        metavar="RANK",
+        at_least=1,
+    )
     stages: list[dict] | None = option(
         None,
         "In a YAML file: a list of options that differ from stage to stage; each stage starts from the model of the "

@@ -400,11 +400,11 @@ def _show_cell(value: Any) -> str:
 def settings_table(results: Mapping) -> Markdown:
     """Return what was trained, how long, and the options that differ from their defaults; no secrets, no folders."""
     config, model = results["config"], results["model"]
-    rate, parameters = model["sample_rate"], model["parameters"]
+    rate = model["sample_rate"]
     rows = [
         ("checkpoint", show_source(config.get("model_name_or_path", "")) + _at(model.get("revision"))),
         ("class", model["class"]),
-        ("parameters", f"{parameters['total']:,}, of which {parameters['trainable']:,} learned"),
+        ("parameters", _count_parameters(model)),
         ("sampling rate", f"{rate:,} Hz"),
         ("window", f"{model['window_samples'] / rate:.4g} s ({model['window_samples']:,} samples)"),
         ("step between windows", f"{model['hop_samples'] / rate:.4g} s ({model['hop_samples']:,} samples)"),
@@ -418,6 +418,13 @@ def settings_table(results: Mapping) -> Markdown:
             rows.append((name, show_value(value)))
     rows += [(f"time: {name}", _show_seconds(value)) for name, value in results["seconds"].items()]
     return table(["setting", "value"], rows)
+
+
+def _count_parameters(model: Mapping) -> str:
+    total, trainable = (f"{model['parameters'][name]:,}" for name in ("total", "trainable"))
+    if "adapters" not in model:
+        return f"{total}, of which {trainable} learned"
+    return f"{total}; {trainable} learned: the head, and {model['adapters']['summary']}. Adapters are merged"
 
 
 def _at(revision: str | None) -> str:

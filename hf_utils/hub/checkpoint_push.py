@@ -110,7 +110,8 @@ def fetch_checkpoint(repository: Repository, output_dir: str) -> str | None:
 
 def _list_checkpoint(folder: Path, place: str) -> dict[str, Path | bytes]:
     """Return all files of a checkpoint but the pickled arguments, its best one named without the folder it is in."""
-    contents = {p.name: p for p in sorted(folder.iterdir()) if p.name != TRAINING_ARGS_NAME} | find_files(folder)
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != TRAINING_ARGS_NAME)
+    contents = {path.relative_to(folder).as_posix(): path for path in files} | find_files(folder)
     contents = {f"{place}/{name}": content for name, content in contents.items()}
     state = json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
     if state["best_model_checkpoint"]:

@@ -12,13 +12,15 @@ import yaml
 from hf_utils.config_files import read_config
 from hf_utils.disclosure import is_secret, show_source, show_value
 from hf_utils.errors import UserError
+from hf_utils.files import ADAPTER_FILE, ADAPTER_FOLDER
 
 # What loads a model, and what its weights know of recordings (`data.split_record`): all that a checkpoint in the
 # middle of a training has for others.
 _WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors")
 _CODE = ("configuration_*.py", "modeling_*.py", "feature_extraction_*.py")
 _TEXTS = ("model.safetensors.index.json", "config.json", "preprocessor_config.json", "split.json")
-LOADED_FILES = (*_WEIGHTS, *_TEXTS, *_CODE)
+_ADAPTERS = (f"{ADAPTER_FOLDER}/{ADAPTER_FILE}", f"{ADAPTER_FOLDER}/adapter_config.json")
+LOADED_FILES = (*_WEIGHTS, *_TEXTS, *_CODE, *_ADAPTERS)
 _PUBLISHED = {
     "model": (*LOADED_FILES, "README.md", "results.json", "config.yaml", "confusion_*.png", "robustness*.png"),
     "dataset": ("data/*.parquet", "README.md", "config.json", "report/quality.*"),
@@ -34,7 +36,11 @@ def find_kind(folder: Path) -> str:
 
 def is_replaced(kind: str) -> Callable[[str], bool]:
     """Return whether a file of a repository, by its path, would mix with those of a new push."""
-    return lambda name: any(_matches(name, pattern) for pattern in _READ_TOGETHER[kind])
+    return lambda name: _is_weights(kind, name) or any(_matches(name, pattern) for pattern in _ADAPTERS)
+
+
+def _is_weights(kind: str, name: str) -> bool:
+    return any(_matches(name, pattern) for pattern in _READ_TOGETHER[kind])
 
 
 def select_published(folder: str | os.PathLike, kind: str) -> dict[str, Path | bytes]:
@@ -47,7 +53,7 @@ def select_published(folder: str | os.PathLike, kind: str) -> dict[str, Path | b
     contents = find_files(folder, _PUBLISHED[kind])
     needed = ["config.json", "README.md"] + (["results.json"] if kind == "model" else [])
     absent = [name for name in needed if name not in contents]
-    if not any(is_replaced(kind)(name) for name in contents):
+    if not any(_is_weights(kind, name) for name in contents):
         absent.append("model.safetensors" if kind == "model" else "data/*.parquet")
     if absent:
         raise UserError(f"{folder} is no finished {kind} to push: it has no {', no '.join(absent)}")

@@ -115,6 +115,16 @@ class WindowCollator:
         return batch[self._input_name]
 
 
+def make_example(feature_extractor, window_samples: int) -> dict[str, torch.Tensor]:
+    """Return the input of a model for one window of noise, the same every time; it need not be normalised yet."""
+    samples = np.random.default_rng(0).uniform(-0.5, 0.5, window_samples).astype(np.float32)
+    # The mean and the deviation of the training split need not be known yet.
+    with unnormalised(feature_extractor) if has_feature_stats(feature_extractor) else contextlib.nullcontext():
+        example = WindowCollator(feature_extractor)([{"samples": samples, "label": 0, "seed": None}])
+    name = feature_extractor.model_input_names[0]
+    return {name: example[name]}
+
+
 def make_spec_augment(
     config, feature_extractor, window_samples: int, *, time_seconds: float, frequency_bins: int
 ) -> SpecAugment | None:
@@ -129,12 +139,7 @@ def make_spec_augment(
             "in the checkpoint's config.json)."
         )
     time_axis, frequency_axis = _AXES[family]
-    # The mean and the deviation of the training split need not be known yet.
-    with unnormalised(feature_extractor) if has_feature_stats(feature_extractor) else contextlib.nullcontext():
-        example = WindowCollator(feature_extractor)(
-            [{"samples": torch.zeros(window_samples).numpy(), "label": 0, "seed": None}]
-        )
-    shape = example[feature_extractor.model_input_names[0]].shape[1:]
+    shape = make_example(feature_extractor, window_samples)[feature_extractor.model_input_names[0]].shape[1:]
     frames_per_second = shape[time_axis] * feature_extractor.sampling_rate / window_samples
     time_frames = round(time_seconds * frames_per_second)
     for option, width, size in (

@@ -47,13 +47,14 @@ def find_layers(backbone: nn.Module) -> Layers:
     layers = _find_layers(backbone) if timm_model is None else _find_timm_layers(timm_model)
     if not layers.blocks:
         raise UserError(
-            f"{_describe(backbone)} has no repeated blocks that could be told apart: leave --layer_decay out, and "
-            "choose --freeze none or backbone"
+            f"{describe_backbone(backbone)} has no repeated blocks that could be told apart: leave --layer_decay and "
+            "--lora_rank out, and choose --freeze none or backbone"
         )
     return layers
 
 
-def _describe(backbone: nn.Module) -> str:
+def describe_backbone(backbone: nn.Module) -> str:
+    """Return the class of a backbone, or its name in timm, for messages."""
     architecture = getattr(getattr(backbone, "config", None), "architecture", None)
     return type(backbone).__name__ if architecture is None else f"{architecture} of timm"
 

@@ -25,8 +25,9 @@ from hf_utils.data.splits import describe_splits, read_protocol
 from hf_utils.data.visits import VisitPlan
 from hf_utils.data.window_lengths import WindowLengths, hop_samples_for
 from hf_utils.data.windows import EvaluationWindows, TrainingWindows
+from hf_utils.models.adapters import AdaptedLayers, add_adapters
 from hf_utils.models.feature_stats import fit_feature_stats, wants_training_stats
-from hf_utils.models.features import SpecAugment, WindowCollator, make_spec_augment
+from hf_utils.models.features import SpecAugment, WindowCollator, make_example, make_spec_augment
 from hf_utils.models.freezing import freeze
 from hf_utils.models.kept_features import keep_features, start_step
 from hf_utils.results.run_results import RunRecord
@@ -46,7 +47,8 @@ class Experiment:
 
     Attributes:
         windows: of every evaluated set, by name: validation, test and those the user named.
-        num_trainable, num_parameters: of the model.
+        num_trainable, num_parameters: of the model; adapters are among the first and, being merged, not the second.
+        adapters: of `--lora_rank`, or None.
         seconds: what reading, loading and decoding took.
     """
 
@@ -57,6 +59,7 @@ class Experiment:
     augmentation: Augmentation | None
     num_trainable: int
     num_parameters: int
+    adapters: AdaptedLayers | None
     seconds: float
 
     def test_clips(self) -> datasets.Dataset:
@@ -80,6 +83,8 @@ class Experiment:
             "parameters": {"trainable": self.num_trainable, "total": self.num_parameters},
             **dataclasses.asdict(self.lengths),
         }
+        if self.adapters is not None:
+            model["adapters"] = {"layers": len(self.adapters.adapted), "summary": self.adapters.describe()}
         if arguments.training.do_train:
             model["validation_hop_samples"] = _validation_hop(arguments.data, self.lengths)
         return RunRecord(
@@ -101,7 +106,8 @@ def prepare_experiment(arguments: RunArguments) -> Experiment:
     """Read the clips, load the model, decode and check the audio, and freeze what is not to learn.
 
     Raises:
-        UserError: as `read_augmentation`, `load_classifier`, `load_split_clips`, `decode_corpus` and `freeze`.
+        UserError: as `read_augmentation`, `load_classifier`, `load_split_clips`, `decode_corpus`, `freeze` and
+            `add_adapters`.
     """
     data_args, training_args = arguments.data, arguments.training
     started = time.time()
@@ -128,6 +134,12 @@ def prepare_experiment(arguments: RunArguments) -> Experiment:
     if augmentation is not None:
         augmentation.try_out(lengths.sample_rate)
     trainable, total = freeze(model, arguments.model.freeze, arguments.model.unfrozen_layers)
+    adapters = None
+    if training_args.do_train and training_args.lora_rank is not None:
+        example = make_example(feature_extractor, lengths.window_samples)
+        adapters = add_adapters(model, training_args.lora_rank, example)
+        trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        logger.log(logging.WARNING if adapters.bypassed else logging.INFO, "%s", adapters.describe())
     if training_args.do_train:
         logger.info("%s: %s of %s parameters learn", type(model).__name__, f"{trainable:,}", f"{total:,}")
         # What would not work is found before the audio is decoded.
@@ -171,7 +183,7 @@ def prepare_experiment(arguments: RunArguments) -> Experiment:
         for name, tracks in corpus.evaluations.items()
     }
     trainer = make_trainer(arguments, classifier, corpus, augmentation, spec_augment)
-    return Experiment(corpus, lengths, windows, trainer, augmentation, trainable, total, seconds)
+    return Experiment(corpus, lengths, windows, trainer, augmentation, trainable, total, adapters, seconds)
 
 
 def make_trainer(

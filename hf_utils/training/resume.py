@@ -20,7 +20,7 @@ from hf_utils.augmentation.pipeline import read_augmentation
 from hf_utils.data.corpus import parse_eval_datasets
 from hf_utils.data.split_record import RECORD_FILE, SplitRecord
 from hf_utils.errors import UserError
-from hf_utils.files import RESULTS_FILE, hash_content, to_json, write_atomically
+from hf_utils.files import ADAPTER_FOLDER, RESULTS_FILE, hash_content, to_json, write_atomically
 
 logger = logging.getLogger(__name__)
 OPTIONS_FILE = "training_options.json"
@@ -106,7 +106,7 @@ def _is_whole(checkpoint: Path) -> bool:
 def find_checkpoint(output_dir: str, resume_from_checkpoint: str | None, *, overwrite: bool) -> str | None:
     """Return the checkpoint to continue from: the one named, the newest of `output_dir` for "auto", or None.
 
-    Without one, the checkpoints and curves of an earlier run in `output_dir` are removed.
+    Without one, the checkpoints, curves and adapters of an earlier run in `output_dir` are removed.
 
     Raises:
         UserError: there is an earlier run of which nothing is said, or nothing to resume from.
@@ -118,7 +118,8 @@ def find_checkpoint(output_dir: str, resume_from_checkpoint: str | None, *, over
         return newest
     if resume_from_checkpoint is not None:
         return resume_from_checkpoint
-    for old in (*Path(output_dir).glob("checkpoint-*"), Path(output_dir, "tensorboard")):
+    folders = (Path(output_dir, name) for name in ("tensorboard", ADAPTER_FOLDER))
+    for old in (*Path(output_dir).glob("checkpoint-*"), *folders):
         shutil.rmtree(old, ignore_errors=True)
     return None
 

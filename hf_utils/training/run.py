@@ -31,6 +31,7 @@ from hf_utils.files import is_complete
 from hf_utils.hub.checkpoint_push import HubCheckpoints, fetch_checkpoint, open_model_repository
 from hf_utils.hub.repository import Repository, push_folder
 from hf_utils.launch import launch_command
+from hf_utils.models.adapters import merge_adapters
 from hf_utils.results.run_results import (
     EvaluatedSet,
     RunRecord,
@@ -195,6 +196,7 @@ def train(experiment: Experiment, arguments: RunArguments, repository: Repositor
     learning.train(resume_from_checkpoint=checkpoint)
     trainer.state = learning.state
     trainer.save_model()
+    merge_adapters(trainer.model)  # what is evaluated is what was saved, to the last bit
     trainer.save_state()
     if trainer.is_world_process_zero():
         write_options(output_dir, options)

@@ -29,6 +29,7 @@ from hf_utils.arguments.run_options import select_hyperparameters
 from hf_utils.arguments.training_options import TRACKED_SCORES
 from hf_utils.data.split_record import SplitRecord
 from hf_utils.errors import UserError
+from hf_utils.models.adapters import adapted_layers, merged_state, reload_adapters, save_adapters
 from hf_utils.models.freezing import frozen_modules
 from hf_utils.models.weights import reload_weights
 from hf_utils.results.plots import confusion_figure, figure_to_array
@@ -305,7 +306,11 @@ class GenreTrainer(Trainer):
         return 0
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        super()._save(output_dir, state_dict)
+        """As the stock method; a model with adapters is saved without them, and they beside it."""
+        is_adapted = self.args.should_save and bool(adapted_layers(self.model))
+        super()._save(output_dir, merged_state(self.model) if is_adapted else state_dict)
+        if is_adapted:
+            save_adapters(self.model, output_dir or self.args.output_dir)
         if self.record is not None and self.args.should_save:
             self.record.write(output_dir or self.args.output_dir)
 
@@ -313,15 +318,19 @@ class GenreTrainer(Trainer):
         """Reload through `from_pretrained`: checkpoints of AST hold old parameter names, which the stock way skips."""
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
             return super()._load_best_model()
-        reload_weights(self.model, self.state.best_model_checkpoint)
+        _reload(self.model, self.state.best_model_checkpoint)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         """Resume likewise."""
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
             return super()._load_from_checkpoint(resume_from_checkpoint, model)
-        reload_weights(self.model if model is None else model, resume_from_checkpoint)
+        _reload(self.model if model is None else model, resume_from_checkpoint)
         if self._average is not None:
             self._average.resume(self.model, resume_from_checkpoint)
+
+
+def _reload(model: torch.nn.Module, folder: str) -> None:
+    (reload_adapters if adapted_layers(model) else reload_weights)(model, folder)
 
 
 class TellEpoch(TrainerCallback):

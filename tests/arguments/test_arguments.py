@@ -258,6 +258,12 @@ def test_every_documented_option_has_help_and_the_shared_ones_are_the_same_every
         ("--head_learning_rate 0", ["head_learning_rate", "more than 0"]),
         ("--layer_decay 0.7 --fsdp", ["layer_decay", "fsdp"]),
         ("--head_learning_rate 0.1 --deepspeed x.json", ["head_learning_rate", "deepspeed"]),
+        ("--lora_rank 0", ["lora_rank", "at least 1"]),
+        ("--lora_rank 8 --fsdp", ["lora_rank", "fsdp"]),
+        (
+            '--lora_rank 8 --activation_checkpointing_kwargs {"use_reentrant":true}',
+            ["use_reentrant", "adapters of lora_rank would not learn"],
+        ),
         ("--lr_scheduler_type cosine_with_min_lr", ["lr_scheduler_type", "min_lr"]),
         ("--lr_scheduler_type warmup_stable_decay", ["lr_scheduler_type", "num_decay_steps"]),
     ],

@@ -55,6 +55,7 @@ MID_EPOCH = {"save_strategy": "steps", "eval_strategy": "steps", "save_steps": 3
         MID_EPOCH | {"average_weights": "ema"},
         {"average_weights": "swa", "num_train_epochs": 2},  # begins with the step of the kill
         MID_EPOCH | {"average_weights": "swa", "max_steps": 7},  # and before the checkpoint
+        MID_EPOCH | {"lora_rank": 2, "head_learning_rate": 3e-2, "layer_decay": 0.7, "average_weights": "ema"},
     ],
 )
 def test_a_resumed_run_ends_in_the_same_weights(checkpoint, genre_folder, tmp_path, more):
