@@ -22,7 +22,8 @@ _HYPERPARAMETERS = """
     num_mel_bins level_normalization window_seconds spec_augment_time_seconds spec_augment_freq_bins windows_per_track
     mixup_alpha balanced_sampling freeze head head_pooling feature_layer standardize_features learning_rate
     lr_scheduler_type warmup_steps weight_decay head_learning_rate layer_decay lora_rank average_weights
-    label_smoothing_factor class_weights num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps precision seed
+    label_smoothing_factor class_weights num_train_epochs max_steps per_device_train_batch_size
+    gradient_accumulation_steps precision seed
 """.split()
 
 

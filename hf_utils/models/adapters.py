@@ -82,9 +82,9 @@ def add_adapters(model: PreTrainedModel, rank: int, inputs: Mapping[str, torch.T
     if not layers.adapted:
         found = "none that learns" if not layers.bypassed + layers.small else layers.describe()
         raise UserError(
-            f"lora_rank is {rank}: adapters go into the linear layers of repeated blocks, as transformers and some "
-            f"ConvNeXts have them, and {describe_backbone(backbone)} has no such layer ({found}). Leave lora_rank out, "
-            "and choose by --freeze what learns"
+            f"lora_rank is {rank}: adapters go into the linear layers of repeated blocks, as transformers and most "
+            f"ConvNeXts have them, and {describe_backbone(backbone)} has no such layer ({found}). Leave lora_rank "
+            "out, and choose by --freeze what learns"
         )
     head = [p for name, p in _split_off_head(model).items() if p.requires_grad]
     peft = _import_peft()

@@ -23,7 +23,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
-from transformers.utils import CONFIG_NAME, cached_file
+from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME, cached_file
 
 from hf_utils.errors import UserError
 from hf_utils.models.music_encoders import read_mert_config, refuse_muq
@@ -98,6 +98,12 @@ class Checkpoint:
     def load_config(self) -> PreTrainedConfig:
         """Return its configuration. Raises UserError if there is none, or if it needs code that is not trusted."""
         folder = Path(self.name)
+        if (folder / ADAPTER_CONFIG_NAME).is_file():  # without peft in sight, transformers would pass over it
+            raise UserError(
+                f"{self.name} holds an adapter of peft ({ADAPTER_CONFIG_NAME}), which is a change of another model: "
+                "merge it into that model by peft's merge_and_unload and save it. A run with --lora_rank has done "
+                "that: take its own folder."
+            )
         if folder.is_dir() and not (folder / CONFIG_NAME).is_file():
             raise UserError(f"there is no {CONFIG_NAME} in the folder {self.name}: expected that of a model")
         try:

@@ -337,6 +337,7 @@ def test_checkpoints_come_back_with_the_best_one(hub, tmp_path, strategy, places
             {
                 "config.json": "{}",
                 "model.safetensors": f"weights {step}",
+                "adapter/adapter_model.safetensors": f"weights {step}",
                 "optimizer.pt": f"optimizer {step}",
                 "training_args.bin": "pickle",
                 "trainer_state.json": json.dumps(facts),
@@ -359,8 +360,9 @@ def test_checkpoints_come_back_with_the_best_one(hub, tmp_path, strategy, places
         facts["best_model_checkpoint"] = str(here / "checkpoint-2")
         assert json.loads((here / "checkpoint-4" / "trainer_state.json").read_text()) == facts
         for step in (2, 4):
-            weights = here / f"checkpoint-{step}" / "model.safetensors"
-            assert weights.read_text() == f"weights {step}" and not weights.is_symlink()
+            for name in ("model.safetensors", "adapter/adapter_model.safetensors"):
+                weights = here / f"checkpoint-{step}" / name
+                assert weights.read_text() == f"weights {step}" and not weights.is_symlink()
         assert (here / "checkpoint-4" / "optimizer.pt").read_text() == "optimizer 4"
 
 

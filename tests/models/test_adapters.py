@@ -1,14 +1,16 @@
 """Adapters: which layers get one, that each has an effect, merged as unmerged, and what is saved of them."""
 
+import importlib.metadata
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-import tiny_models
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import load, saved
 from torch import nn
-from transformers import ASTForAudioClassification, AutoModelForAudioClassification
+from transformers import ASTForAudioClassification
 
 from hf_utils.errors import UserError
 from hf_utils.files import ADAPTER_FILE, ADAPTER_FOLDER
@@ -24,6 +26,7 @@ from hf_utils.models.features import make_example
 from hf_utils.models.freezing import find_backbone, freeze
 from hf_utils.models.weights import reload_weights
 
+ROOT = Path(__file__).resolve().parents[2]
 RANK = 4
 # Layers of an attention and of what follows it, times blocks; a ConvNeXt has two in each of its five layers.
 NUM_ADAPTED = {"ast": 6 * 3, "hubert": 6 * 3, "wav2vec2": 6 * 3, "whisper": 6 * 2, "convnext": 2 * 5}
@@ -44,7 +47,7 @@ def make_adapted(name, tmp_path_factory, *, mode="none", unfrozen_layers=1, rank
 @torch.no_grad()
 def teach(model):
     """Give all adapters and the head other values, as a training does."""
-    for name, parameter in model.named_parameters():
+    for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
 
@@ -159,6 +162,8 @@ def test_peft_reads_what_was_saved(tmp_path_factory, tmp_path):
     )
     read = peft.PeftModel.from_pretrained(start, str(tmp_path / ADAPTER_FOLDER)).eval()
     torch.testing.assert_close(logits_of(read, inputs), logits_of(model, inputs), rtol=0, atol=1e-6)
+    with pytest.raises(UserError, match="holds an adapter of peft.*its own folder"):
+        load(tmp_path / ADAPTER_FOLDER)
 
 
 @pytest.mark.parametrize(
@@ -184,3 +189,10 @@ def test_other_or_damaged_adapters_are_refused(damage, words, tmp_path_factory, 
     with pytest.raises(UserError, match=words):
         reload_adapters(model, tmp_path)
     assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
+
+
+def test_transformers_does_not_see_peft():
+    """Else its Trainer imports it in every run, and every checkpoint is asked for an adapter, on the Hub as well."""
+    code = "import hf_utils, transformers.utils as u; print(u.is_peft_available())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert importlib.metadata.version("peft") and done.stdout == "False\n", done.stderr
