@@ -22,6 +22,7 @@ from hf_utils.models.adapters import (
     reload_adapters,
     save_adapters,
 )
+from hf_utils.models.families import window_samples_for
 from hf_utils.models.features import make_example
 from hf_utils.models.freezing import find_backbone, freeze
 from hf_utils.models.weights import reload_weights
@@ -29,18 +30,19 @@ from hf_utils.models.weights import reload_weights
 ROOT = Path(__file__).resolve().parents[2]
 RANK = 4
 # Layers of an attention and of what follows it, times blocks; a ConvNeXt has two in each of its five layers.
-NUM_ADAPTED = {"ast": 6 * 3, "hubert": 6 * 3, "wav2vec2": 6 * 3, "whisper": 6 * 2, "convnext": 2 * 5}
-NUM_ADAPTED["wavlm"] = 3 * 3  # what follows it, and the gate of its positions
+NUM_ADAPTED = {"ast": 6 * 3, "hubert": 6 * 3, "wav2vec2": 6 * 3, "mert": 6 * 3, "whisper": 6 * 2, "convnext": 2 * 5}
+NUM_ADAPTED |= {"wavlm": 3 * 3}  # what follows it, and the gate of its positions
+NUM_ADAPTED |= {"clap": 6 * 4 + 3}  # and what halves the grid between four stages
+OWN_WINDOW = ("whisper", "clap")  # which take no other
 
 
 def make_adapted(name, tmp_path_factory, *, mode="none", unfrozen_layers=1, rank=RANK, **head):
     """Return a model with adapters, the input of one window, and what `add_adapters` tells."""
     torch.manual_seed(0)
-    seconds = None if name == "whisper" else 1.0
+    seconds = None if name in OWN_WINDOW else 1.0
     model, extractor = load(saved(name, tmp_path_factory), window_seconds=seconds, **head)
-    samples = {"whisper": 480_000, "convnext": 22_050, "resnet": 22_050, "musicnn": 8_000}.get(name, 16_000)
     freeze(model, mode, unfrozen_layers)
-    inputs = make_example(extractor, samples)
+    inputs = make_example(extractor, window_samples_for(model.config, extractor, seconds))
     return model, inputs, add_adapters(model, rank, inputs)
 
 
@@ -124,7 +126,7 @@ def test_merged_is_as_unmerged_and_needs_no_adapters(name, head, tmp_path_factor
     teach(model)
     unmerged, state = logits_of(model, inputs), {n: t.clone() for n, t in merged_state(model).items()}
     assert (unmerged - before).abs().max() > 1e-3
-    plain, _ = load(saved(name, tmp_path_factory), window_seconds=None if name == "whisper" else 1.0, **head)
+    plain, _ = load(saved(name, tmp_path_factory), window_seconds=None if name in OWN_WINDOW else 1.0, **head)
     plain.load_state_dict(state, strict=True)
     torch.testing.assert_close(logits_of(plain, inputs), unmerged, rtol=0, atol=1e-5)
     merge_adapters(model)
