@@ -162,11 +162,12 @@ class RunRecord:
 
 
 class Robustness(Protocol):
-    """Scores under corruptions: `rows`, one per corruption, `means`, by kind, and the name of the `benchmark`."""
+    """Scores under corruptions: `rows`, one per corruption, `means`, by kind, the name of the `benchmark`, and mCE."""
 
     rows: Sequence[Mapping]
     means: Mapping
     benchmark: str | None
+    corruption_error: Mapping | None
 
 
 def write_results(
@@ -193,7 +194,7 @@ def write_results(
     }
     if robustness is not None:
         results |= {"robustness": robustness.rows, "robustness_means": robustness.means}
-        results["robustness_benchmark"] = robustness.benchmark
+        results |= {"robustness_benchmark": robustness.benchmark, "corruption_error": robustness.corruption_error}
     results = to_json(results)
     text = json.dumps(results, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
     write_atomically(output_dir / RESULTS_FILE, text + "\n")

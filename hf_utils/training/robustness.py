@@ -38,6 +38,7 @@ from hf_utils.results.display import OVERALL, show_change, show_corruption, show
 from hf_utils.results.intervals import percentile_interval, resample_tracks
 from hf_utils.results.plots import encode_png, shorten
 from hf_utils.results.run_results import EvaluatedSet, align_columns
+from hf_utils.training.corruption_error import Baseline
 from hf_utils.training.progress import ProgressBars
 from hf_utils.training.trainer import GenreTrainer
 
@@ -274,15 +275,24 @@ class RobustnessReport:
             a digest of what was done to the tracks: rows with one digest are of the same corrupted tracks.
         means: {kind: mean of its severities' scores and changes}, and under `OVERALL` the mean of those.
         benchmark: name and version, such as "genre-c 1"; None for corruptions without them.
+        corruption_error: as `Baseline.compare` returns it; None without a baseline, or where corruptions are missing.
     """
 
-    def __init__(self, evaluations: Sequence[EvaluatedSet], corrupted: Sequence[CorruptedSet], genres: Sequence[str]):
+    def __init__(
+        self,
+        evaluations: Sequence[EvaluatedSet],
+        corrupted: Sequence[CorruptedSet],
+        genres: Sequence[str],
+        baseline: Baseline | None = None,
+    ):
         (clean,) = (evaluated for evaluated in evaluations if evaluated.name == "test")
         self._clean, self._corrupted, self._genres = clean, corrupted, genres
         self._resamples = resample_tracks(len(clean.labels), _NUM_RESAMPLES, seed=0)
         self.benchmark = corrupted[0].corruption.benchmark
         self.clean = self._row(None, clean)
         self.rows = [self._row(c.corruption, c.evaluated) for c in corrupted]
+        errors = {c.corruption.definition: 1 - c.evaluated.scores["track"]["accuracy"] for c in corrupted}
+        self.corruption_error = baseline and baseline.compare(1 - self.clean["accuracy"], errors)
 
     def _row(self, corruption: Corruption | None, evaluated: EvaluatedSet) -> dict[str, Any]:
         scores, clean = evaluated.scores["track"], self._clean.scores["track"]
@@ -311,9 +321,21 @@ class RobustnessReport:
         return {**means, OVERALL: _mean(list(means.values()), names)}
 
     def format_table(self) -> str:
-        """Return the table for the terminal."""
+        """Return the table for the terminal, and under it the mean corruption error."""
         header, rows = self._table()
-        return align_columns([header, *rows])
+        return "\n".join([align_columns([header, *rows]), *self._error_sentences()])
+
+    def _error_sentences(self) -> list[str]:
+        """Return a sentence on the mean corruption error; none where there is no such error."""
+        if self.corruption_error is None:
+            return []
+        found, kinds = self.corruption_error, self.corruption_error["kinds"]
+        counted = sum(row["relative_ce"] is not None for row in kinds.values())
+        relative = f", relative mCE {100 * found['relative_mce']:.1f} % (over {counted} of {len(kinds)} kinds)"
+        return [
+            f"Mean corruption error: mCE {100 * found['mce']:.1f} %{relative if counted else ''}, where 100 % is "
+            f"{found['baseline']} ({found['data']})."
+        ]
 
     def describe(self) -> RobustnessText:
         """Return what a card shows of it."""
@@ -326,6 +348,7 @@ class RobustnessReport:
             f"{show_score(clean['roc_auc'])} and {show_score(overall['roc_auc'])}. The 95 % interval of accuracy is "
             "from a bootstrap over tracks; changes are against the clean tracks."
         )
+        summary = " ".join([summary, *self._error_sentences()])
         return RobustnessText(summary, PICTURE_FILE, *self._table())
 
     def _table(self) -> tuple[list[str], list[list[str]]]:

@@ -40,6 +40,7 @@ from hf_utils.results.run_results import (
     write_confusions,
     write_results,
 )
+from hf_utils.training.corruption_error import Baseline, find_baseline, read_baselines
 from hf_utils.training.experiment import Experiment, prepare_experiment
 from hf_utils.training.linear_probe import choose_trainer
 from hf_utils.training.past_runs import adopt_data_options, expand_stages
@@ -55,7 +56,6 @@ from hf_utils.training.resume import (
     write_options,
 )
 from hf_utils.training.robustness import (
-    CorruptedSet,
     RobustnessReport,
     check_transforms,
     evaluate_corruptions,
@@ -91,11 +91,13 @@ class RunPlan:
     Attributes:
         config: the merged configuration of the whole run, saved for whoever repeats it.
         corruptions: under which the last stage is evaluated.
+        baselines: to which its errors under them may be relative.
         repository: where the last stage is pushed to.
     """
 
     config: dict[str, Any]
     corruptions: list[Corruption]
+    baselines: list[Baseline]
     repository: Repository | None
 
 
@@ -110,7 +112,7 @@ def train_and_evaluate(arguments: RunArguments) -> None:
     config = arguments.config()
     if repository is not None:
         config["hub_model_id"] = repository.name
-    plan = RunPlan(config, corruptions, repository)
+    plan = RunPlan(config, corruptions, read_baselines(arguments.data.corruptions), repository)
     stages = expand_stages(arguments)
     for stage in stages:
         check_sources(stage.data)
@@ -154,7 +156,7 @@ def run_stage(arguments: RunArguments, plan: RunPlan) -> None:
         logger.info("%s", training["summary"])
     seconds["training"] = time.time() - started
     # 6. What was found is on disk before anything that may yet fail.
-    started, evaluations, corrupted = time.time(), [], []
+    started, evaluations, robustness = time.time(), [], None
     if training_args.do_eval:
         evaluations = [trainer.evaluate_set(windows, name) for name, windows in experiment.windows.items()]
     seconds["evaluation"] = time.time() - started
@@ -162,13 +164,15 @@ def run_stage(arguments: RunArguments, plan: RunPlan) -> None:
     if trainer.is_world_process_zero():
         write_results(training_args.output_dir, record, evaluations, complete=False)
     # 7.
-    if training_args.do_eval:
-        clips = experiment.test_clips()
+    if training_args.do_eval and plan.corruptions:
+        clips, tracks = experiment.test_clips(), experiment.corpus.evaluations["test"]
+        baseline = find_baseline(plan.baselines, plan.corruptions, tracks)
         corrupted = evaluate_corruptions(trainer, clips, experiment.lengths, plan.corruptions, arguments.data)
+        robustness = RobustnessReport(evaluations, corrupted, record.genres, baseline)
         seconds["evaluation"] = time.time() - started
     if trainer.is_world_process_zero():
         # 8.
-        write_run(arguments, record, evaluations, corrupted)
+        write_run(arguments, record, evaluations, robustness)
         # 9.
         if plan.repository is not None:
             print(f"Pushed: {push_folder(training_args.output_dir, plan.repository)}")
@@ -207,11 +211,10 @@ def write_run(
     arguments: RunArguments,
     record: RunRecord,
     evaluations: Sequence[EvaluatedSet],
-    corrupted: Sequence[CorruptedSet],
+    robustness: RobustnessReport | None,
 ) -> None:
     """Write results.json, predictions, pictures, TensorBoard summary, configuration and card; print the scores."""
     output_dir, do_train = Path(arguments.training.output_dir), arguments.training.do_train
-    robustness = RobustnessReport(evaluations, corrupted, record.genres) if corrupted else None
     results = write_results(output_dir, record, evaluations, robustness=robustness, complete=False)
     if evaluations:
         print(format_scores(evaluations))

@@ -132,6 +132,31 @@ def test_the_seed_is_of_kind_severity_and_track_only():
         assert corruption.seed_of("blues.00012") == expected
 
 
+def test_what_is_heard_depends_on_no_model_process_or_order(tmp_path):
+    """The samples of a track under the transforms that draw: the same for two rates, two processes, any order."""
+    (tmp_path / "music" / "rock").mkdir(parents=True)
+    for number in range(2):
+        path = tmp_path / "music" / "rock" / f"{number}.wav"
+        soundfile.write(path, np.roll(white_noise(1, 16000), number), 16000)
+    clips = load_clips(str(tmp_path / "music"))
+    names = ("white_noise_10_db", "pink_noise_10_db", "dropped_frames_5_percent", "reverberation_0.5_s")
+    names += ("stretch_20_percent", "pitch_3_semitones", "mp3_16_kbps")
+    corruptions = [c for c in read_corruptions(SHIPPED) if c.name in names]
+    assert len(corruptions) == len(names)
+
+    def listen(place, rate, num_proc, ordered):
+        heard = {
+            c.name: decode_clips(clips, rate, cache_dir=tmp_path / place, num_proc=num_proc, corruption=c)["sha256"][:]
+            for c in ordered
+        }
+        return dict(sorted(heard.items()))
+
+    first = listen("a", 16000, 1, corruptions)
+    assert len({digest for digests in first.values() for digest in digests}) == 2 * len(names)
+    assert listen("b", 11025, 1, corruptions[::-1]) == first
+    assert listen("c", 16000, 2, corruptions[:1]).items() <= first.items()
+
+
 def test_published_benchmark_is_what_it_was():
     """If this fails on purpose, raise the version in both files and add the lines it has now to benchmarks.csv."""
     with PUBLISHED.open(newline="") as file:

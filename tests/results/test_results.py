@@ -96,7 +96,7 @@ def test_results_file_holds_the_contract(tmp_path):
     genres = ["blues", "jazz", "rock"]
     evaluations = [evaluate(genres, [0, 1, 2, 0]), evaluate(genres, [0, 0, 1, 0], name="my set/2")]
     rows, means = [{"accuracy": np.nan}], {"hum": {"accuracy": 0.5}}
-    robustness = SimpleNamespace(rows=rows, means=means, benchmark="genre-c 1")
+    robustness = SimpleNamespace(rows=rows, means=means, benchmark="genre-c 1", corruption_error={"mce": 0.7})
     returned = write(tmp_path, evaluations, genres, robustness=robustness, pictures=True)
     text = (tmp_path / "results.json").read_text()
     results = json.loads(text, parse_constant=pytest.fail)
@@ -105,6 +105,7 @@ def test_results_file_holds_the_contract(tmp_path):
     assert "hf_secret" not in text and results["config"] == {"learning_rate": 1e-4}
     assert results["data"] == {"train": {"blues": 3}} and results["robustness"] == [{"accuracy": None}]
     assert results["robustness_means"] == means and results["robustness_benchmark"] == "genre-c 1"
+    assert results["corruption_error"] == {"mce": 0.7}
     test = results["evaluations"]["test"]
     assert (test["num_tracks"], test["num_windows"]) == (4, 12)
     assert test["track"] == evaluations[0].scores["track"]

@@ -16,6 +16,7 @@ from tones import write_tone
 
 import augment_dataset
 import run_classification
+from benchmarks import corruption_baseline
 from hf_utils import audio
 from hf_utils.augmentation.corruptions import read_corruptions
 from hf_utils.data import track_files, waveforms
@@ -214,6 +215,25 @@ def test_the_next_checkpoint_finds_the_corrupted_audio(run, corruptions_file, tm
     assert rows == read_results(run)["robustness"]
     page = (tmp_path / "again" / "README.md").read_text()
     assert "Robustness of" in page and "(robustness.png)" in page and "stratified" in page
+
+
+def test_errors_are_relative_to_a_baseline_of_the_same_tracks(run, music, tmp_path):
+    """The baseline's table is made by the benchmark's own script; the next evaluation finds it."""
+    file = tmp_path / "noise.yaml"
+    content = {"name": "tiny", "version": 1, "kinds": {"white_noise": KINDS["white_noise"]}}
+    file.write_text(yaml.safe_dump(content, sort_keys=False))
+    arguments = ["--dataset_name", music, "--corruptions", file, "--data", "Tones", "--num_proc", 1]
+    cache = run.parent / "cache"
+    assert corruption_baseline.main(list(map(str, [*arguments, "--waveform_cache_dir", cache]))) == 0
+    table = json.loads((tmp_path / "corruption_baselines" / "genres.json").read_text())["errors"]["white_noise"]
+    rows = evaluate(run, tmp_path / "eval", file, cache)
+    expected = sum(1 - row["accuracy"] for row in rows) / sum(row["error"] for row in table.values())
+    results = read_results(tmp_path / "eval")
+    assert results["robustness_benchmark"] == "tiny 1"
+    assert results["corruption_error"]["mce"] == pytest.approx(expected)
+    page = (tmp_path / "eval" / "README.md").read_text()
+    assert f"mCE {100 * expected:.1f} %" in page and "(Tones)" in page and "(tiny 1)" in page
+    assert read_results(run)["corruption_error"] is read_results(run)["robustness_benchmark"] is None
 
 
 def test_test_files_are_hashed_and_decoded_once_for_all_corruptions(run, corruptions_file, tmp_path, monkeypatch):
