@@ -121,12 +121,12 @@ class MAESTFeatureExtractor(SequenceFeatureExtractor):
 
 def save_mert(folder: Path, **changes) -> Path:
     """A MERT, as its authors published it: the parts of a HuBERT for 24 kHz, beside code that nobody needs."""
-    sizes = WAVEFORM_SIZES | {"feat_extract_norm": "group"}
+    sizes = WAVEFORM_SIZES | {"deepnorm": False} | changes
     model = transformers.HubertModel(transformers.HubertConfig(**sizes))
     code = {"AutoConfig": "configuration_MERT.MERTConfig", "AutoModel": "modeling_MERT.MERTModel"}
     published = {"model_type": "mert_model", "auto_map": code, "architectures": ["MERTModel"], "sample_rate": 24000}
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(sizes | published | {"deepnorm": False} | changes))
+    (folder / "config.json").write_text(json.dumps(sizes | published))
     for name in ("configuration_MERT.py", "modeling_MERT.py"):
         (folder / name).write_text("raise SystemExit('ran')")
     # Names of before PyTorch's parametrizations.
