@@ -139,6 +139,40 @@ def save_mert(folder: Path, **changes) -> Path:
     return folder
 
 
+def save_muq(folder: Path, **changes) -> Path:
+    """A MuQ, as its own package saves it: no model_type, no extractor, and parts that only its pretraining uses."""
+    from hf_utils.models.encoder_mlp.modeling_muq import MuQConfig, MuQModel  # here, since scripts may lack it
+
+    conformer = {
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "position_embeddings_type": "rotary",
+        "layerdrop": 0.1,
+    }
+    model = MuQModel(MuQConfig(hidden_size=16, num_hidden_layers=3, conv_channels=4, conformer_config=conformer))
+    tensors = {f"model.{name}": _spread(tensor) for name, tensor in model.state_dict().items()}
+    rest = (
+        "linear.weight",
+        "cls_token",
+        "quantizer_melspec_2048.codebook",
+        "rvq.codebook",
+        "conformer.pos_conv_embed.x",
+    )
+    tensors |= {f"model.{name}": torch.ones(2) for name in rest}
+    published = {
+        "label_rate": 25,
+        "conv_dim": 4,
+        "encoder_dim": 16,
+        "encoder_depth": 3,
+        "w2v2_config": conformer,
+        "stat": {"melspec_2048_mean": 6.768, "melspec_2048_std": 18.418},
+    }
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(published | changes))
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
 def save_clap_towers(folder: Path, truncation: str = "rand_trunc", **changes) -> Path:
     """A CLAP without fusion, whose audio tower a classifier takes: windows of 10 s at 48 kHz."""
     from tiny_clap import save_clap  # here, since it needs tokenizers
@@ -272,6 +306,7 @@ SAVERS = {
     "wavlm": save_wavlm,
     "whisper": save_whisper,
     "mert": save_mert,
+    "muq": save_muq,
     "clap": save_clap_towers,
     "musicnn": save_musicnn,
     "convnext": save_convnext,

@@ -26,7 +26,7 @@ from transformers import (
 from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME, cached_file
 
 from hf_utils.errors import UserError
-from hf_utils.models.music_encoders import read_mert_config, refuse_muq
+from hf_utils.models.music_encoders import is_muq, read_mert_config, read_muq_config
 from hf_utils.models.weights import check_files, check_loading
 
 logger = logging.getLogger(__name__)
@@ -108,6 +108,8 @@ class Checkpoint:
             raise UserError(f"there is no {CONFIG_NAME} in the folder {self.name}: expected that of a model")
         try:
             raw, _ = PreTrainedConfig.get_config_dict(self.name, **self._source)
+            if "model_type" not in raw and is_muq(raw):
+                return read_muq_config(self.name, raw)
             if raw.get("model_type") == "mert_model":
                 if not self.has_feature_extractor:
                     raise UserError(
@@ -263,7 +265,6 @@ def _make_timm_config(name: str, raw: dict) -> PreTrainedConfig:
 def _expect_known_type(name: str, raw: dict) -> None:
     """Raise UserError for a configuration of which transformers would not know whose it is."""
     if "model_type" not in raw:
-        refuse_muq(name, raw)
         raise UserError(
             f"the config.json of {name!r} describes no model: it has no model_type (such as hubert or convnext), and "
             "no architecture of timm"

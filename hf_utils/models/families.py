@@ -42,7 +42,11 @@ _SPARE_FRAMES = 8
 
 
 def family_of(config: PreTrainedConfig) -> str:
-    """Return "spectrogram_cnn", "musicnn", "spectrogram_transformer" (AST), "clap", "waveform" or "other"."""
+    """Return the family of a model.
+
+    "spectrogram_cnn", "musicnn", "spectrogram_transformer" (AST, MAEST), "clap", "muq", "waveform" (HuBERT, MERT ...)
+    or "other".
+    """
     if config.model_type == "encoder_mlp":
         return family_of(config.encoder_config)
     if config.model_type in ("spectrogram_cnn", "musicnn"):
@@ -51,6 +55,8 @@ def family_of(config: PreTrainedConfig) -> str:
         return "spectrogram_transformer"
     if config.model_type in CLAP_TYPES:
         return "clap"
+    if config.model_type == "muq":
+        return "muq"
     # All that read waveforms have convolutions for it, and their sizes in the configuration.
     return "waveform" if hasattr(config, "conv_dim") else "other"
 

@@ -14,7 +14,7 @@ from hf_utils.models.checkpoints import Checkpoint
 from hf_utils.models.encoder_mlp import EncoderMLPConfig, EncoderMLPForAudioClassification
 from hf_utils.models.families import family_of
 from hf_utils.models.freezing import find_stack
-from hf_utils.models.music_encoders import CLAP_TYPES
+from hf_utils.models.music_encoders import HEADLESS_TYPES
 from hf_utils.models.musicnn import MusiCNNForAudioClassification
 
 
@@ -61,7 +61,7 @@ def wants_new_head(config: PreTrainedConfig, head: HeadOptions) -> bool:
     """Return whether the options ask for a head of ours in place of an audio checkpoint's own kind of head."""
     if config.model_type == "musicnn":
         return config.head == "norm_mlp" and (head.head is not None or bool(head.reading))
-    if config.model_type in CLAP_TYPES:  # transformers has no head for it
+    if config.model_type in HEADLESS_TYPES:
         return True
     return not hasattr(config, "head_dropout") and (head.head == "mlp" or bool(head.reading))
 

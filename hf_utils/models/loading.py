@@ -21,7 +21,7 @@ from hf_utils.models.families import disable_layer_drop, family_of, fit_ast_wind
 from hf_utils.models.freezing import find_backbone
 from hf_utils.models.heads import DEFAULT_HEAD, HeadOptions, keep_head, make_new_head, refuse_reading, wants_new_head
 from hf_utils.models.image_backbones import is_image_model, make_extractor, make_spectrogram_cnn, measure_width
-from hf_utils.models.music_encoders import CLAP_TYPES, fit_clap
+from hf_utils.models.music_encoders import HEADLESS_TYPES, fit_clap, fit_muq, make_muq_extractor
 
 logger = logging.getLogger(__name__)
 
@@ -102,10 +102,12 @@ def _expect_audio_model(name: str, config: PreTrainedConfig, spectrogram: Mappin
     own_code = getattr(config, "auto_map", None) or {}
     if (
         type(config) not in MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING
-        and config.model_type not in CLAP_TYPES
+        and config.model_type not in HEADLESS_TYPES
         and AutoModelForAudioClassification.__name__ not in own_code
     ):
-        supported = ", ".join(sorted(["clap", *(c.model_type for c in MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING)]))
+        supported = ", ".join(
+            sorted(["clap", "mert", "muq", *(c.model_type for c in MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING)])
+        )
         raise UserError(
             f"{name!r} is a model of type {config.model_type}, expected an audio model ({supported}) or an image "
             "classification model (ConvNeXt, ResNet, timm ...)"
@@ -123,7 +125,10 @@ def _load_audio(
     """Return an audio model, its extractor, and whether its head came with it."""
     encoder_config = getattr(config, "encoder_config", config)
     disable_layer_drop(encoder_config)
-    feature_extractor = checkpoint.load_feature_extractor(encoder_config)
+    if config.model_type == "muq":
+        feature_extractor = make_muq_extractor(config)
+    else:
+        feature_extractor = checkpoint.load_feature_extractor(encoder_config)
     if wants_new_head(config, head):
         model, head_loaded = make_new_head(checkpoint, config, head), False
     else:
@@ -147,6 +152,8 @@ def _fit_window(model: PreTrainedModel, feature_extractor, window_seconds: float
     window_samples = window_samples_for(model.config, feature_extractor, window_seconds)
     if family == "clap":
         fit_clap(find_backbone(model), feature_extractor)
+    if family == "muq":
+        fit_muq(find_backbone(model).config, window_samples)
     if family == "waveform":
         fit_masks(model, feature_extractor, window_samples)
     if family != "spectrogram_transformer":  # which has it in its own `max_length`

@@ -1,13 +1,12 @@
 """Music encoders of the Hub are heard as they were pretrained, come back equal, or are refused with the reason."""
 
-import json
 import shutil
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import MAEST_CODE, load, save_clap_towers, save_maest, save_mert, saved
+from tiny_models import MAEST_CODE, load, save_clap_towers, save_maest, save_mert, save_muq, saved
 from transformers import AutoModelForAudioClassification, ClapModel, HubertModel, Wav2Vec2FeatureExtractor
 
 from hf_utils.errors import UserError
@@ -110,6 +109,54 @@ def test_mert_is_the_hubert_that_its_code_builds(tmp_path, tmp_path_factory):
         assert AutoModelForAudioClassification.from_pretrained(target).config.num_labels == 3
 
 
+def slow_spectrogram(samples):
+    """Return the mel bands of MuQ (F, T) in dB, frame by frame: the HTK scale, triangles of height 1."""
+    edges = 700 * (10 ** (np.linspace(0, 2595 * np.log10(1 + 12_000 / 700), 130) / 2595) - 1)
+    bins = np.linspace(0, 12_000, 1025)
+    rise = (bins - edges[:-2, None]) / np.diff(edges)[:-1, None]
+    fall = (edges[2:, None] - bins) / np.diff(edges)[1:, None]
+    window = np.sin(np.pi * np.arange(2048) / 2048) ** 2
+    padded = np.pad(samples.astype(np.float64), 1024, mode="reflect")
+    frames = np.stack([padded[240 * i :][:2048] * window for i in range(samples.size // 240)])
+    power = np.abs(np.fft.rfft(frames)) ** 2 @ np.clip(np.minimum(rise, fall), 0, None).T
+    return 10 * np.log10(np.maximum(power, 1e-10)).T
+
+
+def test_muq_hears_what_its_package_computes(tmp_path_factory):
+    model, extractor = load(saved("muq", tmp_path_factory), head="mlp", feature_layer="all")
+    (noise,) = make_noise(model, extractor, 1)
+    assert extractor.sampling_rate == 24_000 and noise.size == 24_000
+    inputs = extractor([noise], sampling_rate=24_000, return_tensors="pt").input_values
+    assert torch.equal(inputs[0], torch.from_numpy(noise))
+    expected = (slow_spectrogram(noise) - 6.768) / 18.418
+    np.testing.assert_allclose(model.encoder.compute_spectrogram(inputs)[0], expected, atol=2e-4)
+    with torch.no_grad():
+        outputs = model.encoder(inputs, output_hidden_states=True)
+    # 100 frames per second, a quarter of the steps; the input of the first layer, and each layer's output.
+    assert outputs.last_hidden_state.shape == (1, 25, 16) and len(outputs.hidden_states) == 4
+    assert torch.equal(outputs.hidden_states[-1], outputs.last_hidden_state)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"feature_layer": "all", "standardize_features": True}, {"head": "mlp", "feature_layer": "2"}]
+)
+def test_muq_learns_in_every_part_and_comes_back(options, tmp_path, tmp_path_factory):
+    folder = saved("muq", tmp_path_factory)
+    model, extractor = load(folder, **options)
+    tensors = load_file(folder / "model.safetensors")
+    for name, tensor in model.encoder.state_dict().items():
+        assert torch.equal(tensor, tensors[f"model.{name}"])
+    assert find_layers(model.encoder).front_end[0] == "conv.conv.0.conv1.weight"
+    inputs = WindowCollator(extractor)(
+        [{"samples": x, "label": 0, "seed": None} for x in make_noise(model, extractor)]
+    )
+    model.train()(**inputs).loss.backward()
+    assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+    model.eval()
+    before, after = come_back(model, extractor, tmp_path)
+    torch.testing.assert_close(after, before, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("options", [{}, {"head": "linear", "feature_layer": "2"}])
 def test_windows_of_maest_fill_its_frames(options, tmp_path):
     folder = save_maest(tmp_path / "maest")
@@ -178,9 +225,9 @@ def test_what_would_be_heard_wrongly_is_refused(fused, tmp_path, tmp_path_factor
     Wav2Vec2FeatureExtractor().save_pretrained(tmp_path / "waveforms")
     refuse("is Wav2Vec2FeatureExtractor, expected ClapFeatureExtractor", tmp_path / "waveforms")
 
-    muq = {"label_rate": 25, "encoder_dim": 1024, "encoder_depth": 12, "codebook_size": 8192}
-    (tmp_path / "config.json").write_text(json.dumps(muq))
-    refuse("is a MuQ.*package muq.*no model_type", tmp_path)
+    refuse("MuQ with .*'label_rate': 75.*expected .* label_rate 25 or 50", save_muq(tmp_path / "rate", label_rate=75))
+    refuse("no melspec_2048_mean", save_muq(tmp_path / "stat", stat={}))
+    refuse("too short for muq: take more than 0.043 s", saved("muq", tmp_path_factory), window_seconds=0.04)
 
 
 def test_clap_needs_all_weights_of_its_audio_tower(tmp_path, tmp_path_factory):

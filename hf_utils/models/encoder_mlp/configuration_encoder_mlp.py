@@ -2,6 +2,8 @@
 
 from transformers import CONFIG_MAPPING, PretrainedConfig
 
+from .configuration_muq import MuQConfig  # noqa: F401  makes it known to CONFIG_MAPPING
+
 
 class EncoderMLPConfig(PretrainedConfig):
     """An audio encoder and the head on top of it.

@@ -6,6 +6,7 @@ from transformers import AutoModel, ClapAudioConfig, ClapAudioModel, PreTrainedM
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from .configuration_encoder_mlp import EncoderMLPConfig
+from .modeling_muq import MuQModel  # noqa: F401  makes it known to AutoModel
 
 # transformers lists CLAP as a whole only.
 AutoModel.register(ClapAudioConfig, ClapAudioModel, exist_ok=True)
@@ -39,7 +40,7 @@ class LayerSum(nn.Module):
 
 
 class EncoderMLPForAudioClassification(PreTrainedModel):
-    """An audio encoder (AST, HuBERT, wav2vec2, WavLM, CLAP's audio tower), pooled, and one or two layers."""
+    """An audio encoder (AST, HuBERT, wav2vec2, WavLM, MuQ, CLAP's audio tower), pooled, and one or two layers."""
 
     config_class = EncoderMLPConfig
     base_model_prefix = "encoder"
