@@ -149,7 +149,9 @@ def save_muq(folder: Path, **changes) -> Path:
         "position_embeddings_type": "rotary",
         "layerdrop": 0.1,
     }
-    model = MuQModel(MuQConfig(hidden_size=16, num_hidden_layers=3, conv_channels=4, conformer_config=conformer))
+    num_layers = changes.get("encoder_depth", 3)
+    sizes = {"hidden_size": 16, "num_hidden_layers": num_layers, "conv_channels": 4}
+    model = MuQModel(MuQConfig(**sizes, conformer_config=conformer))
     tensors = {f"model.{name}": _spread(tensor) for name, tensor in model.state_dict().items()}
     rest = (
         "linear.weight",
@@ -163,7 +165,7 @@ def save_muq(folder: Path, **changes) -> Path:
         "label_rate": 25,
         "conv_dim": 4,
         "encoder_dim": 16,
-        "encoder_depth": 3,
+        "encoder_depth": num_layers,
         "w2v2_config": conformer,
         "stat": {"melspec_2048_mean": 6.768, "melspec_2048_std": 18.418},
     }

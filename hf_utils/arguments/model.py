@@ -22,7 +22,7 @@ class ModelArguments:
 
     model_name_or_path: str = _model(
         dataclasses.MISSING,
-        "Checkpoint of the Hub or a folder: an audio model (AST, HuBERT, wav2vec2, WavLM, Whisper ...) or an image "
+        "Checkpoint of the Hub or a folder: an audio model (AST, HuBERT, WavLM, MERT, MuQ, CLAP ...) or an image "
         "model, which becomes a spectrogram CNN. A folder with only a config.json trains from random weights.",
         metavar="NAME_OR_FOLDER",
     )

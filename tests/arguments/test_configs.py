@@ -45,7 +45,7 @@ def in_empty_folder(tmp_path, monkeypatch):
 
 
 def test_the_lists_below_are_of_all_files():
-    assert len(RECIPES) == 4 and len(OVERLAYS) == 6 and len(SYSTEMS) == 21 and len(TRAINING) == 31
+    assert len(RECIPES) == 4 and len(OVERLAYS) == 6 and len(SYSTEMS) == 22 and len(TRAINING) == 32
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=str)

@@ -290,7 +290,7 @@ def test_configuration_survives_json(name, tmp_path, tmp_path_factory):
 FRESH_PROCESS = """
 import importlib.util, json, sys, warnings
 import numpy as np
-from transformers import AutoModelForAudioClassification, pipeline
+from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, pipeline
 assert importlib.util.find_spec("hf_utils") is None
 samples, folders = np.load(sys.argv[1]), sys.argv[2:]
 scores = {}
@@ -301,7 +301,10 @@ for folder in folders:
         assert "custom code" in str(error), error
     else:
         raise AssertionError("loaded without trust")
-    classify = pipeline("audio-classification", model=folder, trust_remote_code=True, top_k=None)
+    # Not by the pipeline, which tries a second time what fails.
+    model = AutoModelForAudioClassification.from_pretrained(folder, trust_remote_code=True)
+    extractor = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=True)
+    classify = pipeline("audio-classification", model=model, feature_extractor=extractor, top_k=None)
     scores[folder] = {s["label"]: s["score"] for s in classify(samples)}
 print(json.dumps(scores))
 """
@@ -337,7 +340,7 @@ def test_saved_folders_load_in_a_fresh_process(tmp_path, tmp_path_factory):
         expected[str(tmp_path / folder)] = dict(zip(GENRES, probabilities, strict=True))
     # -I: neither the working directory nor PYTHONPATH leads to this project.
     command = [sys.executable, "-I", "-c", FRESH_PROCESS, str(tmp_path / "samples.npy"), *expected]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     scores = json.loads(done.stdout.splitlines()[-1])
     for folder, probabilities in expected.items():

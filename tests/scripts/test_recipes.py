@@ -66,6 +66,7 @@ SAVERS = {
     "facebook/hubert": tiny_models.save_hubert,
     "facebook/convnext": tiny_models.save_convnext,
     "m-a-p/MERT": lambda folder: tiny_models.save_mert(folder, num_hidden_layers=7),
+    "OpenMuQ/MuQ": lambda folder: tiny_models.save_muq(folder, encoder_depth=6),
     "laion/clap": tiny_models.save_clap_towers,
     "mtg-upf/discogs-maest": tiny_models.save_maest,
     "models/musicnn_": tiny_models.save_musicnn,

@@ -2,7 +2,7 @@
 
 from transformers import CONFIG_MAPPING, PretrainedConfig
 
-from .configuration_muq import MuQConfig  # noqa: F401  makes it known to CONFIG_MAPPING
+from .configuration_muq import MuQConfig
 
 
 class EncoderMLPConfig(PretrainedConfig):
@@ -36,7 +36,9 @@ class EncoderMLPConfig(PretrainedConfig):
     ):
         if isinstance(encoder_config, dict):
             values = {key: value for key, value in encoder_config.items() if key != "model_type"}
-            encoder_config = CONFIG_MAPPING[encoder_config["model_type"]].from_dict(values)
+            model_type = encoder_config["model_type"]
+            config_class = MuQConfig if model_type == MuQConfig.model_type else CONFIG_MAPPING[model_type]
+            encoder_config = config_class.from_dict(values)
         if head not in ("linear", "mlp"):
             raise ValueError(f"head is {head!r}, expected linear or mlp")
         if head_pooling not in (None, "mean", "mean_max"):

@@ -1,6 +1,6 @@
 """Configuration of MuQ."""
 
-from transformers import AutoConfig, PretrainedConfig, Wav2Vec2ConformerConfig
+from transformers import PretrainedConfig, Wav2Vec2ConformerConfig
 
 
 class MuQConfig(PretrainedConfig):
@@ -55,6 +55,3 @@ class MuQConfig(PretrainedConfig):
         """Return the configuration of the conformer."""
         sizes = {"hidden_size": self.hidden_size, "num_hidden_layers": self.num_hidden_layers}
         return Wav2Vec2ConformerConfig(**self.conformer_config | sizes)
-
-
-AutoConfig.register(MuQConfig.model_type, MuQConfig, exist_ok=True)

@@ -2,14 +2,14 @@
 
 import torch
 from torch import nn
-from transformers import AutoModel, ClapAudioConfig, ClapAudioModel, PreTrainedModel
+from transformers import AutoModel, ClapAudioModel, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from .configuration_encoder_mlp import EncoderMLPConfig
-from .modeling_muq import MuQModel  # noqa: F401  makes it known to AutoModel
+from .modeling_muq import MuQModel
 
-# transformers lists CLAP as a whole only.
-AutoModel.register(ClapAudioConfig, ClapAudioModel, exist_ok=True)
+# What AutoModel does not know where these files are all there is.
+_ENCODERS = {"clap_audio_model": ClapAudioModel, "muq": MuQModel}
 
 
 class EncoderStandardization(nn.Module):
@@ -50,7 +50,8 @@ class EncoderMLPForAudioClassification(PreTrainedModel):
     def __init__(self, config: EncoderMLPConfig):
         super().__init__(config)
         self.num_labels = config.num_labels
-        self.encoder = AutoModel.from_config(config.encoder_config)
+        make_encoder = _ENCODERS.get(config.encoder_config.model_type, AutoModel.from_config)
+        self.encoder = make_encoder(config.encoder_config)
         width = config.encoder_config.hidden_size * (2 if config.head_pooling == "mean_max" else 1)
         # Input of the first layer, then every layer's output.
         num_layers = config.encoder_config.num_hidden_layers + 1

@@ -8,7 +8,6 @@ import functools
 import torch
 import torchaudio
 from torch import nn
-from transformers import AutoModel
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.wav2vec2_conformer.modeling_wav2vec2_conformer import (
     Wav2Vec2ConformerEncoder,
@@ -103,6 +102,3 @@ class MuQModel(Wav2Vec2ConformerPreTrainedModel):
         """Return the last hidden state (B, T, H), and with `output_hidden_states` those of all layers."""
         hidden = self.conv(self.compute_spectrogram(input_values).to(self.dtype))
         return BaseModelOutput(last_hidden_state=self.conformer(hidden).last_hidden_state)
-
-
-AutoModel.register(MuQConfig, MuQModel, exist_ok=True)
