@@ -147,9 +147,9 @@ def test_muq_learns_in_every_part_and_comes_back(options, tmp_path, tmp_path_fac
     for name, tensor in model.encoder.state_dict().items():
         assert torch.equal(tensor, tensors[f"model.{name}"])
     assert find_layers(model.encoder).front_end[0] == "conv.conv.0.conv1.weight"
-    inputs = WindowCollator(extractor)(
-        [{"samples": x, "label": 0, "seed": None} for x in make_noise(model, extractor)]
-    )
+    noise = make_noise(model, extractor)
+    run_windows(model, extractor, noise)  # as features are standardised before training, in inference mode
+    inputs = WindowCollator(extractor)([{"samples": x, "label": 0, "seed": None} for x in noise])
     model.train()(**inputs).loss.backward()
     assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
     model.eval()

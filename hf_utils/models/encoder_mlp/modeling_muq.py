@@ -101,4 +101,8 @@ class MuQModel(Wav2Vec2ConformerPreTrainedModel):
     def forward(self, input_values: torch.Tensor, **kwargs) -> BaseModelOutput:
         """Return the last hidden state (B, T, H), and with `output_hidden_states` those of all layers."""
         hidden = self.conv(self.compute_spectrogram(input_values).to(self.dtype))
+        positions = self.conformer.embed_positions
+        if hasattr(positions, "cached_sequence_length"):
+            # Rotary ones that are kept from a forward pass in inference mode would stop the next backward pass.
+            positions.cached_sequence_length = None
         return BaseModelOutput(last_hidden_state=self.conformer(hidden).last_hidden_state)
