@@ -238,10 +238,10 @@ def hash_sound(source: Source) -> str:
 
 
 def _hash_blocks(source: Source, *, in_small_steps: bool) -> str:
-    with open_sound(source, []) as sound:
-        digest = hashlib.sha256(f"{sound.decoder.samplerate} Hz, {sound.decoder.channels} channels".encode())
+    with open_sound(source) as sound:
+        digest = hashlib.sha256(f"{sound.sample_rate} Hz, {sound.num_channels} channels".encode())
         try:
-            while len(block := read_block(sound.decoder, [], in_small_steps=in_small_steps)):
+            while len(block := read_block(sound, in_small_steps=in_small_steps)):
                 digest.update(block.astype("<f4", copy=False).tobytes())
         except DecoderError:
             if not in_small_steps:

@@ -14,10 +14,12 @@ import mutagen
 import numpy as np
 import pytest
 import soundfile
+from media_files import LOSSLESS, LOSSY, Codec, write_media
 from mutagen.apev2 import APEv2
 from mutagen.flac import FLAC
 from mutagen.id3 import APIC, ID3, TCON, TIT2, TYER
 
+from hf_utils import audio
 from hf_utils.errors import UserError
 from hf_utils.files import ORIGIN_FILE, read_file_state
 from hf_utils.launch import lock_file
@@ -34,13 +36,18 @@ FORMATS = {
     "d.ogg": ("OGG", "VORBIS"),
     "e.opus": ("OGG", "OPUS"),
     "f.aiff": ("AIFF", "PCM_16"),
+    "g.m4a": LOSSY["aac.m4a"],
+    "h.m4a": LOSSLESS["alac.m4a"],
 }
 
 
 def write_sound(path, kind=("WAV", "PCM_16"), seed=0):
     path.parent.mkdir(parents=True, exist_ok=True)
     samples = np.random.default_rng(seed).uniform(-0.3, 0.3, (RATE, 2))
-    soundfile.write(path, samples, RATE, format=kind[0], subtype=kind[1])
+    if isinstance(kind, Codec):
+        write_media(path, samples, RATE, kind)
+    else:
+        soundfile.write(path, samples, RATE, format=kind[0], subtype=kind[1])
 
 
 class Library:
@@ -74,7 +81,7 @@ class Library:
         return {path.name: open_tags(str(path)).genres for path in self.files()}
 
     def sounds(self):
-        return {path.name: soundfile.read(path)[0].tobytes() for path in self.files()}
+        return {path.name: audio.decode(path)[0].tobytes() for path in self.files()}
 
 
 @pytest.fixture
@@ -132,9 +139,12 @@ def test_a_genre_of_its_own_is_replaced_only_if_told_and_comes_back_as_it_was(li
     opus = mutagen.File(library.music / "e.opus")
     opus["genre"] = " "
     opus.save()
+    m4a = mutagen.File(library.music / "g.m4a")
+    m4a["\xa9gen"] = ["Dub", "Ska"]
+    m4a.save()
     assert library.genres()["b.mp3"] == ["Rock", "Jazz"]
     library.run("plan")
-    assert "2 left out: with a genre of their own" in capsys.readouterr().out
+    assert "3 left out: with a genre of their own" in capsys.readouterr().out
     library.run("plan", "--replace_genres")
     library.run("show")
     assert "- Rock, Jazz\n+ rock" in capsys.readouterr().out
@@ -143,6 +153,7 @@ def test_a_genre_of_its_own_is_replaced_only_if_told_and_comes_back_as_it_was(li
     assert FLAC(library.music / "c.flac")["genre"] == ["Free Jazz", "Live"]
     assert ID3(library.music / "b.mp3", translate=False)["TCON"].text == ["(17)", "(8)"]
     assert mutagen.File(library.music / "e.opus")["genre"] == [" "]
+    assert mutagen.File(library.music / "g.m4a")["\xa9gen"] == ["Dub", "Ska"]
 
 
 def test_all_other_tags_of_an_mp3_file_stay(one):
@@ -215,7 +226,7 @@ def test_what_cannot_be_tagged_gets_one_line_and_the_rest_goes_on(library, tmp_p
     shutil.copy(tmp_path / "elsewhere.mp3", music / "b.mp3")
     assert library.run("apply") == 1
     captured = capsys.readouterr()
-    assert captured.out == "3 files tagged, 2 files left out\n"
+    assert captured.out == "5 files tagged, 2 files left out\n"
     assert "c.flac: is missing" in captured.err and "b.mp3: has changed since it was planned" in captured.err
     assert (music / "link.mp3").is_symlink() and open_tags(str(tmp_path / "elsewhere.mp3")).genres == ["rock"]
     assert open_tags(f"{music}/{bad}").genres == ["rock"]
@@ -318,14 +329,14 @@ def test_undo_leaves_what_was_changed_since_and_says_so(library, capsys):
     assert f"{library.music / 'c.flac'}: has the genre Dub, not rock\n" == capsys.readouterr().err
     assert library.run("undo") == 1
     captured = capsys.readouterr()
-    assert captured.out == "5 files restored, 1 file left out\n" and "c.flac: has the genre Dub now" in captured.err
+    assert captured.out == "7 files restored, 1 file left out\n" and "c.flac: has the genre Dub now" in captured.err
     assert library.genres() == {**dict.fromkeys(FORMATS, []), "c.flac": ["Dub"]}
     assert mutagen.File(library.music / "d.ogg")["title"] == ["Song"]
     file = mutagen.File(library.music / "c.flac")
     file["genre"] = "rock"
     file.save()
     assert library.run("undo") == 0
-    assert capsys.readouterr().out == "5 files restored before, 1 file restored\n"
+    assert capsys.readouterr().out == "7 files restored before, 1 file restored\n"
 
 
 def test_other_sound_is_noticed(one, monkeypatch, capsys):
