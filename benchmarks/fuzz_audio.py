@@ -2,11 +2,12 @@
 
     python benchmarks/fuzz_audio.py --files 300 --seed 0
 
-WAV, FLAC, MP3 and OGG are cut at random, have random bytes changed, or get the beginning of a file of another format.
-Every file is decoded as for training and as for prediction, in its own process, which is watched: a traceback, a
-crash, more than the time limit, or two ways that differ, is trouble, and the exit code is then 1. Then all of them go
-through a whole prediction (`predict_files`) by a tiny model. The files of a seed are always the same, but for the
-serial number that libsndfile draws for an OGG file; `--keep` leaves those that made trouble in a folder.
+Files of the formats that libsndfile reads, and of those that FFmpeg reads, are cut at random, have random bytes
+changed, or get the beginning of a file of another format. Every file is decoded as for training and as for prediction,
+in its own process, which is watched: a traceback, a crash, more than the time limit, or two ways that differ, is
+trouble, and the exit code is then 1. Then all of them go through a whole prediction (`predict_files`) by a tiny model.
+The files of a seed are always the same, but for the serial number that libsndfile draws for an OGG file; `--keep`
+leaves those that made trouble in a folder.
 """
 
 import argparse
@@ -24,13 +25,30 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import av
 import numpy as np
 import soundfile
 
 from hf_utils import audio
 from hf_utils.sound_check import AudioError
 
-FORMATS = {"wav": ("WAV", "PCM_16"), "flac": ("FLAC", "PCM_16"), "mp3": ("MP3", None), "ogg": ("OGG", "VORBIS")}
+SNDFILE_FORMATS = {
+    "wav": ("WAV", "PCM_16"),
+    "flac": ("FLAC", "PCM_16"),
+    "mp3": ("MP3", None),
+    "ogg": ("OGG", "VORBIS"),
+}
+# Container, encoder, kind of samples.
+FFMPEG_FORMATS = {
+    "m4a": ("mp4", "aac", "fltp"),
+    "alac": ("mp4", "alac", "s16p"),
+    "aac": ("adts", "aac", "fltp"),
+    "wma": ("asf", "wmav2", "fltp"),
+    "webm": ("webm", "libopus", "flt"),
+    "wv": ("wv", "wavpack", "s16p"),
+    "tta": ("tta", "tta", "s16"),
+}
+FORMATS = SNDFILE_FORMATS | FFMPEG_FORMATS
 DAMAGES = ("truncated", "flipped", "header flipped", "swapped", "zeros")
 LONGEST_HEADER = 512
 RATE = 16000
@@ -68,9 +86,24 @@ def _encode(random: np.random.Generator, suffix: str) -> bytes:
     time_axis = np.arange(round(seconds * rate))[:, None] / rate
     tones = np.sin(2 * np.pi * random.uniform(100, 2000, num_channels) * time_axis)
     samples = 0.4 * tones + 0.05 * random.standard_normal(tones.shape)
+    if suffix in FFMPEG_FORMATS:
+        return _encode_by_ffmpeg(samples, 48000 if suffix == "webm" else rate, *FFMPEG_FORMATS[suffix])
     file = io.BytesIO()
-    name, subtype = FORMATS[suffix]
+    name, subtype = SNDFILE_FORMATS[suffix]
     soundfile.write(file, samples, rate, format=name, subtype=subtype)
+    return file.getvalue()
+
+
+def _encode_by_ffmpeg(samples: np.ndarray, rate: int, container: str, encoder: str, kind: str) -> bytes:
+    """Return a file of samples (T, C)."""
+    file, layout = io.BytesIO(), ("mono", "stereo")[samples.shape[1] - 1]
+    with av.open(file, "w", format=container, options={"fflags": "+bitexact"}) as output:
+        stream = output.add_stream(encoder, rate=rate, layout=layout, options={"b": "96000"})
+        stream.format = kind
+        frame = av.AudioFrame.from_ndarray(samples.T.astype("f4", order="C"), format="fltp", layout=layout)
+        frame.sample_rate, frame.pts = rate, 0
+        output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
     return file.getvalue()
 
 

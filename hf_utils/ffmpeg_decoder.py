@@ -153,7 +153,7 @@ class FfmpegSound:
                 f"its header contradicts its content: it states {stated_seconds:.1f} s of sound, and {seconds:.1f} s "
                 "are there"
             )
-        return [*check_length(seconds, stated_seconds), *damage]
+        return [*(f"{remark} by {self.decoder}" for remark in check_length(seconds, stated_seconds)), *damage]
 
     def _choose_stream(self):
         """Return the audio stream that the file declares its default one, else the first; and remarks."""

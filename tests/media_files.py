@@ -9,7 +9,6 @@ import av
 import numpy as np
 
 _LAYOUTS = {1: "mono", 2: "stereo"}
-_FULL_SCALES = {"u8": 1 << 7, "s16": 1 << 15, "s32": 1 << 31}
 
 
 class Codec(NamedTuple):
@@ -64,18 +63,10 @@ def add_sound(output, codec: Codec, num_channels: int, rate: int):
 def write_streams(output, streams: Sequence, *sounds: np.ndarray) -> None:
     """Encode samples (T, C) into each of the streams, one after the other."""
     for stream, samples in zip(streams, sounds, strict=True):
-        kind, layout = stream.format.name, _LAYOUTS[samples.shape[1]]
-        if scale := _FULL_SCALES.get(kind.removesuffix("p")):
-            samples = np.clip(np.rint(samples.astype(np.float64) * scale), -scale, scale - 1)
-        samples = samples + (kind == "u8") * 128
-        rows = samples.T if stream.format.is_planar else samples.reshape(1, -1)
-        dtype = {"u8": "u1", "s16": "i2", "s32": "i4", "flt": "f4", "dbl": "f8"}[kind.removesuffix("p")]
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(rows, dtype), format=kind, layout=layout)
+        rows = np.ascontiguousarray(samples.T, np.float32)
+        frame = av.AudioFrame.from_ndarray(rows, format="fltp", layout=_LAYOUTS[samples.shape[1]])
         frame.sample_rate, frame.pts = stream.rate, 0
-        size = stream.codec_context.frame_size or 4096
-        cut = av.AudioResampler(format=kind, layout=layout, rate=stream.rate, frame_size=size)
-        for part in [*cut.resample(frame), *cut.resample(None)]:
-            output.mux(stream.encode(part))
+        output.mux(stream.encode(frame))  # in the encoder's kind of samples, rounded to the nearest step
         output.mux(stream.encode(None))
 
 

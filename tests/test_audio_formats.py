@@ -2,6 +2,7 @@
 
 import io
 import re
+import tracemalloc
 from fractions import Fraction
 
 import av
@@ -85,6 +86,19 @@ def test_a_file_is_read_alike_as_path_as_bytes_and_in_blocks(tmp_path, monkeypat
         np.testing.assert_array_equal(np.concatenate(blocks), whole)
 
 
+def test_memory_does_not_grow_with_the_length_of_a_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(sound_files, "BLOCK_SAMPLES", 1 << 14)
+    monkeypatch.setattr(audio, "_KEPT_SAMPLES", 1 << 14)
+    path = write_media(tmp_path / "x.m4a", make_sweep(20.0, rate=16000), 16000, LOSSLESS["alac.m4a"])
+    audio.read_header(path)  # what PyAV needs by itself
+    tracemalloc.start()
+    num_samples = sum(map(len, audio.inspect(path).blocks(8000)))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert num_samples == 20 * 8000
+    assert peak < 5e5  # as floats, the file is 1.3 MB
+
+
 def test_pictures_chapters_tags_and_other_streams_are_passed_over(tmp_path, caplog):
     other, codec = make_sweep()[::-1], LOSSLESS["alac.m4a"]
     path = tmp_path / "x.m4a"
@@ -132,7 +146,7 @@ def test_a_truncated_file_is_never_half_a_track_in_silence(tmp_path, name):
     content = write_media(tmp_path / name, sweep, RATE, (LOSSLESS | LOSSY)[name]).read_bytes()
     samples, recording = audio.decode_with_remarks(content[: round(0.8 * len(content))])
     assert 1.5 * RATE < samples.size < 2.7 * RATE
-    assert recording.remarks[0].startswith(f"incomplete: {samples.size / RATE:.1f} of 3.0 s")
+    assert recording.remarks[0].startswith(f"incomplete: {samples.size / RATE:.1f} of 3.0 s can be read by FFmpeg's")
     with pytest.raises(AudioError, match=r"(incomplete: only|undecodable by).*FFmpeg's \w+ decoder"):
         audio.decode(content[: round(0.3 * len(content))])
 
@@ -165,6 +179,12 @@ def test_a_stream_whose_parts_are_mostly_damaged_is_refused(tmp_path):
         content[start + 7 : start + 60] = bytes(53)
     with pytest.raises(AudioError, match=r"undecodable: \d+ of its \d+ packets \(read by FFmpeg's aac decoder"):
         audio.decode(bytes(content))
+
+
+def test_a_stream_that_changes_its_rate_is_refused(tmp_path):
+    both = [write_media(tmp_path / "x.aac", SWEEP, rate, LOSSY["x.aac"]).read_bytes() for rate in (RATE, 16000)]
+    with pytest.raises(AudioError, match="its sampling rate or its channels change.*FFmpeg's aac decoder"):
+        audio.decode(b"".join(both))
 
 
 def test_lists_of_other_files_are_no_audio(tmp_path):
