@@ -54,6 +54,8 @@ _CONTAINERS = (
 FFMPEG_SUFFIXES = frozenset().union(*(container.suffixes for container in _CONTAINERS))
 # Of a stream of frames without a header, FFmpeg only estimates the length.
 _WITHOUT_LENGTH = {"aac"}
+# What MP4 files call sound that needs a key.
+_ENCRYPTED = {"drms", "enca"}
 
 # The object in an ASF file that states its length in units of 100 ns, how much of that is buffering, in ms, and
 # whether both are void.
@@ -100,7 +102,9 @@ class FfmpegSound:
             self._stream, self.remarks = self._choose_stream()
             codec = self._stream.codec_context
             if codec is None:
-                raise AudioError("undecodable by FFmpeg: it has no decoder for this sound, or the file is protected")
+                raise AudioError("undecodable by FFmpeg: it has no decoder for this sound")
+            if codec.codec_tag in _ENCRYPTED:  # FFmpeg would take the cipher for music
+                raise AudioError("undecodable by FFmpeg: copy-protected")
             codec.options = {"err_detect": "crccheck"}
             self.decoder = f"FFmpeg's {codec.name} decoder"
             self.stated_seconds = self._find_length(file)

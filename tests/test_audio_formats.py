@@ -207,6 +207,10 @@ def test_files_of_another_kind_or_without_sound_say_why(tmp_path):
     for start in (b"MAC ", b"wvpk", b"MPCK", b"MP+\x07", asf, b"\x1a\x45\xdf\xa3", b"\xff\xf1"):
         with pytest.raises(AudioError, match="FFmpeg"):
             audio.decode(start + bytes(3000))
+    music = write_media(tmp_path / "x.m4p", SWEEP, RATE, LOSSY["aac.m4a"]).read_bytes()
+    for name in (b"drms", b"enca"):
+        with pytest.raises(AudioError, match="copy-protected"):
+            audio.decode(music.replace(b"mp4a", name))
     path = write_media(tmp_path / "x.wav", SWEEP, RATE, LOSSLESS["alac.m4a"])
     assert audio.inspect(path).remarks == ("its name says WAV: its content is MP4",)
 
