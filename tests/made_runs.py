@@ -60,6 +60,7 @@ def write_run(
         results["training"] = training
     if corrupted is not None:
         results["robustness"] = write_corrupted(folder, corrupted, tracks, labels, genres, draw)
+        results["robustness_benchmark"] = "genre-c 1"
     (folder / "results.json").write_text(json.dumps(results))
     return folder
 

@@ -119,10 +119,10 @@ def count_evaluations(table: Table) -> str:
     """Return how often the table's test tracks were evaluated for it: who looks often enough finds something."""
     runs = [run for replicate in _all_replicates(table) for run in replicate.runs]
     corrupted = sum(len(run.corrupted) for run in runs)
-    under = f", and {corrupted:,} times under corruptions" if corrupted else ""
+    under = f", and {corrupted:,} times on corrupted copies of them" if corrupted else ""
     return (
-        f"Use of the test tracks: {len(runs):,} evaluations of them lie behind this table, one per run{under}. Those "
-        "of other runs, such as trials of recipes, are not counted here."
+        f"Use of the test tracks: for this table {len(runs):,} runs were evaluated on them{under}. Evaluations "
+        "elsewhere, such as of trials of recipes, are not counted here."
     )
 
 

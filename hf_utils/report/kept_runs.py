@@ -27,7 +27,7 @@ KEPT_FILE, TRACKS_FILE = "results.csv", "results_tracks.csv"
 _SPLITS = ("train", "validation", "test")
 _RUN_COLUMNS = ["run", "set", "model", "arm", "seed", "protocol", "split_seed", "num_folds", "fold", "dataset"]
 _RUN_COLUMNS += [f"{split}_tracks" for split in _SPLITS]
-_RUN_COLUMNS += ["genres", "demo", "knew_tracks", "planned_steps", "named", "options"]
+_RUN_COLUMNS += ["genres", "demo", "knew_tracks", "planned_steps", "named", "options", "benchmark"]
 _TEST_COLUMNS = [*CorruptionKey._fields, *KEPT_SCORES]
 _TRACK_COLUMNS = ["run", "track_id", "label"]
 _PROBABILITY, _UNDER = "p:", "under:"
@@ -46,7 +46,7 @@ def write_kept_runs(folder: Path, runs: Sequence[Run], set_name: str) -> None:
         facts += [run.protocol.get(key) for key in ("name", "seed", "num_folds", "fold")]
         facts += [show_source(run.dataset), *(run.real_tracks.get(split) for split in _SPLITS)]
         facts += [json.dumps(run.genres, ensure_ascii=False), int(run.demo), int(run.knew_tracks), run.planned_steps]
-        facts += [int(run.is_named), json.dumps(own, ensure_ascii=False)]
+        facts += [int(run.is_named), json.dumps(own, ensure_ascii=False), run.benchmark]
         rows.append([*facts, *[None] * len(CorruptionKey._fields), *(run.scores[name] for name in KEPT_SCORES)])
         for key, test in run.corrupted.items():
             rows.append([*facts, *key, *(test.scores[name] for name in KEPT_SCORES)])
@@ -117,7 +117,8 @@ def _read_rows(path: Path, wanted: set[str]) -> list[dict[str, str]]:
 
 
 def _read_run(folder: str, rows: Sequence[Mapping[str, str]], tracks: Sequence[Mapping[str, str]]) -> Run:
-    clean, *corrupted = rows
+    [clean], corrupted = ([row for row in rows if bool(row["kind"]) == is_corrupted] for is_corrupted in (False, True))
+    tracks = sorted(tracks, key=lambda track: track["track_id"])
     genres = json.loads(clean["genres"])
     labels = np.array([genres.index(track["label"]) for track in tracks])
     probabilities = np.array([[float(track[_PROBABILITY + genre]) for genre in genres] for track in tracks])
@@ -150,6 +151,7 @@ def _read_run(folder: str, rows: Sequence[Mapping[str, str]], tracks: Sequence[M
         real_tracks={split: int(clean[f"{split}_tracks"]) for split in _SPLITS if clean[f"{split}_tracks"]},
         scores=scores,
         corrupted=tests,
+        benchmark=clean["benchmark"],
         knew_tracks=clean["knew_tracks"] == "1",
         planned_steps=_whole(clean["planned_steps"]),
     )

@@ -22,7 +22,7 @@ _COLOURS = {BETTER: "#1a7f37", WORSE: "#c0392b", NO_DIFFERENCE: "#57606a"}
 _DPI = 100
 _WIDTH_INCHES = 7.2
 # More rows than that are drawn below the curves.
-_MOST_ROWS_BESIDE = 12
+_MOST_ROWS_BESIDE = 14
 
 
 def draw_comparisons(comparisons: Sequence[Comparison], reference: str) -> bytes:

@@ -99,7 +99,7 @@ def _describe_left_out(left_out: Sequence[LeftOut]) -> list[Section]:
     if not left_out:
         return []
     rows = [[item.folder, item.reason] for item in left_out]
-    title = f"Not in the tables: {len(left_out)} runs that are not finished or not usable"
+    title = f"Not in the tables, or not wholly: {len(left_out)} runs that are not finished or not usable"
     return [Section(title, [Grid("Runs and reasons", ["folder", "reason"], rows, num_names=2)])]
 
 

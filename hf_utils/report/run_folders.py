@@ -57,6 +57,7 @@ class Run:
         real_tracks: their number in every split.
         scores: `KEPT_SCORES` of the set.
         corrupted: its test tracks under corruptions; empty if they were not tested, or another set is reported on.
+        benchmark: name and version of these corruptions, such as "genre-c 1"; "" for others.
         knew_tracks: whether the weights knew tracks of the set, or were chosen on tracks that they knew.
         planned_steps: optimiser steps of its training; None if it trained nothing or does not say it.
     """
@@ -76,6 +77,7 @@ class Run:
     real_tracks: dict[str, int]
     scores: Mapping[str, float]
     corrupted: Mapping[CorruptionKey, CorruptedTest]
+    benchmark: str
     knew_tracks: bool
     planned_steps: int | None
 
@@ -172,6 +174,7 @@ def _read_run(folder: Path, set_name: str) -> tuple[Run, dict[str, Any]]:
         real_tracks=_real_tracks(results.get("data")),
         scores=select_scores(scores["track"]),
         corrupted={},
+        benchmark=str(results.get("robustness_benchmark") or ""),
         knew_tracks=_knew_tracks(results, config, set_name),
         planned_steps=(results.get("training") or {}).get("planned_steps"),
     )

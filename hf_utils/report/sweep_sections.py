@@ -47,10 +47,15 @@ def _describe_effect(place: str, comparison: Comparison) -> str:
 
 def describe_sweep(sweep: Sweep, reference: str, index: str) -> list[Text | Grid | Picture]:
     """Return tables and pictures of a sweep; `index` tells its pictures from others."""
-    num_corruptions = len(sweep.conditions) - 1 - (sweep.overall is not None)
-    seeds = ", ".join(map(str, sweep.seeds))
-    about = f"under {num_corruptions} corruptions (seeds {seeds})"
-    blocks = [_noise_grid(sweep, reference, about)] if sweep.noises or sweep.overall else []
+    benchmark = f" of {' and '.join(sweep.benchmarks)}" if sweep.benchmarks else ""
+    seeds = f"{'seed' if len(sweep.seeds) == 1 else 'seeds'} {', '.join(map(str, sweep.seeds))}"
+    about = f"under {sweep.num_corruptions} corruptions{benchmark} ({seeds})"
+    blocks = []
+    if len(sweep.seeds) == 1 and any(sweep.comparisons.values()):
+        text = f"What is found {about} is about these runs: other seeds may give another."
+        blocks.append(Text(text, notice=True))
+    if sweep.noises or sweep.overall:
+        blocks.append(_noise_grid(sweep, reference, about))
     if any(sweep.comparisons.values()):
         blocks.append(_comparison_grid(sweep, reference, about))
     for number, model in enumerate(sweep.table.models):
@@ -81,7 +86,7 @@ def _noise_grid(sweep: Sweep, reference: str, about: str) -> Grid:
         for arm in sweep.table.arms(reference)
         if (model, arm) in sweep.table.cells
     ]
-    heading = f"Accuracy, %, {about}: mean ± standard deviation over seeds [95 % interval over test tracks]"
+    heading = f"Accuracy, %, {about}: mean ± standard deviation over seeds"
     return Grid(heading, ["model", "arm", *(condition.name for condition in conditions)], rows, num_names=2)
 
 
@@ -155,7 +160,7 @@ def _error_text(errors: np.ndarray | None) -> str:
 
 def _score_text(score: Score) -> str:
     deviation = "" if score.deviation is None else f" ± {percent(score.deviation)}"
-    return f"{percent(score.mean)}{deviation} [{percent(score.low)} to {percent(score.high)}]"
+    return percent(score.mean) + deviation
 
 
 def _interval(comparison: Comparison) -> str:

@@ -21,6 +21,9 @@ from hf_utils.results.display import OVERALL, show_corruption
 from hf_utils.results.intervals import resample_tracks
 from hf_utils.results.metrics import calibration_error
 
+# With more corruptions than that, nobody reads a row for each.
+_MOST_SINGLE = 20
+
 
 @dataclasses.dataclass(frozen=True)
 class Condition:
@@ -42,7 +45,7 @@ class Sweep:
         table: with these runs only.
         clean: the condition of no corruption.
         noises: of the kind of noise with the most levels, from little noise to much.
-        others: every other corruption, kind by kind.
+        others: every other corruption, kind by kind; of more than 20 corruptions the means of the kinds.
         overall: the mean over kinds; None where there is one kind.
         accuracy: by (model, arm, condition).
         ece: the calibration error (S,) of each run, by (model, arm, condition).
@@ -64,9 +67,22 @@ class Sweep:
         return [self.clean, *self.noises, *self.others, *filter(None, [self.overall])]
 
     @property
+    def num_corruptions(self) -> int:
+        """How many all of its runs were tested under."""
+        return len({key for condition in self.conditions for key in condition.corruptions})
+
+    @property
     def seeds(self) -> list[int]:
         """The seeds of its runs."""
-        return sorted({replicate.seed for cell in self.table.cells.values() for replicate in cell})
+        return sorted({replicate.seed for replicate in self._replicates()})
+
+    @property
+    def benchmarks(self) -> list[str]:
+        """Names and versions of the benchmarks that its corruptions are from; those of others have none."""
+        return sorted({run.benchmark for replicate in self._replicates() for run in replicate.runs} - {""})
+
+    def _replicates(self) -> list[Replicate]:
+        return [replicate for cell in self.table.cells.values() for replicate in cell]
 
 
 def make_sweeps(table: Table, reference: str, *, num_resamples: int, seed: int = 0) -> list[Sweep]:
@@ -102,19 +118,24 @@ def _make_sweep(table: Table, reference: str, corruptions: tuple[CorruptionKey, 
         for cell, replicates in table.cells.items()
     }
     table = dataclasses.replace(table, cells={cell: replicates for cell, replicates in cells.items() if replicates})
-    conditions = [Condition(show_corruption(key.name), (key,), key.snr_db) for key in corruptions]
     levels = Counter(key.kind for key in corruptions if key.snr_db is not None)
-    loudest = max(levels, key=levels.get, default=None)
-    noises = [condition for condition in conditions if condition.corruptions[0].kind == loudest]
-    noises = sorted(noises, key=lambda condition: -condition.snr_db)
-    kinds = list(dict.fromkeys(key.kind for key in corruptions))
-    others = [condition for condition in conditions if condition not in noises]
-    others = sorted(others, key=lambda condition: kinds.index(condition.corruptions[0].kind))
+    main_noise = max(levels, key=levels.get, default=None)
+    of_noise = [key for key in corruptions if key.kind == main_noise and key.snr_db is not None]
+    noises = [_condition([key]) for key in sorted(of_noise, key=lambda key: -key.snr_db)]
+    kinds: dict[str, list[CorruptionKey]] = {}
+    for key in corruptions:
+        if key not in of_noise:
+            kinds.setdefault(key.kind, []).append(key)
+    if len(corruptions) > _MOST_SINGLE:
+        others = [_condition(keys) for keys in kinds.values()]
+    else:
+        others = [_condition([key]) for keys in kinds.values() for key in keys]
+    num_kinds = len({key.kind for key in corruptions})
     clean = Condition("no corruption")
-    overall = Condition(OVERALL.replace("kinds", f"{len(kinds)} kinds"), corruptions) if len(kinds) > 1 else None
+    overall = Condition(OVERALL.replace("kinds", f"{num_kinds} kinds"), corruptions) if num_kinds > 1 else None
     averages = [overall] if overall else []
     accuracy, ece, resampled, answers = {}, {}, {}, {}
-    for condition in [clean, *conditions, *averages]:
+    for condition in [clean, *noises, *others, *averages]:
         answers[condition] = {cell: _answers(table, runs, condition) for cell, runs in table.cells.items()}
         resampled[condition] = {
             cell: values @ weights.T / weights.sum(axis=1) for cell, values in answers[condition].items()
@@ -126,6 +147,14 @@ def _make_sweep(table: Table, reference: str, corruptions: tuple[CorruptionKey, 
     for family in ([*noises, *averages], others):
         comparisons |= _compare_family(table, reference, family, resampled, answers)
     return Sweep(table, clean, noises, others, overall, accuracy, ece, comparisons)
+
+
+def _condition(keys: Sequence[CorruptionKey]) -> Condition:
+    """Return the condition of one corruption, or of all severities of a kind."""
+    first, *more = keys
+    if more:
+        return Condition(f"{show_corruption(first.kind)} (mean of {len(keys)})", tuple(keys))
+    return Condition(show_corruption(first.name), (first,), first.snr_db)
 
 
 def _compare_family(

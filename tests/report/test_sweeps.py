@@ -81,6 +81,16 @@ def test_runs_are_compared_under_what_all_were_tested_under(tmp_path):
     assert {c.arm for c in sweep.comparisons[sweep.overall]} == {"noisy", "synthetic"}
 
 
+def test_many_corruptions_have_a_row_for_each_kind(tmp_path):
+    codecs = {("mp3", f"{rate}_kbps", None): rate for rate in range(20)}  # 0 to 19 of 60 tracks right
+    write(tmp_path / "a", "clean", 1, 40, {NOISE_0: 6, **codecs, QUIETER: 30})
+    _, [sweep], _ = load(tmp_path)
+    names = ["no corruption", "white noise 0 dB", "mp3 (mean of 20)", "quieter 20 dB", "mean over 3 kinds"]
+    assert [condition.name for condition in sweep.conditions] == names and sweep.num_corruptions == 22
+    accuracies = [sweep.accuracy["ast", "clean", condition].mean for condition in sweep.conditions]
+    assert accuracies == pytest.approx([40 / 60, 0.1, 9.5 / 60, 0.5, (0.1 + 9.5 / 60 + 0.5) / 3])
+
+
 def test_corruptions_of_one_name_that_differ_are_not_compared(tmp_path):
     write(tmp_path / "a", "clean", 1, 40, {NOISE_20: 30, MP3: 20})
     other = write(tmp_path / "b", "noisy", 1, 40, {NOISE_20: 30, MP3: 20})
@@ -180,8 +190,9 @@ def test_the_page_answers_for_every_arm(tmp_path):
     assert "under white noise 0 dB it gains 50.0 points" in noisy and "on clean tracks no difference found" in noisy
     assert "it gains" not in synthetic and "it costs" not in synthetic
     assert "| no corruption | 70.0 | 68.3 | 70.0 |" in page  # by the arms: clean, noisy, synthetic
-    assert "6 evaluations of them lie behind this table, one per run, and 12 times under corruptions" in page
-    assert "Calibration error" in page and (tmp_path / "report" / "robustness-1-1-0.png").stat().st_size > 5000
+    assert "6 runs were evaluated on them, and 12 times on corrupted copies" in page
+    assert "Calibration error (ECE), points, under 2 corruptions of genre-c 1 (seeds 1, 2)" in page
+    assert (tmp_path / "report" / "robustness-1-1-0.png").stat().st_size > 5000
 
 
 def test_two_single_runs_with_means_have_the_paired_t_test():
