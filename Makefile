@@ -25,7 +25,8 @@ help:
 env: .venv/.installed
 
 # The stamp, so that nothing is resolved again until the requirements change.
-# uv does not read pip's configuration: an index named only there is handed on.
+# uv does not read pip's configuration: an index named only there is handed on. Compiled, because a process that may
+# not write bytecode (PYTHONDONTWRITEBYTECODE, a read-only image) would compile PyTorch at each start, for seconds.
 .venv/.installed: requirements.txt requirements-tags.txt
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
 		{ echo "Python >= 3.11 is needed (by transformers); $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12"; exit 1; }
@@ -34,7 +35,7 @@ env: .venv/.installed
 	@index="$${PIP_INDEX_URL:-$$($(RUN) -m pip config get global.index-url 2>/dev/null)}"; \
 		if test -n "$$index"; then export UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$$index}"; fi; \
 		echo "Installing the packages of $^ into .venv: several GB, once, some minutes ..."; \
-		$(RUN) -m uv pip install --quiet --python $(RUN) $(addprefix --requirement ,$^)
+		$(RUN) -m uv pip install --quiet --compile-bytecode --python $(RUN) $(addprefix --requirement ,$^)
 	@touch $@
 
 # Flags of `accelerate launch`: what it would otherwise warn of. One thread, since layers this small gain nothing by more
