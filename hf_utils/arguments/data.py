@@ -1,11 +1,11 @@
 """Options of the data: the real clips and their split, the same in every script, then training mix and windows."""
 
 import dataclasses
-import os
 from functools import partial
 from typing import Any, ClassVar, Literal
 
 from hf_utils.arguments.options import option
+from hf_utils.cores import count_cores
 from hf_utils.errors import UserError
 
 SPLITS = ("train", "validation", "test")
@@ -77,7 +77,7 @@ class SourceArguments:
                 )
         if self.genres is not None and not self.fewest_genres <= len(set(self.genres)) == len(self.genres):
             raise UserError(f"genres is {self.genres}, expected {self.fewest_genres} or more, each once")
-        self.num_proc = self.num_proc or min(4, os.cpu_count() or 1)
+        self.num_proc = self.num_proc or min(4, count_cores())
 
     def changed_source(self) -> dict[str, Any]:
         """Return the options that say which real clips there are, and their split, where they are not the default."""

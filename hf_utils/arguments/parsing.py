@@ -17,6 +17,7 @@ from transformers import HfArgumentParser
 from hf_utils.arguments.option_help import OptionHelpFormatter, describe_option, metavar_of
 from hf_utils.arguments.options import check_value, collect_options, complete_classes, default_of, is_incomplete
 from hf_utils.arguments.precedence import (
+    STOCK_OF_TRAINING,
     drop_silenced,
     override,
     refuse_idle,
@@ -177,8 +178,9 @@ def parse_arguments(
         options = collect_options(complete_classes(classes))
         values, sources, ranks = _read_options(options, words, description, examples)
     try:
-        of_training = [name for name, field in options.items() if field is not None and "trains" in field.metadata]
-        refuse_idle(values, [name for name in of_training if sources.get(name) == COMMAND_LINE])
+        of_training = {name for name, field in options.items() if field is not None and "trains" in field.metadata}
+        of_training |= STOCK_OF_TRAINING
+        refuse_idle(values, [name for name in values if name in of_training and sources[name] == COMMAND_LINE])
         defaults = {name: default_of(field) for name, field in options.items() if field is not None}
         instances = build_arguments(classes, drop_silenced(values, ranks, defaults))
         warn_of_stages(values, ranks)

@@ -14,6 +14,7 @@ from transformers import TrainingArguments, get_scheduler
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from hf_utils.arguments.training_options import TrainingOptions, strategy_name
+from hf_utils.cores import count_cores
 from hf_utils.errors import UserError
 
 _CPU_BF16_UNITS = ("avx512_bf16", "amx_bf16")
@@ -35,7 +36,7 @@ _MOST_WORKERS = 12  # with 16, AST's windows came no faster
 def count_free_cores() -> int:
     """Return the cores that each process of this machine has beside its own, at most `_MOST_WORKERS`."""
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    return max(0, min(_MOST_WORKERS, (os.cpu_count() or 1) // processes - 1))
+    return max(0, min(_MOST_WORKERS, count_cores() // processes - 1))
 
 
 def has_bf16_hardware(use_cpu: bool) -> bool:

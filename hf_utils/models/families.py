@@ -257,6 +257,15 @@ def needs_feature_stats(feature_extractor) -> bool:
     return has_feature_stats(feature_extractor) and (feature_extractor.mean is None or feature_extractor.std is None)
 
 
+def expect_known_stats(feature_extractor) -> None:
+    """Raise UserError if mean and standard deviation are still to be computed."""
+    if needs_feature_stats(feature_extractor):
+        raise UserError(
+            "The checkpoint has no mean and deviation of spectrograms like these: it was never trained on any, or an "
+            "option changes its spectrogram. Leave such options out, or train it with --feature_stats train."
+        )
+
+
 def set_feature_stats(feature_extractor, mean: float, std: float) -> None:
     """Normalise by `mean` and `std` of the log spectrogram; AST extractors further halve the result, as always.
 

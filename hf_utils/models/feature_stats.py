@@ -8,7 +8,13 @@ from tqdm.auto import tqdm
 
 from hf_utils.data.windows import EvaluationWindows
 from hf_utils.errors import UserError
-from hf_utils.models.families import has_feature_stats, needs_feature_stats, set_feature_stats, unnormalised
+from hf_utils.models.families import (
+    expect_known_stats,
+    has_feature_stats,
+    needs_feature_stats,
+    set_feature_stats,
+    unnormalised,
+)
 from hf_utils.models.features import WindowCollator
 
 
@@ -20,13 +26,9 @@ def wants_training_stats(feature_extractor, feature_stats: str, *, do_train: boo
     """
     if feature_stats == "train" and not has_feature_stats(feature_extractor):
         raise UserError("--feature_stats train: this model does not normalise a spectrogram. Leave the option out.")
-    missing = needs_feature_stats(feature_extractor)
-    if missing and (feature_stats == "checkpoint" or not do_train):
-        raise UserError(
-            "The checkpoint has no mean and deviation of spectrograms like these: it was never trained on any, or an "
-            "option changes its spectrogram. Leave such options out, or train it with --feature_stats train."
-        )
-    return do_train and (missing or feature_stats == "train")
+    if feature_stats == "checkpoint" or not do_train:
+        expect_known_stats(feature_extractor)
+    return do_train and (needs_feature_stats(feature_extractor) or feature_stats == "train")
 
 
 def fit_feature_stats(

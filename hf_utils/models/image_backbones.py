@@ -108,7 +108,7 @@ def make_extractor(
         )
     if saved is not None:
         logger.warning(
-            "The spectrogram is not the checkpoint's: %s. Its mean and deviation are computed anew.", dict(changes)
+            "The spectrogram is not the checkpoint's: %s. Its mean and deviation are not known yet.", dict(changes)
         )
     return extractor
 

@@ -23,6 +23,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import ASTFeatureExtractor, Wav2Vec2FeatureExtractor
 
+from hf_utils.cores import count_cores
 from hf_utils.data.waveforms import read_samples
 from hf_utils.data.windows import EvaluationWindows, TrainingWindows, read_window
 from hf_utils.models.families import AST_FRAME_SECONDS, AST_SHIFT_SECONDS
@@ -174,7 +175,7 @@ def _in_threads(compute: Callable[[Any], torch.Tensor], items: Iterable) -> Iter
     """Yield what `compute` makes of each item, in their order; with one PyTorch thread in each of ours."""
     num_threads = torch.get_num_threads()
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    workers = max(1, (os.cpu_count() or 1) // processes)
+    workers = max(1, count_cores() // processes)
     items = list(items)
     try:
         with concurrent.futures.ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:

@@ -1,7 +1,6 @@
 """Several batches of windows at once through one model that is not trained. W windows, T samples."""
 
 import itertools
-import os
 import threading
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import torch
 
+from hf_utils.cores import count_cores
 from hf_utils.models.features import run_windows
 
 # A thread holds a batch and what the model makes of it, so more of them take memory; beyond that, operations share.
@@ -34,7 +34,7 @@ class WindowPool:
         """
         self._model, self._feature_extractor = model, feature_extractor
         self._batch_size, self._precision = batch_size, precision
-        cores = os.cpu_count() or 1
+        cores = count_cores()
         num_threads = min(cores, _MOST_THREADS)
         self._threads = ThreadPoolExecutor(
             num_threads, initializer=torch.set_num_threads, initargs=(cores // num_threads,)

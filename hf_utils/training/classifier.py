@@ -8,7 +8,7 @@ import torch
 from hf_utils.arguments.run_arguments import RunArguments
 from hf_utils.data.window_lengths import WindowLengths, hop_samples_for
 from hf_utils.models.checkpoints import Checkpoint
-from hf_utils.models.families import window_samples_for
+from hf_utils.models.families import expect_known_stats, window_samples_for
 from hf_utils.models.heads import HeadOptions
 from hf_utils.models.loading import load_classifier
 
@@ -43,7 +43,8 @@ def load_model(arguments: RunArguments, genres: list[str] | None) -> Classifier:
     """Return the classifier that the options name; `genres` None keeps the checkpoint's own.
 
     Raises:
-        UserError: as `load_classifier`; where nothing is trained, also for a head that was not trained.
+        UserError: as `load_classifier`; where nothing is trained, also for a head that was not trained, or a
+            spectrogram whose mean and deviation are not known.
     """
     model_args, data_args, training_args = arguments.model, arguments.data, arguments.training
     model, feature_extractor = load_classifier(
@@ -54,6 +55,8 @@ def load_model(arguments: RunArguments, genres: list[str] | None) -> Classifier:
         spectrogram=model_args.spectrogram_settings(),
         allow_new_head=training_args.do_train,
     )
+    if not training_args.do_train:
+        expect_known_stats(feature_extractor)
     sample_rate = feature_extractor.sampling_rate
     window_samples = window_samples_for(model.config, feature_extractor, data_args.window_seconds)
     hop_samples = hop_samples_for(window_samples, data_args.eval_hop_seconds, sample_rate)

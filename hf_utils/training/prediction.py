@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from hf_utils.arguments.run_arguments import RunArguments
 from hf_utils.audio import stream_windows
+from hf_utils.cores import count_cores
 from hf_utils.data.audio_lists import list_files, report_others
 from hf_utils.data.decode_ahead import decode_ahead
 from hf_utils.data.window_lengths import WindowLengths
@@ -86,7 +87,7 @@ def count_decoders(arguments: RunArguments) -> int:
 
     On two cores this process decodes by itself: beside the threads of the model, others halve the speed.
     """
-    cores = os.cpu_count() or 1
+    cores = count_cores()
     if "num_proc" in arguments.given:
         return arguments.data.num_proc
     if not arguments.training.use_cpu:

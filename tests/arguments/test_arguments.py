@@ -301,5 +301,5 @@ def test_workers_are_for_gpus_and_live_over_epochs(monkeypatch):
         assert (training.dataloader_num_workers, training.dataloader_persistent_workers) == (workers, workers > 0)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     for cores, workers in ((1, 0), (2, 0), (8, 3), (64, 12)):
-        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+        monkeypatch.setattr("hf_utils.arguments.training.count_cores", lambda cores=cores: cores)
         assert count_free_cores() == workers

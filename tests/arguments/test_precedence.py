@@ -1,9 +1,13 @@
 """Options that silence each other: the later source counts, and what would do nothing is refused."""
 
+import dataclasses
+
 import pytest
 import yaml
 
+from hf_utils.arguments.precedence import STOCK_OF_TRAINING
 from hf_utils.arguments.run_arguments import RunArguments
+from hf_utils.arguments.training_options import TrainingOptions
 from hf_utils.errors import UserError
 from hf_utils.training.past_runs import expand_stages
 
@@ -122,6 +126,9 @@ def test_options_after_stages_that_a_stage_sets_are_told_of(parse, caplog):
         ([], "--do_eval --feature_stats train", "feature_stats"),
         ([], "--do_predict --predict_path . --max_steps 5", "max_steps"),
         (["do_eval: true"], "--freeze backbone", "freeze"),
+        ([], "--do_eval --adam_beta1 0.8", "adam_beta1"),
+        ([], "--do_predict --predict_path . --gradient_checkpointing --eval_steps 5", "gradient_check.*eval_steps"),
+        (["adam_beta1: 0.8"], "--do_eval --torch_compile", None),
         (["learning_rate: 1.0e-3\nmixup_alpha: 0.2"], "--do_eval", None),  # a recipe that is evaluated
         ([], "--do_eval --seed 3 --precision fp32 --per_device_eval_batch_size 4 --window_seconds 5", None),
         ([], "--do_train --do_eval --mixup_alpha 0.2", None),
@@ -135,3 +142,8 @@ def test_a_run_that_trains_nothing_takes_no_option_of_training(texts, flags, ref
     with pytest.raises(UserError, match=refused) as caught:
         parse(*texts, flags=flags)
     assert "nothing is trained" in str(caught.value)
+
+
+def test_stock_options_of_training_are_those_of_transformers_that_are_not_ours():
+    declared = {field.name for field in dataclasses.fields(TrainingOptions)}
+    assert STOCK_OF_TRAINING <= TrainingOptions.further_options() - declared

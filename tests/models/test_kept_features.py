@@ -125,7 +125,7 @@ def test_everything_is_computed_once_whatever_the_number_of_threads(kind, make_c
     clips, found, threads = make_clips(window_samples), [], torch.get_num_threads()
     cls = {"tracks": kept_features.KeptTracks, "windows": kept_features.KeptWindows}[kind]
     for cores in (1, 3):
-        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+        monkeypatch.setattr(kept_features, "count_cores", lambda cores=cores: cores)
         calls, compute = [], cls._compute
         with monkeypatch.context() as patch:
             patch.setattr(cls, "_compute", lambda self, item: calls.append(item) or compute(self, item))  # noqa: B023

@@ -1,6 +1,5 @@
 """Windows in several threads: the outputs of one, in order, in the precision asked for, and only some at a time."""
 
-import os
 import threading
 from types import SimpleNamespace
 
@@ -10,6 +9,7 @@ import torch
 from tiny_models import load, saved
 from transformers import Wav2Vec2FeatureExtractor
 
+from hf_utils.cores import count_cores
 from hf_utils.models.features import run_windows
 from hf_utils.models.window_pool import WindowPool
 
@@ -43,7 +43,7 @@ def test_outputs_are_those_of_one_thread(name, tmp_path_factory):
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(threads)
-    exactly = {"rtol": 0, "atol": 0} if (os.cpu_count() or 1) <= 4 else {}
+    exactly = {"rtol": 0, "atol": 0} if count_cores() <= 4 else {}
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, **exactly)
 

@@ -295,6 +295,13 @@ def test_files_of_any_kind_are_tagged_and_bad_ones_listed(run, music, tmp_path):
     assert list((tmp_path / "tags").rglob("timeline/**/*.csv"))
 
 
+def test_nothing_is_tagged_by_a_spectrogram_of_unknown_mean_and_deviation(run, music, tmp_path):
+    words = ["--model_name_or_path", str(run), "--do_predict", "--predict_path", str(music)]
+    words += ["--output_dir", str(tmp_path), "--use_cpu"]
+    with pytest.raises(UserError, match="no mean and deviation"):
+        run_classification.main([*words, "--level_normalization", "true"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
