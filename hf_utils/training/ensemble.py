@@ -100,7 +100,7 @@ def evaluate_ensemble(arguments: RunArguments, members: Sequence[RunArguments]) 
     ordered = [[reorder_genres(found_set, one.record.genres, genres) for found_set in one.sets] for one in found]
     evaluations = [average_sets(sets, genres) for sets in zip(*ordered, strict=True)]
     if arguments.training.process_index == 0:
-        write_run(arguments, _join_records(records), evaluations, [])
+        write_run(arguments, _join_records(records), evaluations, None)
 
 
 @dataclasses.dataclass(frozen=True)
