@@ -108,9 +108,11 @@ def _expect_audio_model(name: str, config: PreTrainedConfig, spectrogram: Mappin
         supported = ", ".join(
             sorted(["clap", "mert", "muq", *(c.model_type for c in MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING)])
         )
+        brought = f", whose code brings {', '.join(own_code)}" if own_code else ""
         raise UserError(
-            f"{name!r} is a model of type {config.model_type}, expected an audio model ({supported}) or an image "
-            "classification model (ConvNeXt, ResNet, timm ...)"
+            f"{name!r} is a model of type {config.model_type}{brought}, expected an audio model ({supported}, or one "
+            "whose code brings AutoModelForAudioClassification) or an image classification model (ConvNeXt, ResNet, "
+            "timm ...)"
         )
     if spectrogram:
         raise UserError(

@@ -1,5 +1,6 @@
 """Music encoders of the Hub are heard as they were pretrained, come back equal, or are refused with the reason."""
 
+import json
 import shutil
 
 import numpy as np
@@ -228,6 +229,19 @@ def test_what_would_be_heard_wrongly_is_refused(fused, tmp_path, tmp_path_factor
     refuse("MuQ with .*'label_rate': 75.*expected .* label_rate 25 or 50", save_muq(tmp_path / "rate", label_rate=75))
     refuse("no melspec_2048_mean", save_muq(tmp_path / "stat", stat={}))
     refuse("too short for muq: take more than 0.043 s", saved("muq", tmp_path_factory), window_seconds=0.04)
+
+
+def test_an_encoder_of_unknown_code_is_refused_by_what_it_brings(tmp_path):
+    code = (
+        "from transformers import PreTrainedConfig\n\nclass XConfig(PreTrainedConfig):\n    model_type = 'x_encoder'\n"
+    )
+    (tmp_path / "configuration_x.py").write_text(code)
+    auto_map = {"AutoConfig": "configuration_x.XConfig", "AutoModel": "modeling_x.XModel"}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "x_encoder", "auto_map": auto_map}))
+    with pytest.raises(UserError, match="configuration_x.py, modeling_x.py.*--trust_remote_code"):
+        load(tmp_path)
+    with pytest.raises(UserError, match="x_encoder, whose code brings AutoConfig, AutoModel, expected .*mert, .*muq"):
+        load(tmp_path, trust=True)
 
 
 def test_clap_needs_all_weights_of_its_audio_tower(tmp_path, tmp_path_factory):
