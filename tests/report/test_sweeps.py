@@ -213,7 +213,7 @@ def test_the_page_answers_for_every_arm(tmp_path):
     assert "under white noise 0 dB it gains 50.0 points" in noisy and "on clean tracks no difference found" in noisy
     assert "it gains" not in synthetic and "it costs" not in synthetic
     assert "| no corruption | 70.0 | 68.3 | 70.0 |" in page  # by the arms: clean, noisy, synthetic
-    assert "6 runs were evaluated on them, and 12 times on corrupted copies" in page
+    assert "6 on the tracks as they are, one per run, and 12 on corrupted copies of them." in page
     assert "Calibration error (ECE), points, under 2 corruptions of genre-c 1 (seeds 1, 2)" in page
     assert (tmp_path / "report" / "robustness-1-1-0.png").stat().st_size > 5000
 
