@@ -218,7 +218,7 @@ def test_two_processes_train_and_evaluate_as_one(family, options, learning, chec
         torch.testing.assert_close(weights[1][name], tensor, rtol=0, atol=1e-5, msg=name)
     before = safetensors.torch.load_file(checkpoints[family] / "model.safetensors")
     moved = [[t for n, t in w.items() if n.endswith(learning)] for w in (before, weights[0])]
-    assert (moved[0][0] - moved[1][0]).abs().max() > 0.01, "nothing was trained"
+    assert (moved[0][0] - moved[1][0]).abs().max() > 1e-3, "nothing was trained"
     # Of the two processes' own model: what they found, and what one process finds.
     run_classification.main(
         ["--model_name_or_path", str(tmp_path / "two"), "--do_eval", "--output_dir", str(tmp_path / "again"), *TINY]
