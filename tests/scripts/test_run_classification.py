@@ -245,7 +245,7 @@ def test_adapters_are_merged_into_what_is_saved_and_evaluated(
     assert results["model"]["adapters"]["layers"] == num_layers and results["config"]["lora_rank"] == 2
     parameters = results["model"]["parameters"]
     assert 0 < parameters["trainable"] < parameters["total"] / 2
-    assert f"LoRA of rank 2 in {num_layers} linear layers" in (run / "README.md").read_text()
+    assert f"Linear layers: {num_layers} have an adapter (LoRA) of rank 2" in (run / "README.md").read_text()
     assert (run / "adapter" / "adapter_config.json").is_file() and not (run / "adapter_config.json").exists()
     # Whoever loads the folder has no peft, and finds what the run found.
     monkeypatch.setitem(sys.modules, "peft", None)
