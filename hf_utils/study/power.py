@@ -27,7 +27,7 @@ def describe_power(study: Study, cells: Sequence[Cell], configs: Sequence[Mappin
         return []
     num_tests, num_seeds = len(study.models) * (num_arms - 1), len(study.seeds)
     seeds = "1 seed" if num_seeds == 1 else f"{num_seeds} seeds"
-    design = f"{seeds}, {num_tests} against {REFERENCE_ARM}"
+    design = f"{seeds}, comparisons with {REFERENCE_ARM}: {num_tests}"
     num_tracks = _count_test_tracks(cells, configs)
     if num_tracks is None:
         return [f"Power ({design}): known once the test tracks are here, or a run is finished."]
@@ -39,9 +39,7 @@ def describe_power(study: Study, cells: Sequence[Cell], configs: Sequence[Mappin
         f"{100 * size:.1f} points if two runs disagree on {share:.0%} of the tracks"
         for size, share in zip(sizes, _DISAGREEMENTS, strict=True)
     )
-    return [
-        f"Power ({num_tracks:,} test tracks, {design}): 80 % of such studies find differences of accuracy of {found}."
-    ]
+    return [f"Power ({num_tracks:,} test tracks, {design}): such a study mostly finds a difference of {found}."]
 
 
 def _count_test_tracks(cells: Sequence[Cell], configs: Sequence[Mapping[str, Any]]) -> int | None:

@@ -192,14 +192,16 @@ def test_dry_run_shows_states_commands_and_only_known_costs(project, capsys):
 
 def test_what_the_study_can_find_is_told_before_it_is_run(project, capsys):
     assert study.main(["study.yaml", "--dry_run"]) == 0
-    assert "Power (2 seeds, 1 against clean): known once" in capsys.readouterr().out
+    assert "Power (2 seeds, comparisons with clean: 1): known once" in capsys.readouterr().out
     for track in range(30):
         write_tone(project / "music" / ("jazz", "rock")[track % 2] / f"{track}.wav", 400, 0.6, seed=track)
     write_study(project, options={"max_steps": 5, "dataset_name": "music"})
     for command in (["study.yaml", "--dry_run"], ["study.yaml"]):
         assert study.main(command) == 0
         lines = capsys.readouterr().out.splitlines()
-        [line] = [line for line in lines if line.startswith("Power (4 test tracks, 2 seeds, 1 against clean")]
+        [line] = [
+            line for line in lines if line.startswith("Power (4 test tracks, 2 seeds, comparisons with clean: 1")
+        ]
         points = plan_detectable(4, 2, 0.15, num_arms=2, num_tests=1)
         assert f"{100 * points:.1f} points if two runs disagree on 15%" in line
     # Once a run is finished, its results tell.
