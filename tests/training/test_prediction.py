@@ -22,6 +22,8 @@ from transformers import (
 from hf_utils import audio
 from hf_utils.data.window_lengths import WindowLengths
 from hf_utils.errors import UserError
+from hf_utils.tags.tag_commands import main as run_tags
+from hf_utils.tags.tag_fields import open_tags
 from hf_utils.training.classifier import Classifier
 from hf_utils.training.prediction import find_audio, predict_files
 from hf_utils.training.prediction_journal import digest_model
@@ -217,6 +219,18 @@ def test_predictions_say_of_which_files_and_by_which_model_they_are(tmp_path, mu
     model.config._commit_hash = "0123abc"
     predict(music, tmp_path / "hub", model=model)
     assert json.loads((tmp_path / "hub/predictions_origin.json").read_text())["models"][0]["revision"] == "0123abc"
+
+
+def test_predictions_become_tags(tmp_path, music, capsys):
+    predict(music, tmp_path / "out")
+    assert run_tags(["plan", str(tmp_path / "out/predictions.csv")]) == 0
+    assert "5 files planned" in capsys.readouterr().out
+    plan = str(tmp_path / "out/tags.jsonl")
+    assert run_tags(["apply", plan]) == 0 and run_tags(["verify", plan]) == 0
+    genres = {row["file"]: row["prediction"] for row in read_rows(tmp_path / "out/predictions.csv")}
+    assert {name: open_tags(str(music / name)).genres for name in genres} == {n: [g] for n, g in genres.items()}
+    assert run_tags(["plan", str(tmp_path / "out/predictions.csv"), "--output", str(tmp_path / "new")]) == 0
+    assert "5 left out: with that genre already" in capsys.readouterr().out
 
 
 def test_timelines_that_are_missing_are_made(tmp_path, music):
