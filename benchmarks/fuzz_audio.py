@@ -200,13 +200,13 @@ def predict_all(folder: Path, output_dir: Path) -> tuple[int, list[tuple[str, st
 
     from hf_utils.data.window_lengths import WindowLengths
     from hf_utils.training.classifier import Classifier
-    from hf_utils.training.prediction import predict_files
+    from hf_utils.training.prediction import TaggingOptions, predict_files
 
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     config = ASTConfig(**sizes, num_mel_bins=32, max_length=100, id2label=dict(enumerate(("jazz", "rock"))))
     extractor = ASTFeatureExtractor(num_mel_bins=32, max_length=100)
     classifier = Classifier(ASTForAudioClassification(config), extractor, WindowLengths(RATE, 16240, 8000))
-    return predict_files(classifier, folder, output_dir, batch_size=8, num_proc=2)
+    return predict_files(classifier, folder, output_dir, TaggingOptions(batch_size=8, num_proc=2))
 
 
 def main() -> int:

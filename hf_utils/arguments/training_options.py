@@ -62,6 +62,14 @@ class TrainingOptions:
     do_predict: bool = _job(False, "Tag the files of --predict_path.")
     predict_path: str | None = _job(None, "Audio file, or folder with files at any depth, to tag.", metavar="PATH")
     per_window: bool = _job(False, "Also write the genre of every window of a tagged file: a timeline.")
+    unknown_below: float | None = _job(
+        None,
+        "Write `unknown` for a tagged file whose likeliest genre is less probable than this. (default: always the "
+        "likeliest genre)",
+        metavar="PROBABILITY",
+        above=0,
+        below=1,
+    )
 
     num_train_epochs: float = _training(
         10.0, "Number of epochs: visits to every training track, times --windows_per_track.", metavar="EPOCHS", above=0
@@ -212,8 +220,9 @@ class TrainingOptions:
             self.predict_path = os.path.expanduser(self.predict_path)
             if not os.path.exists(self.predict_path):
                 raise UserError(f"predict_path is {self.predict_path}, which does not exist")
-        if self.per_window and not self.do_predict:
-            raise UserError("per_window is given, but not do_predict, which would use it")
+        for name, is_given in (("per_window", self.per_window), ("unknown_below", self.unknown_below is not None)):
+            if is_given and not self.do_predict:
+                raise UserError(f"{name} is given, but not do_predict, which would use it")
         writes_results = self.do_train or self.do_eval or not self.do_predict
         # A damaged file may be anybody's: it is not written over, either.
         has_results = is_complete(os.path.expanduser(self.output_dir or "")) is not False

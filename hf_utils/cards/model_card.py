@@ -35,7 +35,7 @@ _METRICS = {
 }
 # Options that say where a run lay and how it was kept, not what was trained. The card names the data elsewhere.
 _NOT_SETTINGS = re.compile(
-    r".*_dir|hub_.*|push_to_hub|logging_.*|report_to|dataloader_.*|num_proc|overwrite|do_.*|predict_path|per_window"
+    r".*_dir|hub_.*|push_to_hub|logging_.*|report_to|dataloader_.*|num_proc|overwrite|do_.*|predict_path|per_window|unknown_below"
     r"|dataset_name|train_datasets|eval_datasets|model_name_or_path|model_revision|genres|save_.*|run_name|seed"
     r"|resume_from_checkpoint|window_seconds|eval_hop_seconds|max_steps|num_train_epochs"
 )
@@ -424,8 +424,7 @@ def _count_parameters(model: Mapping) -> str:
     total, trainable = (f"{model['parameters'][name]:,}" for name in ("total", "trainable"))
     if "adapters" not in model:
         return f"{total}, of which {trainable} learned"
-    summary = model["adapters"]["summary"]
-    return f"{total}; {trainable} learned, of the head and of adapters that are merged now. {summary}"
+    return f"{total}; {trainable} learned: the head, and {model['adapters']['summary']}. Adapters are merged"
 
 
 def _at(revision: str | None) -> str:

@@ -17,6 +17,7 @@ from transformers import ASTFeatureExtractor, PreTrainedConfig, PreTrainedModel
 from hf_utils.errors import UserError
 from hf_utils.models.freezing import find_backbone
 from hf_utils.models.music_encoders import CLAP_TYPES
+from hf_utils.models.temperature import read_temperature
 
 DEFAULT_WINDOW_SECONDS = 10.0
 
@@ -242,9 +243,14 @@ def is_multi_label(config: PreTrainedConfig) -> bool:
 
 
 def probabilities_of(config: PreTrainedConfig, logits: np.ndarray) -> np.ndarray:
-    """Return float64 probabilities (W, K) of logits (W, K): sigmoids of a tagger, else their softmax."""
+    """Return float64 probabilities (W, K) of logits (W, K): sigmoids of a tagger, else their softmax.
+
+    Logits of a checkpoint with a temperature are divided by it; a tagger has none.
+    """
     logits = np.asarray(logits, np.float64)
-    return scipy.special.expit(logits) if is_multi_label(config) else scipy.special.softmax(logits, axis=1)
+    if is_multi_label(config):
+        return scipy.special.expit(logits)
+    return scipy.special.softmax(logits / (read_temperature(config) or 1.0), axis=1)
 
 
 def has_feature_stats(feature_extractor) -> bool:

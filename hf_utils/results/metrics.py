@@ -87,7 +87,7 @@ class GenreMetrics(evaluate.Metric):
             "recall": recall[present].mean(),
             "f1": f1[present].mean(),
             "roc_auc": np.nan if np.isnan(roc_auc).all() else np.nanmean(roc_auc),
-            "log_loss": -np.log(_clip(probabilities[np.arange(len(labels)), labels])).mean(),
+            "log_loss": log_loss(probabilities, labels),
             "ece": calibration_error(probabilities, labels),
         }
         for k, genre in enumerate(self.genres):
@@ -136,6 +136,11 @@ def vote(probabilities: np.ndarray, track_index: np.ndarray, how: str) -> np.nda
     ambiguous = np.flatnonzero(tied.sum(axis=1) > 1)
     shares[ambiguous, np.where(tied, mean, -1.0).argmax(axis=1)[ambiguous]] += _TIE_BREAK
     return shares
+
+
+def log_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Return the mean of -ln(probability of the true genre): (N, K) probabilities, clipped at epsilon, (N,) labels."""
+    return float(-np.log(_clip(probabilities[np.arange(len(labels)), labels])).mean())
 
 
 def calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:

@@ -19,6 +19,7 @@ import scipy.stats
 from hf_utils.disclosure import is_secret
 from hf_utils.errors import UserError
 from hf_utils.files import RESULTS_FILE, file_stem, to_json, write_atomically, write_predictions
+from hf_utils.results.calibration import apply_temperature
 from hf_utils.results.metrics import metrics_for, softmax, vote
 from hf_utils.results.plots import confusion_figure, encode_png
 from hf_utils.versions import installed_versions
@@ -37,7 +38,9 @@ PACKAGES = (
 class EvaluatedSet:
     """One evaluated set: `labels` (N,), `probabilities` (N, K) of the soft vote, and scores by `metrics.GenreMetrics`.
 
-    `scores` holds "track" (soft vote: the headline), "track_hard" (hard vote) and "window" (every window by itself).
+    `scores` holds "track" (soft vote: the headline), "track_hard" (hard vote), "window" (every window by itself) and,
+    of a model with a temperature, "track_calibrated" (soft vote with it, of the probabilities `calibrated` (N, K)).
+    `logits` (W, K) are those of the windows, and `track_index` (W,) their tracks; an ensemble has neither.
     """
 
     name: str
@@ -46,6 +49,20 @@ class EvaluatedSet:
     probabilities: np.ndarray
     scores: dict[str, dict[str, float]]
     num_windows: int
+    logits: np.ndarray | None = None
+    track_index: np.ndarray | None = None
+    calibrated: np.ndarray | None = None
+
+    def at_temperature(self, temperature: float | None, genres: Sequence[str]) -> "EvaluatedSet":
+        """Return this set with calibrated probabilities and their scores; as it is for a model without temperature."""
+        if temperature is None:
+            return self
+        return self.with_calibrated(apply_temperature(self.logits, self.track_index, temperature), genres)
+
+    def with_calibrated(self, calibrated: np.ndarray, genres: Sequence[str]) -> "EvaluatedSet":
+        """Return this set with these calibrated probabilities (N, K), and their scores."""
+        scores = {**self.scores, "track_calibrated": metrics_for(tuple(genres)).score(calibrated, self.labels)}
+        return dataclasses.replace(self, calibrated=calibrated, scores=scores)
 
     @property
     def predictions(self) -> np.ndarray:
@@ -79,7 +96,7 @@ def score_windows(logits: np.ndarray, windows, genres: Sequence[str], name: str)
         "track_hard": metrics.score(hard, labels),
         "window": metrics.score(probabilities, labels[track_index]),
     }
-    return EvaluatedSet(name, list(windows.track_ids), labels, soft, scores, len(track_index))
+    return EvaluatedSet(name, list(windows.track_ids), labels, soft, scores, len(track_index), logits, track_index)
 
 
 def is_near_chance(evaluated: EvaluatedSet) -> bool:
@@ -109,7 +126,10 @@ def warn_near_chance(evaluations: Sequence[EvaluatedSet]) -> None:
 
 
 def format_scores(evaluations: Sequence[EvaluatedSet]) -> str:
-    """Return a table for the terminal, one row per set; "-" is undefined. Soft vote unless the column says else."""
+    """Return a table for the terminal, one row per set; "-" is undefined. Soft vote unless the column says else.
+
+    Under a set, a second row has its scores with the temperature of the model, if it has one.
+    """
     header = ["set", "tracks", "windows", "accuracy", "hard vote", "per window"]
     header += ["macro F1", "ROC-AUC", "log-loss", "ECE"]
     rows = [header]
@@ -118,8 +138,15 @@ def format_scores(evaluations: Sequence[EvaluatedSet]) -> str:
         numbers = [track["accuracy"], hard["accuracy"], window["accuracy"]]
         numbers += [track[score] for score in ("f1", "roc_auc", "log_loss", "ece")]
         counts = [str(len(evaluated.labels)), str(evaluated.num_windows)]
-        rows.append([evaluated.name, *counts, *("-" if math.isnan(x) else f"{x:.3f}" for x in numbers)])
+        rows.append([evaluated.name, *counts, *map(_show_number, numbers)])
+        if calibrated := evaluated.scores.get("track_calibrated"):
+            others = (_show_number(calibrated[score]) for score in ("f1", "roc_auc", "log_loss", "ece"))
+            rows.append(["  calibrated", "", "", _show_number(calibrated["accuracy"]), "", "", *others])
     return align_columns(rows)
+
+
+def _show_number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3f}"
 
 
 def align_columns(rows: Sequence[Sequence[str]]) -> str:

@@ -11,6 +11,7 @@ from hf_utils.models.checkpoints import Checkpoint
 from hf_utils.models.families import expect_known_stats, window_samples_for
 from hf_utils.models.heads import HeadOptions
 from hf_utils.models.loading import load_classifier
+from hf_utils.models.temperature import forget_temperature, read_temperature
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +58,10 @@ def load_model(arguments: RunArguments, genres: list[str] | None) -> Classifier:
     )
     if not training_args.do_train:
         expect_known_stats(feature_extractor)
+    if training_args.do_train:
+        forget_temperature(model.config)  # that of the weights as they were
+    else:
+        read_temperature(model.config)  # to be refused before any work
     sample_rate = feature_extractor.sampling_rate
     window_samples = window_samples_for(model.config, feature_extractor, data_args.window_seconds)
     hop_samples = hop_samples_for(window_samples, data_args.eval_hop_seconds, sample_rate)

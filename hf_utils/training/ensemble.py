@@ -4,7 +4,6 @@ Every member keeps its own features, sampling rate and windows, so they may be o
 time.
 """
 
-import csv
 import dataclasses
 import json
 import logging
@@ -19,13 +18,20 @@ import numpy as np
 
 from hf_utils.arguments.run_arguments import RunArguments
 from hf_utils.errors import UserError
-from hf_utils.files import ORIGIN_FILE, file_stem, write_csv
+from hf_utils.files import ORIGIN_FILE, file_stem
 from hf_utils.models.families import is_multi_label
 from hf_utils.models.loading import own_genres
 from hf_utils.training.classifier import load_config
 from hf_utils.training.past_runs import adopt_data_options
-from hf_utils.training.prediction import PREDICTIONS_FILE, format_row, say_what_was_tagged, tag_files, write_origin
+from hf_utils.training.prediction import say_what_was_tagged, tag_files, write_origin
 from hf_utils.training.prediction_journal import JOURNAL_FILE, PredictionJournal
+from hf_utils.training.prediction_table import (
+    PREDICTIONS_FILE,
+    PredictionTable,
+    check_unknown,
+    format_row,
+    read_probabilities,
+)
 
 if TYPE_CHECKING:
     from hf_utils.results.run_results import EvaluatedSet, RunRecord
@@ -75,6 +81,7 @@ def _list_members(arguments: RunArguments) -> list[RunArguments]:
             )
         if is_multi_label(config) != is_multi_label(first):
             raise UserError(f"one of {names[0]} and {name} is a tagger: its probabilities are no shares of one genre")
+    check_unknown(arguments.training.unknown_below, own_genres(first))
     logger.info("An ensemble of %d checkpoints: the mean of their probabilities.", len(configs))
     return members
 
@@ -144,7 +151,11 @@ def reorder_genres(found: "EvaluatedSet", genres: Sequence[str], wanted: Sequenc
     """Return a set whose labels and outputs, of `genres`, are in the order `wanted` of the same genres."""
     order = np.array([genres.index(genre) for genre in wanted])
     return dataclasses.replace(
-        found, labels=np.argsort(order)[found.labels], probabilities=found.probabilities[:, order]
+        found,
+        labels=np.argsort(order)[found.labels],
+        probabilities=found.probabilities[:, order],
+        calibrated=None if found.calibrated is None else found.calibrated[:, order],
+        logits=None,
     )
 
 
@@ -154,7 +165,7 @@ def _join_records(records: "Sequence[RunRecord]") -> "RunRecord":
     seen = {name: kinds for record in records for name, kinds in record.data.get("seen_tracks", {}).items()}
     return dataclasses.replace(
         first,
-        model={**first.model, "ensemble": [record.model for record in records]},
+        model={**first.model, "temperature": None, "ensemble": [record.model for record in records]},
         data={**first.data, "seen_tracks": seen} if seen else first.data,
         seconds={part: sum(record.seconds[part] for record in records) for part in first.seconds},
         earlier=[earlier for record in records for earlier in record.earlier],
@@ -165,16 +176,22 @@ def _join_records(records: "Sequence[RunRecord]") -> "RunRecord":
 def average_sets(sets: "Sequence[EvaluatedSet]", genres: Sequence[str]) -> "EvaluatedSet":
     """Return the mean of what members found on one set, the same tracks and `genres` in the same order.
 
-    Hard vote and window scores are undefined: windows differ.
+    Hard vote and window scores are undefined: windows differ. Calibrated probabilities are each member's own; of one
+    without a temperature they are those that it has.
     """
     from hf_utils.results.metrics import metrics_for
+    from hf_utils.results.run_results import EvaluatedSet
 
     mean = np.mean([found.probabilities for found in sets], axis=0)
     track = metrics_for(tuple(genres)).score(mean, sets[0].labels)
     undefined = dict.fromkeys(track, math.nan)
     scores = {"track": track, "track_hard": undefined, "window": undefined}
     num_windows = sum(found.num_windows for found in sets)
-    return dataclasses.replace(sets[0], probabilities=mean, scores=scores, num_windows=num_windows)
+    joined = EvaluatedSet(sets[0].name, sets[0].track_ids, sets[0].labels, mean, scores, num_windows)
+    if all(found.calibrated is None for found in sets):
+        return joined
+    trusted = [found.probabilities if found.calibrated is None else found.calibrated for found in sets]
+    return joined.with_calibrated(np.mean(trusted, axis=0), genres)
 
 
 def predict_ensemble(arguments: RunArguments, members: Sequence[RunArguments]) -> int:
@@ -193,27 +210,30 @@ def predict_ensemble(arguments: RunArguments, members: Sequence[RunArguments]) -
         logger.info("Member %s", name)
         _, failures = tag_files(member, folder)
         skipped |= {file for file, _ in failures}
-        tables.append(_read_predictions(folder / PREDICTIONS_FILE))
-    genres = tables[0].genres
-    files = [file for file in tables[0].rows if all(file in table.rows for table in tables)]
-    rows = []
-    for file in files:
-        mean = np.mean([[table.rows[file][genre] for genre in genres] for table in tables], axis=0)
-        rows.append([file, *format_row(mean, genres)])
-    write_csv(output_dir / PREDICTIONS_FILE, ["file", "prediction", *genres], rows)
-    _join_origins(output_dir, folders)
+        tables.append(read_probabilities(folder / PREDICTIONS_FILE))
+    (genres, first), *others = tables
+    rows = {}
+    for file in first:
+        if all(file in found for _, found in others):
+            mean = np.mean([[found[file][genre] for genre in genres] for _, found in tables], axis=0)
+            rows[file] = format_row(mean, genres)
+    models = _join_origins(output_dir, folders)
+    is_calibrated = all(model["temperature"] is not None for model in models)
+    table = PredictionTable(genres, is_calibrated, arguments.training.unknown_below)
+    table.write(output_dir / PREDICTIONS_FILE, rows)
     say_what_was_tagged(output_dir, len(rows), len(skipped))
     return 1 if skipped else 0
 
 
-def _join_origins(output_dir: Path, folders: Sequence[Path]) -> None:
-    """Note what the ensemble's predictions are of, and all members with their journals."""
+def _join_origins(output_dir: Path, folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """Note what the ensemble's predictions are of, and all members with their journals; return the members."""
     models = []
     for folder in folders:
         origin = json.loads((folder / ORIGIN_FILE).read_text(encoding="utf-8"))
         place = folder.relative_to(output_dir)
         models += [{**model, "journal": str(place / model["journal"])} for model in origin["models"]]
     write_origin(output_dir, origin["predict_path"], models)
+    return models
 
 
 def _make_room(output_dir: Path, folders: Sequence[Path], *, overwrite: bool) -> None:
@@ -237,17 +257,3 @@ def _make_room(output_dir: Path, folders: Sequence[Path], *, overwrite: bool) ->
                 Path(path.parent, result["timeline"]).unlink(missing_ok=True)
         path.unlink()
         Path(path.parent, PREDICTIONS_FILE).unlink(missing_ok=True)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Table:
-    """Predictions of one member: `rows` is {file: {genre: probability}}."""
-
-    genres: list[str]
-    rows: dict[str, dict[str, float]]
-
-
-def _read_predictions(path: Path) -> _Table:
-    with path.open(encoding="utf-8", newline="") as file:
-        (_, _, *genres), *rows = csv.reader(file)
-    return _Table(genres, {name: dict(zip(genres, map(float, row), strict=True)) for name, _, *row in rows})

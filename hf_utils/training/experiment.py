@@ -30,10 +30,12 @@ from hf_utils.models.feature_stats import fit_feature_stats, wants_training_stat
 from hf_utils.models.features import SpecAugment, WindowCollator, make_example, make_spec_augment
 from hf_utils.models.freezing import freeze
 from hf_utils.models.kept_features import keep_features, start_step
+from hf_utils.models.temperature import read_temperature
 from hf_utils.results.run_results import RunRecord
 from hf_utils.training.classifier import Classifier, check_checkpoint, load_model
 from hf_utils.training.optimizer import assign_learning_rates
 from hf_utils.training.past_runs import read_past_split
+from hf_utils.training.prediction_table import check_unknown
 from hf_utils.training.provenance import find_earlier_trainings, find_licenses
 from hf_utils.training.shared_memory import check_shared_memory
 from hf_utils.training.trainer import GenreTrainer, balanced_class_weights
@@ -81,6 +83,7 @@ class Experiment:
             "revision": arguments.model.model_revision,
             "class": type(self.trainer.model).__name__,
             "parameters": {"trainable": self.num_trainable, "total": self.num_parameters},
+            "temperature": self.trainer.temperature,
             **dataclasses.asdict(self.lengths),
         }
         if self.adapters is not None:
@@ -126,6 +129,7 @@ def prepare_experiment(arguments: RunArguments) -> Experiment:
             data_args, genre_names(clips), train=training_args.do_train, token=training_args.hub_token
         )
         check_headers(clips, further, data_args, train=training_args.do_train)
+    check_unknown(training_args.unknown_below, genre_names(clips))
     logger.info("%s", describe_splits(clips))
 
     # 3. Load the model.
@@ -216,7 +220,7 @@ def make_trainer(
         free_bytes = int(1e9 * data_args.feature_memory_gb)
         for windows in (training_windows, validation_windows):
             free_bytes -= keep_features(windows, feature_extractor, free_bytes, training_args.device)
-    return GenreTrainer(
+    trainer = GenreTrainer(
         model=classifier.model,
         args=training_args,
         genres=corpus.genres,
@@ -227,6 +231,8 @@ def make_trainer(
         processing_class=feature_extractor,
         record=corpus.record,
     )
+    trainer.temperature = read_temperature(classifier.model.config)
+    return trainer
 
 
 def _validation_hop(data_args: DataArguments, lengths: WindowLengths) -> int:

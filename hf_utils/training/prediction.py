@@ -36,16 +36,17 @@ from hf_utils.files import (
 )
 from hf_utils.models.families import is_multi_label, probabilities_of
 from hf_utils.models.loading import own_genres
+from hf_utils.models.temperature import read_temperature
 from hf_utils.models.window_pool import WindowPool
 from hf_utils.sound_check import AudioError
 from hf_utils.sound_files import AUDIO_SUFFIXES
 from hf_utils.training.classifier import Classifier, load_model
 from hf_utils.training.past_runs import adopt_data_options
 from hf_utils.training.prediction_journal import JOURNAL_FILE, PredictionJournal, digest_model
+from hf_utils.training.prediction_table import PREDICTIONS_FILE, PredictionTable, check_unknown, format_row
 
 logger = logging.getLogger(__name__)
 
-PREDICTIONS_FILE = "predictions.csv"
 TIMELINE_FOLDER = "timeline"
 
 # To be raised when the same file and options give other results.
@@ -61,25 +62,45 @@ def run_prediction(arguments: RunArguments) -> int:
 def predict(arguments: RunArguments) -> int:
     """Tag the user's files; return 1 if some could not be read, else 0."""
     output_dir = arguments.training.output_dir
-    done, failures = tag_files(arguments, output_dir)
+    done, failures = tag_files(arguments, output_dir, arguments.training.unknown_below)
     say_what_was_tagged(output_dir, done, len(failures))
     return 1 if failures else 0
 
 
-def tag_files(arguments: RunArguments, output_dir: str | os.PathLike) -> tuple[int, list[tuple[str, str]]]:
+@dataclasses.dataclass(frozen=True)
+class TaggingOptions:
+    """How files are tagged.
+
+    Attributes:
+        batch_size: of windows, all of one file.
+        num_proc: how many processes decode files ahead.
+        per_window: whether there is a timeline of every file, too.
+        overwrite: whether predictions of another kind in the folder are replaced.
+        unknown_below: the probability that the genre of a file needs, else it is `unknown`; None for any.
+    """
+
+    batch_size: int
+    num_proc: int = 1
+    per_window: bool = False
+    overwrite: bool = False
+    unknown_below: float | None = None
+
+
+def tag_files(
+    arguments: RunArguments, output_dir: str | os.PathLike, unknown_below: float | None = None
+) -> tuple[int, list[tuple[str, str]]]:
     """Load the model and call `predict_files` as the options ask."""
     training_args, classifier = arguments.training, load_model(arguments, genres=None)
     classifier.model.to(training_args.device)
-    return predict_files(
-        classifier,
-        training_args.predict_path,
-        output_dir,
+    options = TaggingOptions(
         batch_size=training_args.per_device_eval_batch_size,
         num_proc=count_decoders(arguments),
         per_window=training_args.per_window,
         # What is there was made by weights of this run that were not its last.
         overwrite=training_args.overwrite or training_args.do_train,
+        unknown_below=unknown_below,
     )
+    return predict_files(classifier, training_args.predict_path, output_dir, options)
 
 
 def count_decoders(arguments: RunArguments) -> int:
@@ -102,51 +123,50 @@ def say_what_was_tagged(output_dir: str | os.PathLike, num_tagged: int, num_skip
 
 
 def predict_files(
-    classifier: Classifier,
-    path: str | os.PathLike,
-    output_dir: str | os.PathLike,
-    *,
-    batch_size: int,
-    num_proc: int = 1,
-    per_window: bool = False,
-    overwrite: bool = False,
+    classifier: Classifier, path: str | os.PathLike, output_dir: str | os.PathLike, options: TaggingOptions
 ) -> tuple[int, list[tuple[str, str]]]:
-    """Write the genre of a file, or of every music file in a folder and its subfolders, to `predictions.csv`.
+    """Write the genre of a file, or of every music file in a folder and its subfolders, to a `PredictionTable`.
 
-    Its columns: file (relative to `path`), prediction, and a probability per genre, the mean over the file's windows.
-    The probabilities of a multi-label model are independent of each other and do not sum to 1. `per_window` also
-    writes `timeline/<file>.csv`: start_seconds, end_seconds, prediction, and the probabilities. Probabilities have 6
-    decimals, times 3.
+    Files are named relative to `path`; a probability is the mean over the file's windows. Those of a multi-label model
+    are independent of each other and do not sum to 1. `per_window` also writes `timeline/<file>.csv`: start_seconds,
+    end_seconds, prediction (whatever its probability), and the probabilities. Probabilities have 6 decimals, times 3.
 
     What a journal in `output_dir` has of the same model, windows and unchanged files is not done again, and ends up in
-    the same bytes. A shorter clip than a window is repeated to fill it. Batches are of windows of one file.
-
-    Files are decoded ahead by `num_proc` processes; only some blocks of a long one are in memory at a time.
+    the same bytes. A shorter clip than a window is repeated to fill it. Of a long file, only some blocks are in memory
+    at a time.
 
     Returns (number of files in the table, [(file, reason)] of those that could not be read, which are logged as well).
 
     Raises:
-        UserError: the path is missing or holds no music, or `output_dir` holds other predictions and not `overwrite`.
+        UserError: as `check_unknown`; the path is missing or holds no music; or `output_dir` holds other predictions
+            and not `overwrite`.
     """
+    config = classifier.model.config
+    genres, temperature = own_genres(config), None if is_multi_label(config) else read_temperature(config)
+    check_unknown(options.unknown_below, genres)
     output_dir, path = Path(output_dir), Path(path).expanduser().absolute()
     files = find_audio(path)
     timelines = {name: Path(TIMELINE_FOLDER, file).as_posix() for name, file in name_outputs(files, ".csv").items()}
     made_by = _describe(classifier)
-    journal = _open_journal(output_dir, made_by, files, timelines if per_window else {}, overwrite)
-    name, commit = classifier.model.config.name_or_path, getattr(classifier.model.config, "_commit_hash", None)
-    write_origin(output_dir, path, [{"name": name, "revision": commit or made_by["model"], "journal": JOURNAL_FILE}])
+    journal = _open_journal(output_dir, made_by, files, timelines if options.per_window else {}, options.overwrite)
+    revision = getattr(config, "_commit_hash", None) or made_by["model"]
+    origin = {"name": config.name_or_path, "revision": revision, "temperature": temperature, "journal": JOURNAL_FILE}
+    write_origin(output_dir, path, [origin])
     window_seconds = classifier.lengths.window_samples / classifier.lengths.sample_rate
-    genres = own_genres(classifier.model.config)
+    table = PredictionTable(genres, temperature is not None, options.unknown_below)
     classifier.model.eval()
-    if is_multi_label(classifier.model.config):
+    if is_multi_label(config):
         logger.info("The model is a tagger: each label has a probability by itself, and they do not sum to 1.")
+    else:
+        by = "no temperature, so not calibrated" if temperature is None else f"temperature {temperature:g}"
+        logger.info("Probabilities are by %s.", by)
     failures, num_short = [], 0
     finished = journal.results
     missing = [name for name in files if name not in finished]
     states = {name: read_file_state(files[name]) for name in missing}
-    decoded = decode_ahead([files[name] for name in missing], classifier.lengths.sample_rate, num_proc)
+    decoded = decode_ahead([files[name] for name in missing], classifier.lengths.sample_rate, options.num_proc)
     pool = WindowPool(
-        classifier.model, classifier.feature_extractor, batch_size=batch_size, precision=classifier.precision
+        classifier.model, classifier.feature_extractor, batch_size=options.batch_size, precision=classifier.precision
     )
     with journal, contextlib.closing(decoded), pool:
         started = _start_ahead(pool, decoded, classifier.lengths)
@@ -154,14 +174,14 @@ def predict_files(
         try:
             for name, file in zip(bar, started, strict=True):
                 try:
-                    times, probabilities = file.finish(classifier.model.config)
+                    times, probabilities = file.finish(config)
                 except AudioError as error:
                     logger.warning("Skipped %s: %s", show_name(name), error)
                     failures.append((name, str(error)))
                     continue
                 num_short += len(times) == 1 and float(times[0][1]) < window_seconds - 1e-3
                 result = {"row": format_row(probabilities.mean(axis=0), genres)}
-                if per_window:
+                if options.per_window:
                     result["timeline"] = timelines[name]
                     rows = ([*span, *format_row(row, genres)] for span, row in zip(times, probabilities, strict=True))
                     header = ["start_seconds", "end_seconds", "prediction", *genres]
@@ -169,8 +189,8 @@ def predict_files(
                 journal.add(name, states[name], result)
         finally:
             results = journal.results
-            rows = [[name, *results[name]["row"]] for name in files if name in results]
-            write_csv(output_dir / PREDICTIONS_FILE, ["file", "prediction", *genres], rows)
+            rows = {name: results[name]["row"] for name in files if name in results}
+            table.write(output_dir / PREDICTIONS_FILE, rows)
     classifier.lengths.warn_of_short(num_short, len(missing) - len(failures))
     return len(rows), failures
 
@@ -179,8 +199,8 @@ def write_origin(output_dir: Path, path: Path, models: Sequence[Mapping[str, str
     """Note beside the predictions what they are of, and by which models.
 
     Args:
-        models: of each its name, its revision (the commit on the Hub; for a folder, a digest of the weights), and the
-            journal of its predictions, relative to `output_dir`.
+        models: of each its name, its revision (the commit on the Hub; for a folder, a digest of the weights), its
+            temperature if it has one, and the journal of its predictions, relative to `output_dir`.
     """
     origin = {"predict_path": str(path), "models": models}
     write_atomically(output_dir / ORIGIN_FILE, f"{json.dumps(origin, indent=2)}\n")
@@ -299,8 +319,3 @@ def _start_file(pool: WindowPool, blocks: Iterable[np.ndarray], lengths: WindowL
         return _StartedFile(times, pool.submit(cut_windows()))
     except AudioError as error:
         return _StartedFile(times, [], error)
-
-
-def format_row(probabilities: np.ndarray, genres: list[str]) -> list[str]:
-    """Return what stands behind a file's name: the likeliest genre, and the probabilities (K,)."""
-    return [genres[probabilities.argmax()], *(f"{p:.6f}" for p in probabilities)]

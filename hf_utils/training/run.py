@@ -17,12 +17,13 @@ functions follow in this order.
 import dataclasses
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hf_utils.arguments.model import ModelArguments
 from hf_utils.arguments.run_arguments import RunArguments
+from hf_utils.arguments.training import ClassificationTrainingArguments
 from hf_utils.augmentation.corruptions import Corruption
 from hf_utils.cards.model_card import write_model_card
 from hf_utils.config_files import write_config
@@ -32,6 +33,8 @@ from hf_utils.hub.checkpoint_push import HubCheckpoints, fetch_checkpoint, open_
 from hf_utils.hub.repository import Repository, push_folder
 from hf_utils.launch import launch_command
 from hf_utils.models.adapters import merge_adapters
+from hf_utils.models.temperature import write_temperature
+from hf_utils.results.calibration import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE, fit_temperature
 from hf_utils.results.run_results import (
     EvaluatedSet,
     RunRecord,
@@ -156,9 +159,8 @@ def run_stage(arguments: RunArguments, plan: RunPlan) -> None:
         logger.info("%s", training["summary"])
     seconds["training"] = time.time() - started
     # 6. What was found is on disk before anything that may yet fail.
-    started, evaluations, robustness = time.time(), [], None
-    if training_args.do_eval:
-        evaluations = [trainer.evaluate_set(windows, name) for name, windows in experiment.windows.items()]
+    started, robustness = time.time(), None
+    evaluations = evaluate(experiment, trainer, training_args)
     seconds["evaluation"] = time.time() - started
     record = experiment.describe(arguments, plan.config, seconds, training)
     if trainer.is_world_process_zero():
@@ -205,6 +207,49 @@ def train(experiment: Experiment, arguments: RunArguments, repository: Repositor
     if trainer.is_world_process_zero():
         write_options(output_dir, options)
     return learning
+
+
+def evaluate(
+    experiment: Experiment, trainer: GenreTrainer, training_args: ClassificationTrainingArguments
+) -> list[EvaluatedSet]:
+    """Return what is found on every set, where that is asked for.
+
+    After a training, `trainer` and the experiment's own get the temperature that fits the validation tracks, and so
+    does the saved checkpoint.
+    """
+    names = list(experiment.windows) if training_args.do_eval else ["validation"] if training_args.do_train else []
+    found = {name: trainer.evaluate_set(experiment.windows[name], name) for name in names}
+    if training_args.do_train:
+        temperature = find_temperature(found["validation"], experiment.corpus.facts)
+        trainer.temperature = experiment.trainer.temperature = temperature
+        if temperature is not None and trainer.is_world_process_zero():
+            write_temperature(training_args.output_dir, temperature)
+        trainer.accelerator.wait_for_everyone()  # a later stage reads the checkpoint
+        found = {name: each.at_temperature(temperature, trainer.genres) for name, each in found.items()}
+    return list(found.values()) if training_args.do_eval else []
+
+
+def find_temperature(validation: EvaluatedSet, facts: Mapping[str, Any]) -> float | None:
+    """Return the temperature that fits the validation tracks, or None, with the reason logged, where none can be told.
+
+    `facts` are those of the data, as in results.json.
+    """
+    num_tracks = len(validation.labels)
+    if num_known := facts.get("seen_tracks", {}).get("validation", {}).get("trained on"):
+        logger.warning("No temperature is fitted: the weights were trained on %d of the validation tracks.", num_known)
+        return None
+    temperature = fit_temperature(validation.logits, validation.track_index, validation.labels)
+    if temperature is None:
+        logger.warning(
+            "No temperature fits the %d validation tracks: the log-loss falls to the end of what was tried, %g to %g, "
+            "as where all of them are right. Probabilities stay as the model gives them.",
+            num_tracks,
+            LOWEST_TEMPERATURE,
+            HIGHEST_TEMPERATURE,
+        )
+    else:
+        logger.info("Temperature %g, fitted to the %d validation tracks", temperature, num_tracks)
+    return temperature
 
 
 def write_run(

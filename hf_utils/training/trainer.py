@@ -110,6 +110,8 @@ class GenreTrainer(Trainer):
         # Our loss does the scaling (see CrossEntropy); no model does it.
         self.model_accepts_loss_kwargs = False
         self.genres, self.class_weights, self.record = genres, class_weights, record
+        # Of the weights as they are now: see hf_utils/models/temperature.py.
+        self.temperature: float | None = None
         self._evaluated: EvaluatedSet | None = None
         self._frozen_modules: list[torch.nn.Module] = []
         self._average: WeightAverage | None = None
@@ -140,9 +142,12 @@ class GenreTrainer(Trainer):
             self.args = before
 
     def evaluate_set(self, windows, name: str) -> EvaluatedSet:
-        """Return the scores and the per-track probabilities of one set; under several processes, on every one."""
+        """Return the scores and the per-track probabilities of one set; under several processes, on every one.
+
+        With `temperature`, also the calibrated ones.
+        """
         self.predict(windows, metric_key_prefix=name)
-        return dataclasses.replace(self._evaluated, name=name)
+        return dataclasses.replace(self._evaluated, name=name).at_temperature(self.temperature, self.genres)
 
     def evaluation_loop(self, dataloader, *args, metric_key_prefix: str = "eval", **kwargs):
         """As the stock loop; remembers whose windows it scores, since `compute_metrics` is not told.

@@ -100,6 +100,8 @@ def test_only_what_is_asked_for_is_done(flags, job):
         ("--do_predict --predict_path none", "predict_path is none, which does not exist"),
         ("--predict_path .", "predict_path is given, but not do_predict, which would use it"),
         ("--per_window", "per_window is given, but not do_predict, which would use it"),
+        ("--unknown_below 0.5", "unknown_below is given, but not do_predict, which would use it"),
+        ("--unknown_below 1", "unknown_below on the command line is 1.0, expected less than 1"),
         (
             "--eval_strategy no",
             "load_best_model_at_end needs evaluations and checkpoints together, but eval_strategy is no and "

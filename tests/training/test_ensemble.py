@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_models
+from made_results import make_windows
 from tones import GENRE_TONES_HZ, write_tone
 
 import run_classification
 from hf_utils.errors import UserError
 from hf_utils.files import read_predictions
 from hf_utils.report.run_folders import read_runs
+from hf_utils.results.run_results import score_windows
+from hf_utils.training.ensemble import average_sets, reorder_genres
 
 OPTIONS = "--dataloader_num_workers 0 --num_proc 1 --use_cpu --precision fp32".split()
 # Another rate, another family, another window.
@@ -78,6 +81,18 @@ def test_an_evaluated_ensemble_is_the_mean_of_its_members(work, tmp_path):
     assert (run.model, run.arm) == ("musicnn + hubert", "evaluated only")
 
 
+def test_each_member_has_its_own_temperature():
+    # Logits of one track of one window: ln 3 by temperature 1/2 is ln 9; the other member has none.
+    windows, genres = make_windows([0], 1), ["blues", "rock"]
+    sets = [score_windows(np.log([odds]), windows, genres, "test") for odds in ([3, 1], [1, 4])]
+    sets[0] = sets[0].at_temperature(0.5, genres)
+    both = average_sets([reorder_genres(found, genres, genres[::-1]) for found in sets], genres[::-1])
+    assert both.probabilities[0] == pytest.approx([(1 / 4 + 4 / 5) / 2, (3 / 4 + 1 / 5) / 2])
+    assert both.calibrated[0] == pytest.approx([(1 / 10 + 4 / 5) / 2, (9 / 10 + 1 / 5) / 2])
+    assert (both.scores["track"]["accuracy"], both.scores["track_calibrated"]["accuracy"]) == (0.0, 1.0)
+    assert average_sets([sets[1], sets[1]], genres).calibrated is None
+
+
 def test_members_with_their_genres_in_another_order_are_put_in_one(work, tmp_path):
     options = "--num_train_epochs", 1, "--window_seconds", 0.4, "--dataset_name", work / "music"
     turned = tmp_path / "turned"
@@ -117,7 +132,7 @@ def test_tagged_files_have_the_mean_of_the_probabilities_and_continue(work, tmp_
     content, rows = (output / "predictions.csv").read_bytes(), read_rows(output / "predictions.csv")
     members = [read_rows(output / "members" / name / "predictions.csv") for name in ("1-musicnn", "2-hubert")]
     for row, *own in zip(rows, *members, strict=True):
-        genres = [name for name in row if name not in ("file", "prediction")]
+        genres = list(GENRE_TONES_HZ)
         mean = {genre: np.mean([float(member[genre]) for member in own]) for genre in genres}
         assert {genre: float(row[genre]) for genre in genres} == pytest.approx(mean, abs=1e-6)
         assert row["prediction"] == max(mean, key=mean.get) and row["file"] == own[0]["file"]

@@ -25,8 +25,9 @@ from hf_utils.errors import UserError
 from hf_utils.tags.tag_commands import main as run_tags
 from hf_utils.tags.tag_fields import open_tags
 from hf_utils.training.classifier import Classifier
-from hf_utils.training.prediction import find_audio, predict_files
+from hf_utils.training.prediction import TaggingOptions, find_audio, predict_files
 from hf_utils.training.prediction_journal import digest_model
+from hf_utils.training.prediction_table import PredictionTable
 
 RATE = 8000
 GENRES = ["quiet, soft", "loud"]
@@ -60,7 +61,7 @@ def write_levels(path, levels, seconds=1.0, rate=RATE):
 def predict(path, output_dir, *, model=None, window_samples=2 * RATE, hop_samples=RATE, **options):
     extractor = Wav2Vec2FeatureExtractor(sampling_rate=RATE, do_normalize=False)
     classifier = Classifier(model or LoudnessModel(), extractor, WindowLengths(RATE, window_samples, hop_samples))
-    return classifier.model, predict_files(classifier, path, output_dir, **{"batch_size": 2} | options)
+    return classifier.model, predict_files(classifier, path, output_dir, TaggingOptions(**{"batch_size": 2} | options))
 
 
 def read_rows(path):
@@ -78,8 +79,8 @@ def test_a_file_is_the_mean_of_its_windows(tmp_path):
     windows = sigmoid(np.array([0.6, 0.3, 0.4]) - 0.35)
     assert (done, failures) == (1, []) and model.batches == [(2, 2 * RATE), (1, 2 * RATE)]
     (row,) = read_rows(tmp_path / "out/predictions.csv")
-    assert list(row) == ["file", "prediction", *GENRES]
-    assert (row["file"], row["prediction"]) == ("a.wav", "loud")
+    assert list(row) == ["file", "prediction", "confidence", "margin", "calibrated", *GENRES]
+    assert (row["file"], row["prediction"], row["calibrated"]) == ("a.wav", "loud", "no")
     assert float(row["loud"]) == pytest.approx(windows.mean(), abs=1e-4)
     timeline = read_rows(tmp_path / "out/timeline/a.wav.csv")
     assert [(float(r["start_seconds"]), float(r["end_seconds"])) for r in timeline] == [(0, 2), (1, 3), (2, 4)]
@@ -90,10 +91,54 @@ def test_a_file_is_the_mean_of_its_windows(tmp_path):
 def test_tables_have_no_more_digits_than_say_something(tmp_path):
     write_levels(tmp_path / "a.wav", [0.8, 0.4, 0.2, 0.6], seconds=1 / 3)
     predict(tmp_path / "a.wav", tmp_path / "out", per_window=True, window_samples=2999, hop_samples=1000)
-    for path, digits in (("predictions.csv", [6, 6]), ("timeline/a.wav.csv", [3, 3, 6, 6])):
+    for path, digits in (("predictions.csv", [6, 6, 6, 6]), ("timeline/a.wav.csv", [3, 3, 6, 6])):
         for row in read_rows(tmp_path / "out" / path):
-            numbers = [value for name, value in row.items() if name not in ("file", "prediction")]
+            numbers = [value for name, value in row.items() if name not in ("file", "prediction", "calibrated")]
             assert [len(number.partition(".")[2]) for number in numbers] == digits
+
+
+def test_a_table_says_how_sure_it_is_and_what_is_unknown(tmp_path, caplog):
+    for name, level in (("quiet.wav", 0.1), ("middle.wav", 0.5), ("loud.wav", 1.0)):
+        write_levels(tmp_path / "music" / name, [level, level])
+    model = LoudnessModel()
+    model.config.calibration_temperature = 0.1
+    loud = sigmoid((np.array([1.0, 0.5, 0.1]) - 0.35) / 0.1)  # in the order of the names
+    top = np.maximum(loud, 1 - loud)
+    for unknown_below, expected in (
+        (None, ["loud", "loud", GENRES[0]]),
+        (0.9, ["loud", "unknown", GENRES[0]]),
+        (0.93, ["loud", "unknown", "unknown"]),
+    ):
+        predict(tmp_path / "music", tmp_path / "out", model=model, unknown_below=unknown_below)
+        rows = read_rows(tmp_path / "out/predictions.csv")
+        assert [row["file"] for row in rows] == ["loud.wav", "middle.wav", "quiet.wav"]
+        assert [row["prediction"] for row in rows] == expected
+        assert [float(row["confidence"]) for row in rows] == pytest.approx(top, abs=1e-3)
+        assert [float(row["margin"]) for row in rows] == pytest.approx(2 * top - 1, abs=1e-3)
+        assert [row["calibrated"] for row in rows] == ["yes"] * 3
+        assert [float(row["loud"]) for row in rows] == pytest.approx(loud, abs=1e-3)
+    assert len(model.batches) == 3  # another threshold computes nothing
+    origin = json.loads((tmp_path / "out/predictions_origin.json").read_text())
+    assert origin["models"][0]["temperature"] == 0.1
+    model.config.calibration_temperature = 0.2
+    with pytest.raises(UserError, match="--overwrite"):
+        predict(tmp_path / "music", tmp_path / "out", model=model)
+
+
+def test_as_sure_as_asked_for_is_not_unknown(tmp_path):
+    for probability, expected in ((0.5, "loud"), (0.500001, "unknown")):
+        PredictionTable(["loud"], False, probability).write(tmp_path / "table.csv", {"a.wav": ["loud", "0.500000"]})
+        (row,) = read_rows(tmp_path / "table.csv")
+        assert (row["prediction"], row["confidence"], row["margin"]) == (expected, "0.500000", "0.500000")
+
+
+def test_a_genre_called_unknown_and_files_that_are_unknown_are_not_mixed(tmp_path):
+    write_levels(tmp_path / "a.wav", [0.8, 0.4])
+    model = LoudnessModel()
+    model.config.id2label = {0: "Unknown", 1: "loud"}
+    predict(tmp_path / "a.wav", tmp_path / "out", model=model)
+    with pytest.raises(UserError, match="unknown_below is given, but a genre of the model is called 'Unknown'"):
+        predict(tmp_path / "a.wav", tmp_path / "out", model=model, unknown_below=0.5)
 
 
 def test_a_short_clip_is_repeated_and_another_rate_resampled(tmp_path):
@@ -214,7 +259,14 @@ def test_predictions_say_of_which_files_and_by_which_model_they_are(tmp_path, mu
     assert len(entries) == 5
     assert origin == {
         "predict_path": str(music),
-        "models": [{"name": "runs/loud", "revision": made_by["model"], "journal": "predictions_journal.jsonl"}],
+        "models": [
+            {
+                "name": "runs/loud",
+                "revision": made_by["model"],
+                "temperature": None,
+                "journal": "predictions_journal.jsonl",
+            }
+        ],
     }
     model.config._commit_hash = "0123abc"
     predict(music, tmp_path / "hub", model=model)
@@ -314,7 +366,7 @@ def test_a_tagger_is_read_as_transformers_reads_it(tmp_path, caplog):
     soundfile.write(tmp_path / "a.wav", samples, 16000, subtype="FLOAT")
     classifier = Classifier(model, extractor, WindowLengths(16000, 16240, 8000))
     with caplog.at_level("INFO"):
-        predict_files(classifier, tmp_path / "a.wav", tmp_path / "out", batch_size=2)
+        predict_files(classifier, tmp_path / "a.wav", tmp_path / "out", TaggingOptions(batch_size=2))
     (row,) = read_rows(tmp_path / "out/predictions.csv")
     heard = audio.load(tmp_path / "a.wav", 16000)
     expected = pipeline("audio-classification", model=model, feature_extractor=extractor)(heard, top_k=527)
