@@ -125,7 +125,7 @@ def find_baseline(
     if found is None:
         logger.info(
             "No mean corruption error: there is no baseline of %s for these test tracks. "
-            "benchmarks/corruption_baseline.py makes one.",
+            "benchmarks/corruption_baseline.py makes one, for evaluations under all of it.",
             benchmark,
         )
     return found

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,13 @@ import soundfile
 
 from hf_utils.arguments.run_arguments import RunArguments
 from hf_utils.errors import UserError
-from hf_utils.training.resume import OPTIONS_FILE, check_options, describe_options, find_checkpoint
+from hf_utils.training.resume import (
+    OPTIONS_FILE,
+    check_evaluations,
+    check_options,
+    describe_options,
+    find_checkpoint,
+)
 
 
 def describe(flags: str) -> dict:
@@ -113,6 +120,18 @@ def save_checkpoints(run: Path, *steps: int) -> None:
     for step in steps:
         (run / f"checkpoint-{step}").mkdir(parents=True)
         (run / f"checkpoint-{step}" / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+
+
+def test_a_run_tested_under_another_version_of_a_benchmark_was_evaluated_otherwise(tmp_path):
+    asked = [SimpleNamespace(kind="level", severity="low", benchmark="genre-c 2")]
+    arguments = SimpleNamespace(data=SimpleNamespace(eval_datasets=None))
+    results = {"config": {}, "robustness": [{"kind": "level", "severity": "low"}]}
+    (tmp_path / "results.json").write_text(json.dumps({**results, "robustness_benchmark": "genre-c 2"}))
+    check_evaluations(tmp_path, arguments, asked)
+    (tmp_path / "results.json").write_text(json.dumps({**results, "robustness_benchmark": "genre-c 1"}))
+    before, now = r"1 \(level\) of genre-c 1 before", r"1 \(level\) of genre-c 2 now"
+    with pytest.raises(UserError, match=f"corruptions: {before}, {now}"):
+        check_evaluations(tmp_path, arguments, asked)
 
 
 @pytest.mark.parametrize("written", [None, "", '{"global_step": 10', "[1]", "1"])
