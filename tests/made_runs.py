@@ -36,9 +36,13 @@ def write_run(
     complete=True,
     data=None,
     training="unsaid",
+    facts=None,
     **config,
 ):
-    """A run's folder; `corrupted` is {(kind, severity, snr_db): accuracy, or chosen genres (N,)}."""
+    """A run's folder; `corrupted` is {(kind, severity, snr_db): accuracy, or chosen genres (N,)}.
+
+    `facts` are further entries of results.json.
+    """
     draw = int.from_bytes(f"{model}{arm}{seed}".encode(), "big") % 2**32
     if probabilities is None:
         labels, probabilities = draw_probabilities(len(tracks), accuracy, draw, genres, labels)
@@ -61,7 +65,7 @@ def write_run(
     if corrupted is not None:
         results["robustness"] = write_corrupted(folder, corrupted, tracks, labels, genres, draw)
         results["robustness_benchmark"] = "genre-c 1"
-    (folder / "results.json").write_text(json.dumps(results))
+    (folder / "results.json").write_text(json.dumps(results | (facts or {})))
     return folder
 
 

@@ -424,7 +424,8 @@ def _count_parameters(model: Mapping) -> str:
     total, trainable = (f"{model['parameters'][name]:,}" for name in ("total", "trainable"))
     if "adapters" not in model:
         return f"{total}, of which {trainable} learned"
-    return f"{total}; {trainable} learned: the head, and {model['adapters']['summary']}. Adapters are merged"
+    summary = model["adapters"]["summary"]
+    return f"{total}; {trainable} learned, of the head and of adapters that are merged now. {summary}"
 
 
 def _at(revision: str | None) -> str:

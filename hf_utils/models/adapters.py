@@ -11,7 +11,6 @@ A training goes on from that, and the best checkpoint is reloaded from it.
 import copy
 import dataclasses
 import importlib
-import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +26,6 @@ from hf_utils.listing import listing
 from hf_utils.models.freezing import describe_backbone, find_backbone, find_layers
 from hf_utils.models.weights import find_damage
 
-logger = logging.getLogger(__name__)
 _NAME = "default"  # of the adapter, as peft has it where there is one
 
 
@@ -50,18 +48,16 @@ class AdaptedLayers:
 
     def describe(self) -> str:
         """Return how many layers have an adapter and how many have none, in one line, with the last parts of names."""
-        parts = [f"LoRA of rank {self.rank} in {len(self.adapted)} linear layers ({_kinds(self.adapted)})"]
-        if self.bypassed:
-            parts.append(
-                f"{len(self.bypassed)} have none, since the model's code reads their weights past them "
-                f"({_kinds(self.bypassed)})"
-            )
-        if self.small:
-            parts.append(f"{len(self.small)} have none, being no larger than that ({_kinds(self.small)})")
-        return "; ".join(parts)
+        counts = [
+            (self.adapted, f"have an adapter (LoRA) of rank {self.rank}"),
+            (self.bypassed, "have none, since the model's code reads their weights past them"),
+            (self.small, f"have none, being no larger than rank {self.rank}"),
+        ]
+        parts = [f"{len(names)} {what} ({_list_kinds(names)})" for names, what in counts if names]
+        return f"Linear layers: {'; '.join(parts) or 'none that learns'}"
 
 
-def _kinds(names: list[str]) -> str:
+def _list_kinds(names: list[str]) -> str:
     return listing(sorted({name.rpartition(".")[2] for name in names}), most=10)
 
 
@@ -78,15 +74,13 @@ def add_adapters(model: PreTrainedModel, rank: int, inputs: Mapping[str, torch.T
         UserError: no layer can have an adapter.
     """
     layers = _sort_layers(model, rank, inputs)
-    backbone = find_backbone(model)
     if not layers.adapted:
-        found = "none that learns" if not layers.bypassed + layers.small else layers.describe()
         raise UserError(
             f"lora_rank is {rank}: adapters go into the linear layers of repeated blocks, as transformers and most "
-            f"ConvNeXts have them, and {describe_backbone(backbone)} has no such layer ({found}). Leave lora_rank "
-            "out, and choose by --freeze what learns"
+            f"ConvNeXts have them, and {describe_backbone(find_backbone(model))} has none to adapt. "
+            f"{layers.describe()}. Leave lora_rank out, or choose another rank or --freeze"
         )
-    head = [p for name, p in _split_off_head(model).items() if p.requires_grad]
+    head = [tensor for tensor in _split_off_head(model).values() if tensor.requires_grad]
     peft = _import_peft()
     peft.inject_adapter_in_model(
         peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=layers.adapted), model, adapter_name=_NAME
@@ -114,17 +108,17 @@ def _sort_layers(model: PreTrainedModel, rank: int, inputs: Mapping[str, torch.T
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and id(module.weight) in inside and module.weight.requires_grad
     }
-    heard = _find_heard(model, linear, inputs)
+    effective = _find_effective(model, linear, inputs)
     small = [name for name, module in linear.items() if rank >= min(module.weight.shape)]
     return AdaptedLayers(
         rank,
-        adapted=[name for name in linear if name in heard and name not in small],
-        bypassed=[name for name in linear if name not in heard],
-        small=[name for name in small if name in heard],
+        adapted=[name for name in linear if name in effective and name not in small],
+        bypassed=[name for name in linear if name not in effective],
+        small=[name for name in small if name in effective],
     )
 
 
-def _find_heard(
+def _find_effective(
     model: PreTrainedModel, layers: Mapping[str, nn.Module], inputs: Mapping[str, torch.Tensor]
 ) -> set[str]:
     """Return the names of those layers whose output has an effect on the model's: its logits have a gradient there."""

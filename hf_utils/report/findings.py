@@ -119,10 +119,10 @@ def count_evaluations(table: Table) -> str:
     """Return how often the table's test tracks were evaluated for it: who looks often enough finds something."""
     runs = [run for replicate in _all_replicates(table) for run in replicate.runs]
     corrupted = sum(len(run.corrupted) for run in runs)
-    under = f", and {corrupted:,} times on corrupted copies of them" if corrupted else ""
+    under = f", and {corrupted:,} on corrupted copies of them" if corrupted else ""
     return (
-        f"Use of the test tracks: for this table {len(runs):,} runs were evaluated on them{under}. Evaluations "
-        "elsewhere, such as of trials of recipes, are not counted here."
+        f"Use of the test tracks, evaluations for this table: {len(runs):,} on the tracks as they are, one per run"
+        f"{under}. Those for anything else, such as trials of recipes, are not counted here."
     )
 
 

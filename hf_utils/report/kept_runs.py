@@ -28,6 +28,7 @@ _SPLITS = ("train", "validation", "test")
 _RUN_COLUMNS = ["run", "set", "model", "arm", "seed", "protocol", "split_seed", "num_folds", "fold", "dataset"]
 _RUN_COLUMNS += [f"{split}_tracks" for split in _SPLITS]
 _RUN_COLUMNS += ["genres", "demo", "knew_tracks", "planned_steps", "named", "options", "benchmark"]
+_RUN_COLUMNS += ["mce", "relative_mce"]
 _TEST_COLUMNS = [*CorruptionKey._fields, *KEPT_SCORES]
 _TRACK_COLUMNS = ["run", "track_id", "label"]
 _PROBABILITY, _UNDER = "p:", "under:"
@@ -47,6 +48,7 @@ def write_kept_runs(folder: Path, runs: Sequence[Run], set_name: str) -> None:
         facts += [show_source(run.dataset), *(run.real_tracks.get(split) for split in _SPLITS)]
         facts += [json.dumps(run.genres, ensure_ascii=False), int(run.demo), int(run.knew_tracks), run.planned_steps]
         facts += [int(run.is_named), json.dumps(own, ensure_ascii=False), run.benchmark]
+        facts += [run.mce, run.relative_mce]
         rows.append([*facts, *[None] * len(CorruptionKey._fields), *(run.scores[name] for name in KEPT_SCORES)])
         for key, test in run.corrupted.items():
             rows.append([*facts, *key, *(test.scores[name] for name in KEPT_SCORES)])
@@ -124,7 +126,7 @@ def _read_run(folder: str, rows: Sequence[Mapping[str, str]], tracks: Sequence[M
     probabilities = np.array([[float(track[_PROBABILITY + genre]) for genre in genres] for track in tracks])
     tests = {}
     for row in corrupted:
-        snr_db = float(row["snr_db"]) if row["snr_db"] else None
+        snr_db = _number(row["snr_db"])
         key = CorruptionKey(row["kind"], row["severity"], snr_db, row["digest"] or None)
         chosen = np.array([genres.index(track[_UNDER + key.name]) for track in tracks])
         tests[key] = CorruptedTest(chosen, _read_scores(row))
@@ -152,6 +154,8 @@ def _read_run(folder: str, rows: Sequence[Mapping[str, str]], tracks: Sequence[M
         scores=scores,
         corrupted=tests,
         benchmark=clean["benchmark"],
+        mce=_number(clean["mce"]),
+        relative_mce=_number(clean["relative_mce"]),
         knew_tracks=clean["knew_tracks"] == "1",
         planned_steps=_whole(clean["planned_steps"]),
     )
@@ -159,6 +163,10 @@ def _read_run(folder: str, rows: Sequence[Mapping[str, str]], tracks: Sequence[M
 
 def _read_scores(row: Mapping[str, str]) -> dict[str, float]:
     return {name: float(row[name]) for name in KEPT_SCORES}
+
+
+def _number(text: str) -> float | None:
+    return float(text) if text else None
 
 
 def _whole(text: str) -> int | None:

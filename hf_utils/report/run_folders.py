@@ -58,6 +58,7 @@ class Run:
         scores: `KEPT_SCORES` of the set.
         corrupted: its test tracks under corruptions; empty if they were not tested, or another set is reported on.
         benchmark: name and version of these corruptions, such as "genre-c 1"; "" for others.
+        mce, relative_mce: mean corruption errors as ratios; None if they were not computed.
         knew_tracks: whether the weights knew tracks of the set, or were chosen on tracks that they knew.
         planned_steps: optimiser steps of its training; None if it trained nothing or does not say it.
     """
@@ -78,6 +79,8 @@ class Run:
     scores: Mapping[str, float]
     corrupted: Mapping[CorruptionKey, CorruptedTest]
     benchmark: str
+    mce: float | None
+    relative_mce: float | None
     knew_tracks: bool
     planned_steps: int | None
 
@@ -158,6 +161,7 @@ def _read_run(folder: Path, set_name: str) -> tuple[Run, dict[str, Any]]:
     order = np.argsort(predictions.track_ids)
     config = results.get("config", {})
     model, arm = _name_cell(config, trained=results.get("training", True) is not None)
+    error = results.get("corruption_error") or {}
     run = Run(
         folder=str(folder),
         model=model,
@@ -175,6 +179,8 @@ def _read_run(folder: Path, set_name: str) -> tuple[Run, dict[str, Any]]:
         scores=select_scores(scores["track"]),
         corrupted={},
         benchmark=str(results.get("robustness_benchmark") or ""),
+        mce=error.get("mce"),
+        relative_mce=error.get("relative_mce"),
         knew_tracks=_knew_tracks(results, config, set_name),
         planned_steps=(results.get("training") or {}).get("planned_steps"),
     )

@@ -56,6 +56,7 @@ def describe_sweep(sweep: Sweep, reference: str, index: str) -> list[Text | Grid
         blocks.append(Text(text, notice=True))
     if sweep.noises or sweep.overall:
         blocks.append(_noise_grid(sweep, reference, about))
+    blocks += _error_grid(sweep, reference, about)
     if any(sweep.comparisons.values()):
         blocks.append(_comparison_grid(sweep, reference, about))
     for number, model in enumerate(sweep.table.models):
@@ -88,6 +89,18 @@ def _noise_grid(sweep: Sweep, reference: str, about: str) -> Grid:
     ]
     heading = f"Accuracy, %, {about}: mean ± standard deviation over seeds"
     return Grid(heading, ["model", "arm", *(condition.name for condition in conditions)], rows, num_names=2)
+
+
+def _error_grid(sweep: Sweep, reference: str, about: str) -> list[Grid]:
+    """Return the mean corruption errors of the cells that have one; no table where none has."""
+    rows = []
+    for model in sweep.table.models:
+        for arm in sweep.table.arms(reference):
+            errors = sweep.corruption_errors((model, arm)) if (model, arm) in sweep.table.cells else []
+            if errors:
+                rows.append([model, arm, *map(_error_text, np.array(errors, dtype=float).T)])
+    heading = f"Mean corruption error, % of the baseline's, {about}: mean ± standard deviation over seeds"
+    return [Grid(heading, ["model", "arm", "mCE", "relative mCE"], rows, num_names=2)] if rows else []
 
 
 def _comparison_grid(sweep: Sweep, reference: str, about: str) -> Grid:

@@ -81,6 +81,16 @@ class Sweep:
         """Names and versions of the benchmarks that its corruptions are from; those of others have none."""
         return sorted({run.benchmark for replicate in self._replicates() for run in replicate.runs} - {""})
 
+    def corruption_errors(self, cell: Cell) -> list[tuple[float, float | None]]:
+        """Return mCE and relative mCE of each run of a cell; none unless all runs of the sweep have one benchmark.
+
+        A cell of which a run lacks them has none, nor has one of folds, whose models have other test tracks each.
+        """
+        replicates = self.table.cells[cell]
+        runs = [run for replicate in replicates for run in replicate.runs]
+        is_whole = len(runs) == len(replicates) and all(run.mce is not None for run in runs)
+        return [(run.mce, run.relative_mce) for run in runs] if is_whole and len(self.benchmarks) == 1 else []
+
     def _replicates(self) -> list[Replicate]:
         return [replicate for cell in self.table.cells.values() for replicate in cell]
 

@@ -23,7 +23,6 @@ import soundfile
 from hf_utils.errors import UserError
 
 try:
-    from mutagen import MutagenError
     from mutagen.aiff import AIFF
     from mutagen.apev2 import APENoHeaderError, APEv2
     from mutagen.flac import FLAC
@@ -125,8 +124,11 @@ def explain_tag_errors() -> Iterator[None]:
     """Raise TagError where mutagen cannot read or write."""
     try:
         yield
-    except MutagenError as error:
-        raise TagError(f"its tags cannot be read or written: {error or type(error).__name__}") from error
+    except (TagError, OSError):
+        raise
+    except Exception as error:  # of damaged tags mutagen raises more than its MutagenError, such as IndexError
+        reason = f"{type(error).__name__} {error}".strip()
+        raise TagError(f"its tags cannot be read or written ({reason})") from error
 
 
 class _Id3File:

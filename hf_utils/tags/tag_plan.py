@@ -1,5 +1,6 @@
 """Which genre is to be written into which file: made of predictions, kept as JSON lines, one per file."""
 
+import contextlib
 import csv
 import dataclasses
 import json
@@ -95,15 +96,17 @@ def make_plan(
     Raises:
         UserError: the table, or what must be beside it, is missing or of another kind.
     """
-    origin = _read_origin(predictions)
+    rows, origin = [*_read_rows(predictions)], _read_origin(predictions)
     model, revision = (
         " + ".join(show_source(found[key]) for found in origin["models"]) for key in ("name", "revision")
     )
     states = [_read_predicted_states(predictions.parent / found["journal"]) for found in origin["models"]]
     root = (music or Path(origin["predict_path"])).expanduser().absolute()
+    if not root.exists():
+        raise UserError(f"the predicted files are not in {root} any more: say by --music where they are")
     root = root if root.is_dir() else root.parent
     plan, seen = Plan(), {}
-    for name, genre, confidence in _read_rows(predictions):
+    for name, genre, confidence in rows:
         if genre == _UNKNOWN:
             plan.kept["predicted as unknown"] += 1
             continue
@@ -137,7 +140,7 @@ def make_plan(
 
 def describe_problem(name: str, error: TagError | OSError) -> str:
     """Return one line on a file that is left as it is."""
-    reason = error.strerror if isinstance(error, OSError) else error
+    reason = error.strerror or error if isinstance(error, OSError) else error
     return f"{show_name(name)}: {show_name(str(reason))}"
 
 
@@ -153,11 +156,13 @@ def _read_origin(predictions: Path) -> dict[str, Any]:
 
 def _read_predicted_states(journal: Path) -> dict[str, list[int]]:
     """Return the state in which files were predicted, by name. A journal that is gone tells of none."""
-    try:
-        lines = [json.loads(line) for line in journal.read_bytes().split(b"\n") if line.endswith(b"}")]
-    except FileNotFoundError:
-        return {}
-    return {line["file"]: line["state"] for line in lines if "file" in line}
+    states = {}
+    with contextlib.suppress(FileNotFoundError):
+        for line in journal.read_bytes().split(b"\n"):
+            with contextlib.suppress(ValueError, KeyError):  # a line cut short, and the first one
+                entry = json.loads(line)
+                states[entry["file"]] = entry["state"]
+    return states
 
 
 def _read_rows(path: Path) -> Iterator[tuple[str, str, float]]:

@@ -105,9 +105,9 @@ def test_layers_no_larger_than_the_rank_get_none(tmp_path_factory):
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("resnet", {}, "lora_rank is 4.*ResNetModel has no such layer.*--freeze"),
-        ("timm_resnet", {}, "resnet18 of timm has no such layer"),
-        ("musicnn", {}, "no such layer"),
+        ("resnet", {}, "lora_rank is 4.*ResNetModel has none to adapt.*none that learns.*--freeze"),
+        ("timm_resnet", {}, "resnet18 of timm has none to adapt"),
+        ("musicnn", {}, "MusiCNNBackbone has none to adapt"),
         ("ast", {"mode": "backbone"}, "none that learns"),
         ("ast", {"rank": 16}, "18 have none, being no larger"),
     ],

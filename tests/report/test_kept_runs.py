@@ -23,7 +23,9 @@ def write_arms(root):
         for seed in (1, 2):
             corrupted = {NOISE: 0.3, MP3: 0.5} if seed == 1 else {NOISE: 0.3}
             folder = root / f"{arm}-{seed}"
-            write_run(folder, "ast", arm, seed, corrupted=corrupted, train_datasets=mix, data=data, **options)
+            made = {"corrupted": corrupted, "data": data, "train_datasets": mix}
+            made["facts"] = {"corruption_error": {"mce": 0.8, "relative_mce": None}} if seed == 1 else {}
+            write_run(folder, "ast", arm, seed, **made, **options)
     return root
 
 
@@ -55,7 +57,7 @@ def test_every_run_comes_back(tmp_path):
     assert len(again) == len(runs) == 8
     for run, copy in zip(runs, again, strict=True):
         same = "model arm seed protocol genres demo track_ids knew_tracks is_named benchmark real_tracks planned_steps"
-        for name in same.split():
+        for name in [*same.split(), "mce", "relative_mce"]:
             assert getattr(run, name) == getattr(copy, name), name
         assert (run.labels == copy.labels).all()
         assert run.probabilities == pytest.approx(copy.probabilities, rel=1e-8)

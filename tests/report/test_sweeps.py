@@ -102,6 +102,29 @@ def test_corruptions_of_one_name_that_differ_are_not_compared(tmp_path):
     assert "Not compared: white\\_noise\\_20\\_db" in (tmp_path / "report" / "report.md").read_text()
 
 
+def test_mean_corruption_errors_are_shown_where_all_runs_of_an_arm_have_them(tmp_path):
+    measured = {"clean": [(0.8, 0.9), (0.9, None)], "noisy": [(0.6, 0.5), None], "synthetic": [(0.7, 0.5), (0.7, 0.7)]}
+    for arm, seeds in measured.items():
+        for seed, errors in enumerate(seeds):
+            error = errors and dict(zip(("mce", "relative_mce"), errors, strict=True))
+            facts = {"robustness_benchmark": "genre-c 1", "corruption_error": error}
+            write(tmp_path / "runs" / arm / str(seed), arm, seed, 40, {MP3: 20}, facts=facts)
+    write_report([tmp_path / "runs"], tmp_path / "report", num_resamples=50)
+    page = (tmp_path / "report" / "report.md").read_text()
+    assert "under 1 corruptions of genre-c 1 (seeds 0, 1)" in page
+    assert "| ast | clean | 85.0 ± 7.1 | – |" in page and "| ast | synthetic | 70.0 ± 0.0 | 60.0 ± 14.1 |" in page
+    assert "| ast | noisy | 60" not in page
+
+
+def test_errors_of_two_versions_are_not_put_into_one_table(tmp_path):
+    for version, arm in enumerate(("clean", "noisy"), start=1):
+        facts = {"robustness_benchmark": f"genre-c {version}", "corruption_error": {"mce": 0.8, "relative_mce": 0.9}}
+        write(tmp_path / "runs" / arm, arm, 1, 40, {MP3: 20}, facts=facts)
+    write_report([tmp_path / "runs"], tmp_path / "report", num_resamples=50)
+    page = (tmp_path / "report" / "report.md").read_text()
+    assert "genre-c 1 and genre-c 2" in page and "Mean corruption error" not in page
+
+
 def test_predictions_that_do_not_fit_are_told_and_the_run_stays(tmp_path):
     missing = write(tmp_path / "a", "clean", 1, 40, {MP3: 20})
     (missing / "robustness_predictions.csv").unlink()
@@ -190,7 +213,7 @@ def test_the_page_answers_for_every_arm(tmp_path):
     assert "under white noise 0 dB it gains 50.0 points" in noisy and "on clean tracks no difference found" in noisy
     assert "it gains" not in synthetic and "it costs" not in synthetic
     assert "| no corruption | 70.0 | 68.3 | 70.0 |" in page  # by the arms: clean, noisy, synthetic
-    assert "6 runs were evaluated on them, and 12 times on corrupted copies" in page
+    assert "6 on the tracks as they are, one per run, and 12 on corrupted copies of them." in page
     assert "Calibration error (ECE), points, under 2 corruptions of genre-c 1 (seeds 1, 2)" in page
     assert (tmp_path / "report" / "robustness-1-1-0.png").stat().st_size > 5000
 

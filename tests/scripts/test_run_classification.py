@@ -218,7 +218,7 @@ def test_two_processes_train_and_evaluate_as_one(family, options, learning, chec
         torch.testing.assert_close(weights[1][name], tensor, rtol=0, atol=1e-5, msg=name)
     before = safetensors.torch.load_file(checkpoints[family] / "model.safetensors")
     moved = [[t for n, t in w.items() if n.endswith(learning)] for w in (before, weights[0])]
-    assert (moved[0][0] - moved[1][0]).abs().max() > 0.01, "nothing was trained"
+    assert (moved[0][0] - moved[1][0]).abs().max() > 1e-3, "nothing was trained"
     # Of the two processes' own model: what they found, and what one process finds.
     run_classification.main(
         ["--model_name_or_path", str(tmp_path / "two"), "--do_eval", "--output_dir", str(tmp_path / "again"), *TINY]
@@ -245,7 +245,7 @@ def test_adapters_are_merged_into_what_is_saved_and_evaluated(
     assert results["model"]["adapters"]["layers"] == num_layers and results["config"]["lora_rank"] == 2
     parameters = results["model"]["parameters"]
     assert 0 < parameters["trainable"] < parameters["total"] / 2
-    assert f"LoRA of rank 2 in {num_layers} linear layers" in (run / "README.md").read_text()
+    assert f"Linear layers: {num_layers} have an adapter (LoRA) of rank 2" in (run / "README.md").read_text()
     assert (run / "adapter" / "adapter_config.json").is_file() and not (run / "adapter_config.json").exists()
     # Whoever loads the folder has no peft, and finds what the run found.
     monkeypatch.setitem(sys.modules, "peft", None)

@@ -25,7 +25,7 @@ from hf_utils.files import ORIGIN_FILE, read_file_state
 from hf_utils.launch import lock_file
 from hf_utils.tags import tag_rewrite
 from hf_utils.tags.tag_commands import main
-from hf_utils.tags.tag_fields import open_tags
+from hf_utils.tags.tag_fields import TagError, explain_tag_errors, open_tags
 
 ROOT = Path(__file__).resolve().parents[2]
 RATE = 16000
@@ -247,6 +247,8 @@ def test_predictions_of_moved_and_of_changed_files(one, tmp_path, capsys):
     journal = one.out / "predictions_journal.jsonl"
     journal.write_text(f'{{"model": 1}}\n{json.dumps({"file": name, "state": state, "result": {}})}\n{{"file": "b')
     one.music.rename(tmp_path / "moved")
+    with pytest.raises(UserError, match="not in .*music any more: say by --music"):
+        one.run("plan")
     assert one.run("plan", "--music", str(tmp_path / "moved")) == 0
     assert "changed" not in capsys.readouterr().out
     os.utime(tmp_path / "moved" / name)
@@ -302,6 +304,18 @@ def test_a_killed_command_leaves_whole_files_and_is_continued(tmp_path, kill):
         assert library.run(command) == 0
         assert library.genres() == dict.fromkeys(formats, after) and library.sounds() == sounds
         assert [*library.music.glob(".*")] == []
+
+
+def test_damaged_tags_are_one_line(library, capsys):
+    path = library.music / "d.ogg"
+    content = bytearray(path.read_bytes())
+    content[content.index(b"\x03vorbis") + 7] = 255  # the length of the first comment
+    path.write_bytes(content)
+    assert library.run("plan") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("d.ogg: its tags cannot be read")
+    with pytest.raises(TagError, match="IndexError"), explain_tag_errors():  # which other damage has raised
+        raise IndexError
 
 
 def test_a_line_cut_short_does_not_spoil_the_next(library):
@@ -391,6 +405,8 @@ def test_other_plans_are_refused(library):
         library.plan.write_text(content)
         with pytest.raises(UserError, match=message):
             library.run("apply")
+    with pytest.raises(UserError, match="prediction.csv cannot be read"):
+        main(["plan", str(library.out / "prediction.csv")])
     (library.out / ORIGIN_FILE).unlink()
     with pytest.raises(UserError, match="same --do_predict once more"):
         library.run("plan")
