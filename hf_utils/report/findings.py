@@ -121,7 +121,7 @@ def count_evaluations(table: Table) -> str:
     corrupted = sum(len(run.corrupted) for run in runs)
     under = f", and {corrupted:,} on corrupted copies of them" if corrupted else ""
     return (
-        f"Use of the test tracks, evaluations for this table: {len(runs):,} on the tracks as they are, one per run"
+        f"Use of these tracks, evaluations for this table: {len(runs):,} on the tracks as they are, one per run"
         f"{under}. Those for anything else, such as trials of recipes, are not counted here."
     )
 

@@ -28,7 +28,7 @@ NUM_RESAMPLES = 2000
 _DEMO_BANNER = "Demo data: no number here is a result."
 _METHOD = (
     "Scores are per track: the mean of its windows' probabilities. ± is the standard deviation over training seeds. "
-    "The interval in brackets is a bootstrap over test tracks (2,000 resamples) of the mean over seeds; for pooled "
+    "The interval in brackets is a bootstrap over tracks (2,000 resamples) of the mean over seeds; for pooled "
     "folds, ROC-AUC counts only pairs of tracks that one model scored.",
     "'All seeds together' is the ensemble of the runs of all seeds: per track, the mean of their probabilities. It is "
     "another system than any of its runs, so it is in no comparison.",

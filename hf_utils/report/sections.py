@@ -63,7 +63,7 @@ def describe_table(scored: ScoredTable, sweeps: Sequence[Sweep], index: int, *, 
 
 def title_of(table: Table) -> str:
     """Return protocol and size of the table's test data."""
-    parts = [f"{len(table.track_ids)} test tracks", f"{len(table.genres)} genres"]
+    parts = [f"{len(table.track_ids)} tracks", f"{len(table.genres)} genres"]
     if table.folds:
         tested = "all" if len(table.folds) == table.num_folds else ", ".join(map(str, table.folds))
         parts.insert(0, f"folds pooled: {tested} of {table.num_folds}")
@@ -219,7 +219,7 @@ def score_grid(scored: ScoredTable, metric: str) -> Grid:
             if any(found):
                 num_seeds = [len(table.cells.get((model, arm), ())) for arm in arms]
                 rows.append([name, *(_score_text(*pair, metric) for pair in zip(found, num_seeds, strict=True))])
-    heading = f"{_TITLES[metric]}: mean ± standard deviation over seeds [95 % interval over test tracks], (seeds)"
+    heading = f"{_TITLES[metric]}: mean ± standard deviation over seeds [95 % interval over tracks], (seeds)"
     return Grid(heading, ["model", *arms], rows)
 
 
