@@ -19,6 +19,7 @@ from hf_utils.arguments.options import collect_defaults
 from hf_utils.arguments.precedence import override
 from hf_utils.arguments.run_arguments import RUN_CLASSES
 from hf_utils.arguments.run_options import differing_options
+from hf_utils.cards.confidence_part import confidence_part
 from hf_utils.cards.markup import Markdown, code_block, escape, one_line, paragraphs, picture, render_template, table
 from hf_utils.data.gtzan import is_gtzan
 from hf_utils.data.mixing import REAL
@@ -33,6 +34,7 @@ _METRICS = {
     "recall": "Macro recall",
     "roc_auc": "Macro one-vs-rest ROC-AUC",
 }
+_SCORES_OF_TRACKS = ("precision", "recall", "f1", "roc_auc", "log_loss", "ece")  # beside accuracy, in this order
 # Options that say where a run lay and how it was kept, not what was trained. The card names the data elsewhere.
 _NOT_SETTINGS = re.compile(
     r".*_dir|hub_.*|push_to_hub|logging_.*|report_to|dataloader_.*|num_proc|overwrite|do_.*|predict_path|per_window|unknown_below"
@@ -266,6 +268,8 @@ def _card_body(output_dir, results, command, robustness):
         scores=score_table(evaluations),
         pictures=[picture(f"Confusion matrix of {name}", entry["confusion"]) for name, entry in evaluations.items()],
         genre_scores=genre_table(evaluations[main_set], results["genres"]) if main_set else "",
+        calibrated=any("track_calibrated" in entry for entry in evaluations.values()),
+        confidence=confidence_part(results),
         robustness=robustness_part(robustness) if robustness else "",
         protocol=protocol["name"],
         protocol_text=protocol_text(results),
@@ -355,8 +359,11 @@ def score_table(evaluations: Mapping[str, Mapping]) -> Markdown:
         error = math.sqrt(track["accuracy"] * (1 - track["accuracy"]) / entry["num_tracks"])
         accuracy = f"{show_score(track['accuracy'])} ± {show_score(error)}"
         others = [entry["track_hard"]["accuracy"], entry["window"]["accuracy"]]
-        others += [track[score] for score in ("precision", "recall", "f1", "roc_auc", "log_loss", "ece")]
+        others += [track[score] for score in _SCORES_OF_TRACKS]
         rows.append([name, str(entry["num_tracks"]), str(entry["num_windows"]), accuracy, *map(show_score, others)])
+        if calibrated := entry.get("track_calibrated"):
+            scores = (show_score(calibrated[score]) for score in _SCORES_OF_TRACKS)
+            rows.append([f"{name}, calibrated", "", "", show_score(calibrated["accuracy"]), "", "", *scores])
     return table(header, rows)
 
 

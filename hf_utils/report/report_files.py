@@ -41,8 +41,8 @@ _METHOD = (
     "families: noise with the mean over kinds, and all other corruptions. The mean over kinds is over the severities "
     "of each kind first, and then over the kinds. Intervals of two arms may overlap where a difference is found, "
     "because it is taken track by track. With one run per arm the test of the mean over kinds is the paired t-test.",
-    "ECE is the expected calibration error over 15 bins of confidence (Guo et al. 2017): less is better. It has no "
-    "interval, because resampling tracks makes it larger.",
+    "ECE is the expected calibration error over 15 bins of confidence (Guo et al. 2017): less is better. It is of "
+    "probabilities without temperature. It has no interval, because resampling tracks makes it larger.",
     "p-values are corrected for the number of comparisons in the table (Holm); a verdict needs a corrected p below "
     "0.05. Intervals are not corrected, so one may leave out zero where the verdict is 'no detectable difference'. "
     "That verdict does not say that there is none: 'detectable' is the difference which a study of this size would "

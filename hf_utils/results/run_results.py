@@ -20,6 +20,7 @@ from hf_utils.disclosure import is_secret
 from hf_utils.errors import UserError
 from hf_utils.files import RESULTS_FILE, file_stem, to_json, write_atomically, write_predictions
 from hf_utils.results.calibration import apply_temperature
+from hf_utils.results.confidence import Judged, describe_confidence
 from hf_utils.results.metrics import metrics_for, softmax, vote
 from hf_utils.results.plots import confusion_figure, encode_png
 from hf_utils.versions import installed_versions
@@ -68,6 +69,12 @@ class EvaluatedSet:
     def predictions(self) -> np.ndarray:
         """(N,) indices of the chosen genres."""
         return self.probabilities.argmax(axis=1)
+
+    @property
+    def judged(self) -> Judged:
+        """How sure the model is of each track, and whether it is right, by calibrated probabilities if there are."""
+        probabilities = self.probabilities if self.calibrated is None else self.calibrated
+        return Judged(probabilities.max(axis=1), probabilities.argmax(axis=1) == self.labels)
 
 
 def score_windows(logits: np.ndarray, windows, genres: Sequence[str], name: str) -> EvaluatedSet:
@@ -189,12 +196,16 @@ class RunRecord:
 
 
 class Robustness(Protocol):
-    """Scores under corruptions: `rows`, one per corruption, `means`, by kind, the name of the `benchmark`, and mCE."""
+    """Scores under corruptions: `rows`, one per corruption, `means`, by kind, the name of the `benchmark`, and mCE.
+
+    `sets` has what was evaluated, by kind.
+    """
 
     rows: Sequence[Mapping]
     means: Mapping
     benchmark: str | None
     corruption_error: Mapping | None
+    sets: Mapping[str, Sequence[EvaluatedSet]]
 
 
 def write_results(
@@ -219,6 +230,12 @@ def write_results(
         "versions": versions(),
         "evaluations": {e.name: _write_set(output_dir, e, record.genres) for e in evaluations},
     }
+    if evaluations:
+        results["confidence"] = describe_confidence(
+            {e.name: e.judged for e in evaluations},
+            {kind: [e.judged for e in sets] for kind, sets in robustness.sets.items()} if robustness else {},
+            is_calibrated=all(e.calibrated is not None for e in evaluations),
+        )
     if robustness is not None:
         results |= {"robustness": robustness.rows, "robustness_means": robustness.means}
         results |= {"robustness_benchmark": robustness.benchmark, "corruption_error": robustness.corruption_error}

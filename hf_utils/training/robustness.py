@@ -25,6 +25,7 @@ from hf_utils.arguments.data import DataArguments
 from hf_utils.arguments.training import ClassificationTrainingArguments
 from hf_utils.augmentation.corruptions import Corruption, read_corruptions
 from hf_utils.augmentation.pipeline import read_augmentation
+from hf_utils.cards.confidence_part import confidence_part
 from hf_utils.cards.markup import code_block, render_template
 from hf_utils.cards.model_card import RobustnessText, protocol_text, robustness_part
 from hf_utils.data.track_files import BUILDING_PREFIX, TrackFiles
@@ -275,6 +276,7 @@ class RobustnessReport:
             a digest of what was done to the tracks: rows with one digest are of the same corrupted tracks.
         means: {kind: mean of its severities' scores and changes}, and under `OVERALL` the mean of those.
         benchmark: name and version, such as "genre-c 1"; None for corruptions without them.
+        sets: {kind: what was evaluated under each of its severities}.
         corruption_error: as `Baseline.compare` returns it; None without a baseline, or where corruptions are missing.
     """
 
@@ -291,6 +293,8 @@ class RobustnessReport:
         self.benchmark = corrupted[0].corruption.benchmark
         self.clean = self._row(None, clean)
         self.rows = [self._row(c.corruption, c.evaluated) for c in corrupted]
+        kinds = dict.fromkeys(c.corruption.kind for c in corrupted)
+        self.sets = {kind: [c.evaluated for c in corrupted if c.corruption.kind == kind] for kind in kinds}
         errors = {c.corruption.definition: 1 - c.evaluated.scores["track"]["accuracy"] for c in corrupted}
         self.corruption_error = baseline and baseline.compare(1 - self.clean["accuracy"], errors)
 
@@ -404,6 +408,7 @@ class RobustnessReport:
             dataset=show_source(results["data"]["dataset"]),
             demo=results["demo"],
             robustness=robustness_part(self.describe()),
+            confidence=confidence_part(results),
             protocol=results["protocol"]["name"],
             protocol_text=protocol_text(results),
             command=code_block(show_command(command), "bash"),

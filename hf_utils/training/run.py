@@ -35,6 +35,7 @@ from hf_utils.launch import launch_command
 from hf_utils.models.adapters import merge_adapters
 from hf_utils.models.temperature import write_temperature
 from hf_utils.results.calibration import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE, fit_temperature
+from hf_utils.results.confidence import tell_thresholds
 from hf_utils.results.run_results import (
     EvaluatedSet,
     RunRecord,
@@ -263,6 +264,7 @@ def write_run(
     results = write_results(output_dir, record, evaluations, robustness=robustness, complete=False)
     if evaluations:
         print(format_scores(evaluations))
+        print("", *tell_thresholds(results["confidence"]), sep="\n")
     warn_near_chance(evaluations)
     write_config(output_dir / "config.yaml", record.config)
     write_confusions(output_dir, record, evaluations)

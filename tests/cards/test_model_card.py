@@ -1,6 +1,7 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -126,7 +127,7 @@ def test_body_has_scores_pictures_and_protocol(tmp_path):
     assert "![Confusion matrix of noisy](confusion_noisy.png)" in text
     assert "fault-filtered" in text and "1306.1461" in text and "states no licence" in text
     assert COMMAND in text and "| learning\\_rate | 1e-05 |" in text
-    check_harmless(text, {2, 3, 6, 12})
+    check_harmless(text, {2, 3, 6, 7, 12})
 
 
 @pytest.mark.parametrize(
@@ -275,6 +276,37 @@ def test_robustness(tmp_path):
     assert "| white noise 10 dB | 0.500 |" in text and "(robustness.png)" in text and "Mean over kinds" in text
 
 
+def test_confidence_is_told_by_coverage_and_thresholds(tmp_path):
+    labels = np.arange(40) % 3
+    sets = [evaluate(GENRES, labels, name, seed=i) for i, name in enumerate(["validation", "test", HOSTILE[0]])]
+    sets = [found.at_temperature(1.5, GENRES) for found in sets]
+    robustness = SimpleNamespace(
+        rows=[], means={}, benchmark=None, corruption_error=None, sets={"white_noise": [sets[1], sets[1]]}
+    )
+    config = {"model_name_or_path": "me/net", "output_dir": str(tmp_path)}
+    model = MODEL | {"temperature": 1.5}
+    results = write(tmp_path, sets, GENRES, config=config, model=model, robustness=robustness, data={})
+    write_model_card(tmp_path, results, command=COMMAND)
+    text = (tmp_path / "README.md").read_text()
+    section = text.split("## Confidence")[1].split("\n## ")[0]
+    assert "Temperature: 1.5, fitted to the validation tracks" in section
+    threshold = results["confidence"]["thresholds"]["0.9"]
+    assert f"For 90 % right: --unknown\\_below {threshold:g} keeps" in section and "somewhat too good there" in section
+    rows = {
+        line.split(" | ")[0].strip("| "): line.split(" | ")[1:7] for line in section.splitlines() if line[:1] == "|"
+    }
+    for name, found in (("validation", sets[0]), ("test", sets[1]), ("a\\|b", sets[2])):
+        assert rows[name][:2] == ["40", f"{found.judged.is_right.mean():.3f}"]
+        # 20 % of 40 tracks
+        surest = np.argsort(-found.judged.confidence)[:8]
+        assert rows[name][5].strip(" |") == f"{found.judged.is_right[surest].mean():.3f}"
+    assert rows["test, white noise"] == ["80", *rows["test"][1:]]
+    calibrated = sets[1].scores["track_calibrated"]
+    (row,) = re.findall(r"^\| test, calibrated \|(.*)\|$", text, re.M)
+    assert [cell.strip() for cell in row.split("|")][-2:] == [f"{calibrated[s]:.3f}" for s in ("log_loss", "ece")]
+    check_harmless(text, {2, 6, 11, 12})
+
+
 def test_hostile_names_stay_text(tmp_path):
     assert len(HOSTILE) == 14
     sets = ["test", *HOSTILE[:3], HOSTILE[4], HOSTILE[6]]
@@ -301,12 +333,12 @@ def test_hostile_names_stay_text(tmp_path):
         ],
         robustness=RobustnessText("\n\n".join(HOSTILE), HOSTILE[6], HOSTILE, [HOSTILE]),
     )
-    check_harmless(text.replace(code_of(text), ""), {2, 6, 12, 14, 16, 17})
+    check_harmless(text.replace(code_of(text), ""), {2, 6, 7, 12, 14, 16, 17})
     metadata = yaml.safe_load(text.split("\n---\n")[0].removeprefix("---"))
     assert len(metadata["model-index"][0]["results"]) == len(sets)
     assert "base_model" not in metadata and "datasets" not in metadata
     headings = [t for t in parse(text) if t.type == "heading_open"]
-    assert len(headings) == 9
+    assert len(headings) == 10
     assert r"\{\{ 7 \* 7 \}\}" in text
     assert not re.search("[\u202e\u2028\x1b]", text)
 

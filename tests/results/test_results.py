@@ -96,7 +96,9 @@ def test_results_file_holds_the_contract(tmp_path):
     genres = ["blues", "jazz", "rock"]
     evaluations = [evaluate(genres, [0, 1, 2, 0]), evaluate(genres, [0, 0, 1, 0], name="my set/2")]
     rows, means = [{"accuracy": np.nan}], {"hum": {"accuracy": 0.5}}
-    robustness = SimpleNamespace(rows=rows, means=means, benchmark="genre-c 1", corruption_error={"mce": 0.7})
+    robustness = SimpleNamespace(
+        rows=rows, means=means, benchmark="genre-c 1", corruption_error={"mce": 0.7}, sets={"hum": evaluations[:1]}
+    )
     returned = write(tmp_path, evaluations, genres, robustness=robustness, pictures=True)
     text = (tmp_path / "results.json").read_text()
     results = json.loads(text, parse_constant=pytest.fail)
@@ -106,6 +108,10 @@ def test_results_file_holds_the_contract(tmp_path):
     assert results["data"] == {"train": {"blues": 3}} and results["robustness"] == [{"accuracy": None}]
     assert results["robustness_means"] == means and results["robustness_benchmark"] == "genre-c 1"
     assert results["corruption_error"] == {"mce": 0.7}
+    confidence = results["confidence"]
+    assert list(confidence["sets"]) == ["my set/2", "test"] and list(confidence["corruptions"]) == ["hum"]
+    assert confidence["sets"]["test"]["accuracy"]["1"] == evaluations[0].scores["track"]["accuracy"]
+    assert not confidence["is_calibrated"] and confidence["thresholds"] == {}  # those are of validation
     test = results["evaluations"]["test"]
     assert (test["num_tracks"], test["num_windows"]) == (4, 12)
     assert test["track"] == evaluations[0].scores["track"]

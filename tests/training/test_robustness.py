@@ -111,6 +111,7 @@ def test_changes_and_means_by_hand(corruptions_file, tmp_path):
     # Every track is chosen with 0.9: the calibration error is the distance of that from the accuracy.
     assert [row["ece"] for row in report.rows] == pytest.approx([0.15, 0.4, 0.1])
     assert report.means[OVERALL]["ece_change"] == pytest.approx((0.275 + 0.1) / 2 - 0.1)
+    assert {kind: len(sets) for kind, sets in report.sets.items()} == {"white_noise": 2, "polarity": 1}
     assert len({row["digest"] for row in report.rows}) == 3 and report.clean["digest"] is None
     # Of 4 tracks with one wrong, 2.5 % of resamples have 3 or 4 times the wrong one, and a third never.
     low, high = report.rows[0]["accuracy_low"], report.rows[0]["accuracy_high"]
@@ -176,6 +177,8 @@ def test_a_run_says_how_robust_its_model_is(run):
     assert (run / "robustness.png").stat().st_size > 5000
     card = (run / "README.md").read_text()
     assert "## Robustness" in card and "(robustness.png)" in card and "| polarity turned | 1.000 |" in card
+    assert "| test, white noise | 6 |" in card  # three tracks under two severities
+    assert results["confidence"]["corruptions"].keys() == {"white_noise", "polarity"}
     assert "| white noise 20.0 dB |" in card and "| white noise -30.0 dB |" in card
 
 
