@@ -283,6 +283,9 @@ def test_predictions_become_tags(tmp_path, music, capsys):
     assert {name: open_tags(str(music / name)).genres for name in genres} == {n: [g] for n, g in genres.items()}
     assert run_tags(["plan", str(tmp_path / "out/predictions.csv"), "--output", str(tmp_path / "new")]) == 0
     assert "5 left out: with that genre already" in capsys.readouterr().out
+    predict(music, tmp_path / "unsure", unknown_below=0.999)
+    assert run_tags(["plan", str(tmp_path / "unsure/predictions.csv"), "--replace_genres"]) == 0
+    assert "5 left out: predicted as unknown" in capsys.readouterr().out
 
 
 def test_timelines_that_are_missing_are_made(tmp_path, music):
