@@ -7,6 +7,7 @@ dies and however many write it at once.
 import contextlib
 import csv
 import errno
+import gzip
 import hashlib
 import io
 import json
@@ -211,9 +212,13 @@ def to_json(value: Any) -> Any:
 def write_csv(path: str | os.PathLike, header: Sequence[str], rows: Iterable[Sequence]) -> None:
     """Write a CSV file; texts with commas, quotes or line breaks are quoted, floats keep every digit.
 
-    A row is in memory at a time, so `rows` may be made as they are written.
+    A row is in memory at a time, so `rows` may be made as they are written. A path that ends in `.gz` is compressed,
+    to the same bytes for the same rows.
     """
-    with atomic_writer(path) as file:
+    with atomic_writer(path) as plain, contextlib.ExitStack() as stack:
+        file: BinaryIO = plain
+        if str(path).endswith(".gz"):
+            file = stack.enter_context(gzip.GzipFile(filename="", mode="wb", fileobj=plain, mtime=0))
         # A file name that is no UTF-8 comes as lone surrogates, which cannot be encoded otherwise.
         text = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="")
         # The writer quotes what holds a character of its line end: with "\n" only, "\r" in a name would break a row.

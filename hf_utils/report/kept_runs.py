@@ -1,14 +1,16 @@
 """The runs of a report in two small files, from which the report can be made again without their folders.
 
 `results.csv` has a row for each test of each run, on the tracks as they are and under every corruption: what the run
-is, what was done to the tracks, and the scores. `results_tracks.csv` beside it has a row per run and track: the
+is, what was done to the tracks, and the scores. `results_tracks.csv.gz` beside it has a row per run and track: the
 probability of every genre, and the genre that was chosen under every corruption. Paired intervals need both.
 
 Absolute paths are reduced to their last part. Of the options, those are kept in which the runs differ.
 """
 
 import csv
+import gzip
 import json
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from hf_utils.files import write_csv
 from hf_utils.report.corrupted_tests import KEPT_SCORES, CorruptedTest, CorruptionKey, check_corrupted
 from hf_utils.report.run_folders import Run, check_accuracy
 
-KEPT_FILE, TRACKS_FILE = "results.csv", "results_tracks.csv"
+KEPT_FILE, TRACKS_FILE = "results.csv", "results_tracks.csv.gz"
 _SPLITS = ("train", "validation", "test")
 _RUN_COLUMNS = ["run", "set", "model", "arm", "seed", "protocol", "split_seed", "num_folds", "fold", "dataset"]
 _RUN_COLUMNS += [f"{split}_tracks" for split in _SPLITS]
@@ -82,7 +84,7 @@ def _distinct_options(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def read_kept_runs(path: Path, set_name: str) -> list[Run]:
-    """Return the runs in a results.csv that a report wrote, and its results_tracks.csv.
+    """Return the runs in a results.csv that a report wrote, and its results_tracks.csv.gz.
 
     Raises UserError for other files, or if they do not fit together.
     """
@@ -108,10 +110,10 @@ def read_kept_runs(path: Path, set_name: str) -> list[Run]:
 
 def _read_rows(path: Path, wanted: set[str]) -> list[dict[str, str]]:
     try:
-        with open(path, encoding="utf-8", newline="") as file:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file)
             rows = list(reader)
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, EOFError, ValueError, zlib.error, csv.Error) as error:
         raise UserError(f"{path} cannot be read ({error}); {KEPT_FILE} needs {TRACKS_FILE} beside it") from None
     if missing := sorted(wanted - set(reader.fieldnames or ())):
         raise UserError(f"{path} has no column {missing[0]}: it is not what a report writes")

@@ -5,7 +5,7 @@
 
 Reads `results.json`, `predictions_<set>.csv` and `robustness_predictions.csv` at any depth of the folders. Writes
 `report.html` (opens offline, everything inside), `report.md` with its pictures, and three tables: `results.csv` (a row
-for each test of each run) and `results_tracks.csv` (a row for each track of each run), from which the report can be
+for each test of each run) and `results_tracks.csv.gz` (a row for each track of each run), from which the report can be
 made again, and `comparisons.csv`.
 """
 

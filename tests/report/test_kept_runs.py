@@ -1,6 +1,7 @@
 """A report from the tables of another report: the same page, or a message."""
 
 import csv
+import gzip
 
 import numpy as np
 import pytest
@@ -44,7 +45,7 @@ def test_the_page_made_again_is_the_same(tmp_path):
     write_report([write_arms(tmp_path / "runs")], tmp_path / "one", num_resamples=20)
     write_report([tmp_path / "one" / "results.csv"], tmp_path / "two", num_resamples=20)
     names = {path.name for path in (tmp_path / "one").iterdir()}
-    assert {"report.html", "report.md", "results.csv", "results_tracks.csv", "comparisons.csv"} < names
+    assert {"report.html", "report.md", "results.csv", "results_tracks.csv.gz", "comparisons.csv"} < names
     for name in names:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
         assert b"/home" not in (tmp_path / "one" / name).read_bytes()
@@ -72,10 +73,11 @@ def test_every_run_comes_back(tmp_path):
 
 
 def rewrite(path, change):
-    with open(path, newline="", encoding="utf-8") as file:
+    open_text = gzip.open if path.suffix == ".gz" else open
+    with open_text(path, "rt", newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
     rows = change(header, rows)
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    with open_text(path, "wt", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([header, *rows])
 
 
@@ -92,9 +94,9 @@ def set_first(column, value):
     [
         ("results.csv", set_first("accuracy", "0.123"), "run 1.*accuracy|accuracy of .* 0.1230"),
         ("results.csv", set_first("seed", "one"), "run 1: cannot be read .*one"),
-        ("results_tracks.csv", set_first("label", "polka"), "run 1: cannot be read .*polka"),
-        ("results_tracks.csv", lambda header, rows: [row for row in rows if row[0] != "2"], "different runs"),
-        ("results_tracks.csv", lambda header, rows: rows[1:], "accuracy"),
+        ("results_tracks.csv.gz", set_first("label", "polka"), "run 1: cannot be read .*polka"),
+        ("results_tracks.csv.gz", lambda header, rows: [row for row in rows if row[0] != "2"], "different runs"),
+        ("results_tracks.csv.gz", lambda header, rows: rows[1:], "accuracy"),
         ("results.csv", set_first("kind", "mp3"), "run 1: cannot be read"),
     ],
 )
@@ -113,7 +115,7 @@ def test_tables_that_do_not_fit_together_are_refused(file, change, message, tmp_
 def test_rows_may_be_in_any_order(tmp_path):
     runs, _ = read_runs([write_arms(tmp_path / "runs")])
     write_kept_runs(tmp_path, runs, "test")
-    for name in ("results.csv", "results_tracks.csv"):
+    for name in ("results.csv", "results_tracks.csv.gz"):
         rewrite(tmp_path / name, lambda header, rows: rows[::-1])
     again = {run.folder: run for run in read_kept_runs(tmp_path / "results.csv", "test")}
     for number, run in enumerate(runs, start=1):
@@ -127,8 +129,8 @@ def test_other_files_and_sets_are_refused(tmp_path, capsys):
     write_kept_runs(tmp_path, runs, "live")
     with pytest.raises(UserError, match="--set live"):
         read_kept_runs(tmp_path / "results.csv", "test")
-    (tmp_path / "results_tracks.csv").unlink()
-    with pytest.raises(UserError, match="results_tracks.csv"):
+    (tmp_path / "results_tracks.csv.gz").unlink()
+    with pytest.raises(UserError, match="results_tracks.csv.gz"):
         read_kept_runs(tmp_path / "results.csv", "live")
     assert main([str(tmp_path / "run" / "predictions_test.csv"), "--output", str(tmp_path / "report")]) == 2
     assert "has no column" in capsys.readouterr().err
