@@ -87,7 +87,7 @@ def compare_kept(clips: datasets.Dataset, sample_rate: int, seconds: float) -> N
     cnn = SpectrogramCNNFeatureExtractor(sampling_rate=sample_rate, mean=0.0, std=1.0, center=False)
     for name, extractor in (("AST", transformers.ASTFeatureExtractor(sampling_rate=sample_rate)), ("CNN", cnn)):
         windows = TrainingWindows(clips, int(WINDOW_SECONDS * sample_rate), seed=0, start_step=start_step(extractor))
-        keep_features(windows, extractor, 1 << 34, torch.device("cpu"))
+        keep_features([windows], extractor, 1 << 34, torch.device("cpu"))
         loader = torch.utils.data.DataLoader(windows, batch_size=8, shuffle=True, collate_fn=WindowCollator(extractor))
         started = time.perf_counter()
         windows[0]

@@ -38,8 +38,7 @@ def make_trainer(
         fit_feature_stats(extractor, decoded, window_samples)
     training = TrainingWindows(decoded, window_samples, seed=args.seed, start_step=start_step(extractor), plan=plan)
     validation = EvaluationWindows(decoded, window_samples, window_samples // 2)
-    for windows in (training, validation):
-        keep_features(windows, extractor, 1 << 30, torch.device("cpu"))
+    keep_features([training, validation], extractor, 1 << 30, torch.device("cpu"))
     return GenreTrainer(
         model=model,
         args=args,

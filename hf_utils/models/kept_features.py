@@ -34,7 +34,7 @@ AnyWindows = TrainingWindows | EvaluationWindows
 
 # Frames that are computed at once: bounds the memory for spectra of long tracks.
 _BLOCK_FRAMES = 4096
-# Of a GPU's memory, what features may take; the rest is for the model.
+# Of a GPU's memory, what the features of all sets may take; the rest is for the model.
 _GPU_SHARE = 0.1
 
 
@@ -184,19 +184,28 @@ def _in_threads(compute: Callable[[Any], torch.Tensor], items: Iterable) -> Iter
         torch.set_num_threads(num_threads)  # of threads that begin later
 
 
-def keep_features(windows: AnyWindows, feature_extractor, max_bytes: int, device: torch.device) -> int:
-    """Let windows come with features that are computed once, where they can and where they take `max_bytes` at most.
+def keep_features(sets: Sequence[AnyWindows], feature_extractor, max_bytes: int, device: torch.device) -> int:
+    """Let the windows of sets come with features that are computed once, where they can and while there is room.
 
-    To be called when the extractor is as it will be saved. `device` is the model's. Returns the bytes that the
-    features will take; 0 where they are computed for each batch, as for windows that a transform changes.
+    Together they take `max_bytes` at most, and a share of a GPU's memory; the first set comes first. To be called when
+    the extractor is as it will be saved. `device` is the model's. Returns the bytes that the features will take.
+    Those of the other sets are computed for each batch, as always of windows that a transform changes.
     """
-    kept = _choose(windows, feature_extractor, device)
-    if kept is None or kept.num_bytes > max_bytes:
-        return 0
-    if device.type == "cuda" and kept.num_bytes > _GPU_SHARE * torch.cuda.get_device_properties(device).total_memory:
-        kept.device = torch.device("cpu")
-    windows.features = kept
-    return kept.num_bytes
+    free, free_on_gpu = max_bytes, 0
+    if device.type == "cuda":
+        free_on_gpu = _GPU_SHARE * torch.cuda.get_device_properties(device).total_memory
+    for windows in sets:
+        kept = _choose(windows, feature_extractor, device)
+        if kept is None or kept.num_bytes > free:
+            continue
+        free -= kept.num_bytes
+        if device.type == "cuda":
+            if kept.num_bytes <= free_on_gpu:
+                free_on_gpu -= kept.num_bytes
+            else:
+                kept.device = torch.device("cpu")
+        windows.features = kept
+    return max_bytes - free
 
 
 def _choose(windows: AnyWindows, feature_extractor, device: torch.device) -> KeptWindows | KeptTracks | None:

@@ -217,9 +217,8 @@ def make_trainer(
         corpus.evaluations["validation"], window_samples, _validation_hop(data_args, classifier.lengths)
     )
     if training_windows is not None:
-        free_bytes = int(1e9 * data_args.feature_memory_gb)
-        for windows in (training_windows, validation_windows):
-            free_bytes -= keep_features(windows, feature_extractor, free_bytes, training_args.device)
+        max_bytes = int(1e9 * data_args.feature_memory_gb)
+        keep_features([training_windows, validation_windows], feature_extractor, max_bytes, training_args.device)
     trainer = GenreTrainer(
         model=classifier.model,
         args=training_args,

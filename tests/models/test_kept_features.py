@@ -1,6 +1,7 @@
 """Kept features are those of the model's own feature extractor, whatever the order and the process of the visits."""
 
 import random
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -80,7 +81,7 @@ def test_training_windows_are_slices_equal_to_what_the_extractor_makes(name, mak
     clips, step = make_clips(window_samples), start_step(extractor)
     kept = TrainingWindows(clips, window_samples, seed=1, start_step=step)
     plain = TrainingWindows(clips, window_samples, seed=1, start_step=step)
-    assert keep_features(kept, extractor, GB, CPU) > 0
+    assert keep_features([kept], extractor, GB, CPU) > 0
     for ours, expected in zip(draw(extractor, kept, range(20)), draw(extractor, plain, range(20)), strict=True):
         assert ours.dtype == torch.float32
         torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
@@ -100,7 +101,7 @@ def test_windows_of_every_epoch_are_equal_to_what_the_extractor_makes(name, kind
         return EvaluationWindows(clips, window_samples, window_samples // 2)
 
     kept, plain = make(), make()
-    assert keep_features(kept, extractor, GB, CPU) > 0
+    assert keep_features([kept], extractor, GB, CPU) > 0
     for _ in range(2):
         ours, expected = (collate(extractor, windows, range(len(windows))) for windows in (kept, plain))
         torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
@@ -114,7 +115,7 @@ def test_features_do_not_depend_on_what_was_visited_before(name, make_clips):
     batches = []
     for epochs in (list(range(12)), random.Random(0).sample(range(12), 12)):
         windows = TrainingWindows(clips, window_samples, seed=1, start_step=start_step(extractor))
-        keep_features(windows, extractor, GB, CPU)
+        keep_features([windows], extractor, GB, CPU)
         batches.append(dict(zip(epochs, draw(extractor, windows, epochs), strict=True)))
     assert all(torch.equal(batches[0][epoch], batches[1][epoch]) for epoch in range(12))
 
@@ -130,7 +131,7 @@ def test_everything_is_computed_once_whatever_the_number_of_threads(kind, make_c
         with monkeypatch.context() as patch:
             patch.setattr(cls, "_compute", lambda self, item: calls.append(item) or compute(self, item))  # noqa: B023
             windows = TrainingWindows(clips, window_samples, seed=1, start_step=128, grid=kind == "windows")
-            keep_features(windows, extractor, GB, CPU)
+            keep_features([windows], extractor, GB, CPU)
             assert not calls, "computed before a window was asked for"
             found.append(draw(extractor, windows, range(8)))
         assert len(calls) == {"tracks": 4, "windows": 5 + 1 + 3 + 1 + 1}[kind]
@@ -144,7 +145,7 @@ def test_long_tracks_are_computed_in_blocks(make_clips, monkeypatch):
     for block in (4096, 40):
         monkeypatch.setattr(kept_features, "_BLOCK_FRAMES", block)
         windows = TrainingWindows(clips, window_samples, seed=1, start_step=128)
-        keep_features(windows, extractor, GB, CPU)
+        keep_features([windows], extractor, GB, CPU)
         found.append(draw(extractor, windows, range(4)))
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
@@ -155,7 +156,7 @@ def test_waveforms_are_kept_for_a_gpu_and_equal_to_what_the_extractor_makes(do_n
     extractor = transformers.Wav2Vec2FeatureExtractor(sampling_rate=RATE, do_normalize=do_normalize)
     clips = make_clips(4000)
     plain, kept = (TrainingWindows(clips, 4000, seed=1, start_step=start_step(extractor)) for _ in range(2))
-    assert keep_features(kept, extractor, GB, CPU) == 0
+    assert keep_features([kept], extractor, GB, CPU) == 0
     # As on a GPU, but where this machine can see it.
     kept.features = kept_features.KeptTracks(find_frames(extractor), kept.clips, 4000, CPU)
     for ours, expected in zip(draw(extractor, kept, range(9)), draw(extractor, plain, range(9)), strict=True):
@@ -167,10 +168,22 @@ def test_features_are_kept_only_where_they_fit_and_stay_the_same(make_clips):
     clips = make_clips(window_samples)
     windows = EvaluationWindows(clips, window_samples, window_samples)
     num_bytes = 4 * len(windows) * 100 * 24
-    assert keep_features(windows, extractor, num_bytes - 1, CPU) == 0 and "samples" in windows[0]
-    assert keep_features(windows, extractor, num_bytes, CPU) == num_bytes and "features" in windows[0]
+    assert keep_features([windows], extractor, num_bytes - 1, CPU) == 0 and "samples" in windows[0]
+    assert keep_features([windows], extractor, num_bytes, CPU) == num_bytes and "features" in windows[0]
     changed = TrainingWindows(clips, window_samples, seed=1, transform=lambda samples, seed: -samples)
-    assert keep_features(changed, extractor, GB, CPU) == 0 and "samples" in changed[0]
+    assert keep_features([changed], extractor, GB, CPU) == 0 and "samples" in changed[0]
+
+
+@pytest.mark.parametrize(("tenths", "places"), [(19, ["cuda", "cpu"]), (21, ["cuda", "cuda"]), (9, ["cpu", "cpu"])])
+def test_features_of_all_sets_share_a_tenth_of_a_gpu(tenths, places, make_clips, monkeypatch):
+    extractor, window_samples = SLICED["ast"]
+    sets = [EvaluationWindows(make_clips(window_samples), window_samples, window_samples) for _ in places]
+    num_bytes = 4 * len(sets[0]) * 100 * 24
+    gpu = SimpleNamespace(total_memory=num_bytes * tenths)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
+    assert keep_features(sets, extractor, GB, torch.device("cuda")) == 2 * num_bytes
+    assert [windows.features.device.type for windows in sets] == places
+    assert keep_features(sets, extractor, 2 * num_bytes - 1, torch.device("cuda")) == num_bytes
 
 
 class OtherExtractor(transformers.ASTFeatureExtractor):
@@ -181,5 +194,5 @@ def test_extractors_of_unknown_code_are_not_cut_into_frames(make_clips):
     short = SpectrogramCNNFeatureExtractor(n_fft=512, hop_length=128, **CNN)
     for extractor, window_samples in ((OtherExtractor(sampling_rate=RATE), 8000), *WHOLE.values(), (short, 1000)):
         windows = TrainingWindows(make_clips(window_samples), window_samples, seed=1)
-        assert keep_features(windows, extractor, GB, CPU) == 0
+        assert keep_features([windows], extractor, GB, CPU) == 0
     assert find_frames(OtherExtractor(sampling_rate=RATE)) is None and start_step(OtherExtractor()) == 1
