@@ -72,10 +72,8 @@ def encode_png(figure) -> bytes:
     return buffer.getvalue()
 
 
-def figure_to_array(figure) -> np.ndarray:
-    """Return a Figure as (H, W, 3) uint8, what TensorBoard's `add_image(..., dataformats="HWC")` takes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+def decode_png(picture: bytes) -> np.ndarray:
+    """Return a PNG file as (H, W, 3) uint8, what TensorBoard's `add_image(..., dataformats="HWC")` takes."""
+    from PIL import Image  # of matplotlib
 
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))

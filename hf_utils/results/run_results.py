@@ -252,11 +252,19 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **found}
 
 
-def write_confusions(output_dir: str | os.PathLike, record: RunRecord, evaluations: Sequence[EvaluatedSet]) -> None:
-    """Write the confusion matrix of every set as a picture, under the name that results.json has for it."""
+def write_confusions(
+    output_dir: str | os.PathLike, record: RunRecord, evaluations: Sequence[EvaluatedSet]
+) -> dict[str, bytes]:
+    """Write the confusion matrix of every set as a picture, under the name that results.json has for it.
+
+    Returns {name of the set: PNG file}.
+    """
+    pictures = {}
     for evaluated in evaluations:
         figure = confusion_figure(evaluated, record.genres, note="demo data, not a result" if record.demo else "")
-        write_atomically(Path(output_dir, _file_names(evaluated)["confusion"]), encode_png(figure))
+        pictures[evaluated.name] = encode_png(figure)
+        write_atomically(Path(output_dir, _file_names(evaluated)["confusion"]), pictures[evaluated.name])
+    return pictures
 
 
 def _file_names(evaluated: EvaluatedSet) -> dict[str, str]:

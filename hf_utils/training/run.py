@@ -267,8 +267,8 @@ def write_run(
         print("", *tell_thresholds(results["confidence"]), sep="\n")
     warn_near_chance(evaluations)
     write_config(output_dir / "config.yaml", record.config)
-    write_confusions(output_dir, record, evaluations)
-    write_tensorboard_summary(output_dir, evaluations, record.genres, record.config)
+    pictures = write_confusions(output_dir, record, evaluations)
+    write_tensorboard_summary(output_dir, evaluations, pictures, record.config)
     if do_train:
         shown = robustness and robustness.describe()
         write_model_card(output_dir, results, command=launch_command(), robustness=shown)

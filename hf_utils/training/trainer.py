@@ -32,7 +32,7 @@ from hf_utils.errors import UserError
 from hf_utils.models.adapters import adapted_layers, merged_state, reload_adapters, save_adapters
 from hf_utils.models.freezing import frozen_modules
 from hf_utils.models.weights import reload_weights
-from hf_utils.results.plots import confusion_figure, figure_to_array
+from hf_utils.results.plots import decode_png
 from hf_utils.results.run_results import EvaluatedSet, score_windows
 from hf_utils.seeding import derive_seed
 from hf_utils.training.optimizer import (
@@ -351,13 +351,15 @@ class TellEpoch(TrainerCallback):
 
 
 def write_tensorboard_summary(
-    output_dir: str, evaluations: list[EvaluatedSet], genres: list[str], options: dict
+    output_dir: str,
+    evaluations: list[EvaluatedSet],
+    pictures: dict[str, bytes],
+    options: dict,
 ) -> None:
-    """Add each set's confusion matrix, and the options with the final scores, to the run's TensorBoard page."""
+    """Add each set's picture of its confusions, a PNG file, and the options with the final scores to TensorBoard."""
     folder = Path(output_dir, TENSORBOARD_FOLDER)
     scores = {f"final/{e.name}_{key}": e.scores["track"][key] for e in evaluations for key in ("accuracy", "roc_auc")}
     with SummaryWriter(folder) as writer:
-        for evaluated in evaluations:
-            picture = figure_to_array(confusion_figure(evaluated, genres))
-            writer.add_image(f"confusion/{evaluated.name}", picture, dataformats="HWC")
+        for name, picture in pictures.items():
+            writer.add_image(f"confusion/{name}", decode_png(picture), dataformats="HWC")
         writer.add_hparams(select_hyperparameters(options), scores, run_name=".")

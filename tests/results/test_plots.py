@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from hf_utils.results.plots import (
     confusion_figure,
     count_confusions,
+    decode_png,
     draw_confusion,
     encode_png,
-    figure_to_array,
     shorten,
 )
 
@@ -41,20 +41,21 @@ def test_confusion_counts_and_colours():
 def test_everything_is_inside_the_picture(genres):
     labels = np.arange(len(genres))
     figure = confusion_figure(make_set(labels, labels[::-1], "$x_{"), genres)
-    array = figure_to_array(figure)
+    picture = encode_png(figure)
+    array = decode_png(picture)
     assert array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3 and array.min() < 50
     box, whole = figure.get_tightbbox(), figure.bbox_inches
     assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= whole.x1 and box.y1 <= whole.y1
-    assert encode_png(figure).startswith(b"\x89PNG")
+    assert picture.startswith(b"\x89PNG")
 
 
 DRAW = """
 import sys
 from types import SimpleNamespace
 import numpy
-from hf_utils.results.plots import confusion_figure, figure_to_array
+from hf_utils.results.plots import confusion_figure, decode_png, encode_png
 evaluated = SimpleNamespace(name="test", labels=numpy.array([0, 1]), predictions=numpy.array([0, 1]))
-print(figure_to_array(confusion_figure(evaluated, ["a", "b"])).shape[2], "matplotlib.pyplot" in sys.modules)
+print(decode_png(encode_png(confusion_figure(evaluated, ["a", "b"]))).shape[2], "matplotlib.pyplot" in sys.modules)
 """
 
 
