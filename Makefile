@@ -27,7 +27,7 @@ env: .venv/.installed
 # The stamp, so that nothing is resolved again until the requirements change.
 # uv does not read pip's configuration: an index named only there is handed on. Compiled, because a process that may
 # not write bytecode (PYTHONDONTWRITEBYTECODE, a read-only image) would compile PyTorch at each start, for seconds.
-.venv/.installed: requirements.txt requirements-tags.txt
+.venv/.installed: requirements.txt requirements-tags.txt requirements-export.txt
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
 		{ echo "Python >= 3.11 is needed (by transformers); $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12"; exit 1; }
 	@test -x $(RUN) || $(PYTHON) -m venv .venv

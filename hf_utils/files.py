@@ -29,6 +29,12 @@ from hf_utils.errors import UserError
 # The card of a model or dataset, by the name that the Hub shows.
 CARD_FILE = "README.md"
 
+# How files end that `python -m hf_utils.export` writes, and by which they are known.
+EXPORTED_SUFFIX = ".onnx"
+
+# The options of a run, all of them.
+CONFIG_FILE = "config.yaml"
+
 # What identifies the tracks that a model has learned from, beside its weights.
 RECORD_FILE = "split.json"
 

@@ -23,7 +23,8 @@ class ModelArguments:
     model_name_or_path: str = _model(
         dataclasses.MISSING,
         "Checkpoint of the Hub or a folder: an audio model (AST, HuBERT, WavLM, MERT, MuQ, CLAP ...) or an image "
-        "model, which becomes a spectrogram CNN. A folder with only a config.json trains from random weights.",
+        "model, which becomes a spectrogram CNN. A folder with only a config.json trains from random weights. "
+        "--do_predict also takes an .onnx file of hf_utils.export.",
         metavar="NAME_OR_FOLDER",
     )
     ensemble_with: list[str] = _model(

@@ -121,6 +121,10 @@ class SplitRecord:
         }
         write_atomically(Path(folder, RECORD_FILE), json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
+    def was_trained_on(self, sha256: str) -> bool:
+        """Return whether the weights learned from the recording with this digest, in full."""
+        return _shorten(sha256) in self.trained
+
     def summarize(self) -> dict[str, str]:
         """Return a digest of the recordings of each split: equal ones mean equal splits."""
         return {name: summarize(tracks) for name, tracks in self.splits.items()}

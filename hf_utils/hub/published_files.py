@@ -12,7 +12,7 @@ import yaml
 from hf_utils.config_files import read_config
 from hf_utils.disclosure import is_secret, show_source, show_value
 from hf_utils.errors import UserError
-from hf_utils.files import ADAPTER_FILE, ADAPTER_FOLDER
+from hf_utils.files import ADAPTER_FILE, ADAPTER_FOLDER, CONFIG_FILE
 
 # What loads a model, and what its weights know of recordings (`data.split_record`): all that a checkpoint in the
 # middle of a training has for others.
@@ -22,7 +22,7 @@ _TEXTS = ("model.safetensors.index.json", "config.json", "preprocessor_config.js
 _ADAPTERS = (f"{ADAPTER_FOLDER}/{ADAPTER_FILE}", f"{ADAPTER_FOLDER}/adapter_config.json")
 LOADED_FILES = (*_WEIGHTS, *_TEXTS, *_CODE, *_ADAPTERS)
 _PUBLISHED = {
-    "model": (*LOADED_FILES, "README.md", "results.json", "config.yaml", "confusion_*.png", "robustness*.png"),
+    "model": (*LOADED_FILES, "README.md", "results.json", CONFIG_FILE, "confusion_*.png", "robustness*.png"),
     "dataset": ("data/*.parquet", "README.md", "config.json", "report/quality.*"),
 }
 # Several of these from different pushes would be read as one model or dataset.
@@ -60,9 +60,9 @@ def select_published(folder: str | os.PathLike, kind: str) -> dict[str, Path | b
     if "results.json" in contents:
         results = json.loads(contents["results.json"].read_text(encoding="utf-8"))
         contents["results.json"] = to_public_json(results)
-    if "config.yaml" in contents:
-        config = _without_paths(read_config(contents["config.yaml"]))
-        contents["config.yaml"] = yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode()
+    if CONFIG_FILE in contents:
+        config = _without_paths(read_config(contents[CONFIG_FILE]))
+        contents[CONFIG_FILE] = yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode()
     return contents
 
 

@@ -253,6 +253,12 @@ def probabilities_of(config: PreTrainedConfig, logits: np.ndarray) -> np.ndarray
     return scipy.special.softmax(logits / (read_temperature(config) or 1.0), axis=1)
 
 
+def normalize_waveforms(samples: torch.Tensor) -> torch.Tensor:
+    """Return samples (B, T) of mean 0 and variance 1, as `Wav2Vec2FeatureExtractor` makes them."""
+    variance, mean = torch.var_mean(samples, dim=1, correction=0, keepdim=True)
+    return (samples - mean) / torch.sqrt(variance + 1e-7)
+
+
 def has_feature_stats(feature_extractor) -> bool:
     """Whether the extractor normalises by one mean and one standard deviation of all its training data."""
     return hasattr(feature_extractor, "mean") and hasattr(feature_extractor, "std")

@@ -26,7 +26,7 @@ from transformers import ASTFeatureExtractor, Wav2Vec2FeatureExtractor
 from hf_utils.cores import count_cores
 from hf_utils.data.waveforms import read_samples
 from hf_utils.data.windows import EvaluationWindows, TrainingWindows, read_window
-from hf_utils.models.families import AST_FRAME_SECONDS, AST_SHIFT_SECONDS
+from hf_utils.models.families import AST_FRAME_SECONDS, AST_SHIFT_SECONDS, normalize_waveforms
 from hf_utils.models.musicnn.feature_extraction_musicnn import MusiCNNFeatureExtractor
 from hf_utils.models.spectrogram_cnn.feature_extraction_spectrogram_cnn import SpectrogramCNNFeatureExtractor
 
@@ -82,7 +82,7 @@ def find_frames(feature_extractor) -> Frames | None:
     if kind is MusiCNNFeatureExtractor:
         return Frames(extractor.hop_length, extractor.n_fft, extractor.n_fft, 0, extractor.compute_frames)
     if kind is Wav2Vec2FeatureExtractor:
-        return Frames(1, 1, 1, 0, lambda samples: samples, _normalize if extractor.do_normalize else None)
+        return Frames(1, 1, 1, 0, lambda samples: samples, normalize_waveforms if extractor.do_normalize else None)
     return None
 
 
@@ -95,12 +95,6 @@ def _compute_filter_banks(extractor: ASTFeatureExtractor, hop: int, length: int,
     extractor = copy.copy(extractor)  # several threads are here at once
     extractor.max_length = 1 + (samples.shape[1] - length) // hop  # else it would pad or cut
     return _extract(extractor, samples)
-
-
-def _normalize(samples: torch.Tensor) -> torch.Tensor:
-    """Return samples (B, T) of mean 0 and variance 1, as `Wav2Vec2FeatureExtractor` makes them."""
-    variance, mean = torch.var_mean(samples, dim=1, correction=0, keepdim=True)
-    return (samples - mean) / torch.sqrt(variance + 1e-7)
 
 
 def start_step(feature_extractor) -> int:

@@ -12,7 +12,7 @@ from hf_utils.cores import count_cores
 from hf_utils.models.features import run_windows
 
 # A thread holds a batch and what the model makes of it, so more of them take memory; beyond that, operations share.
-_MOST_THREADS = 4
+MOST_THREADS = 4
 
 
 class WindowPool:
@@ -35,7 +35,7 @@ class WindowPool:
         self._model, self._feature_extractor = model, feature_extractor
         self._batch_size, self._precision = batch_size, precision
         cores = count_cores()
-        num_threads = min(cores, _MOST_THREADS)
+        num_threads = min(cores, MOST_THREADS)
         self._threads = ThreadPoolExecutor(
             num_threads, initializer=torch.set_num_threads, initargs=(cores // num_threads,)
         )

@@ -20,14 +20,13 @@ from hf_utils.arguments.precedence import drop_silenced, override
 from hf_utils.arguments.run_arguments import RUN_CLASSES, RunArguments
 from hf_utils.config_files import read_config
 from hf_utils.errors import UserError
-from hf_utils.files import RECORD_FILE
+from hf_utils.files import CONFIG_FILE, RECORD_FILE
 from hf_utils.hub.run_files import find_run_file
 
 if TYPE_CHECKING:
     from hf_utils.data.split_record import SplitRecord
 
 logger = logging.getLogger(__name__)
-CONFIG_FILE = "config.yaml"
 _SPLIT_OPTIONS = ("genres", "split_protocol", "split_seed", "num_folds", "fold", "group_segments")
 _SOURCE_OPTIONS = ("dataset_name", "dataset_config_name", "dataset_revision", "audio_column_name", "label_column_name")
 _WINDOW_OPTIONS = ("window_seconds", "eval_hop_seconds")

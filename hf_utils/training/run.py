@@ -28,7 +28,7 @@ from hf_utils.augmentation.corruptions import Corruption
 from hf_utils.cards.model_card import write_model_card
 from hf_utils.config_files import write_config
 from hf_utils.data.corpus import check_sources
-from hf_utils.files import is_complete
+from hf_utils.files import CONFIG_FILE, is_complete
 from hf_utils.hub.checkpoint_push import HubCheckpoints, fetch_checkpoint, open_model_repository
 from hf_utils.hub.repository import Repository, push_folder
 from hf_utils.launch import launch_command
@@ -266,7 +266,7 @@ def write_run(
         print(format_scores(evaluations))
         print("", *tell_thresholds(results["confidence"]), sep="\n")
     warn_near_chance(evaluations)
-    write_config(output_dir / "config.yaml", record.config)
+    write_config(output_dir / CONFIG_FILE, record.config)
     pictures = write_confusions(output_dir, record, evaluations)
     write_tensorboard_summary(output_dir, evaluations, pictures, record.config)
     if do_train:

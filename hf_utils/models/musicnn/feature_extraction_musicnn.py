@@ -84,6 +84,9 @@ class MusiCNNFeatureExtractor(SequenceFeatureExtractor):
     @torch.no_grad()
     def compute_frames(self, waveforms: np.ndarray) -> np.ndarray:
         """Return the frames (B, T, F) that lie inside waveforms (B, T): `n_fft` samples each, `hop_length` apart."""
+        return self.compute_features(torch.from_numpy(np.ascontiguousarray(waveforms))).numpy()
+
+    def compute_features(self, waveforms: torch.Tensor) -> torch.Tensor:
+        """Return the same frames (B, T, F) of waveforms (B, T); all in torch, for export."""
         transform = _make_transform(self.sampling_rate, self.n_fft, self.hop_length, self.num_mel_bins)
-        power = transform(torch.from_numpy(np.ascontiguousarray(waveforms)))
-        return torch.log10(10000 * power.transpose(1, 2) + 1).contiguous().numpy()
+        return torch.log10(10000 * transform(waveforms).transpose(1, 2) + 1).contiguous()

@@ -175,20 +175,25 @@ class SpectrogramCNNFeatureExtractor(SequenceFeatureExtractor):
     def _compute(self, waveforms: np.ndarray) -> np.ndarray:
         """Return the features (B, C, F, T) of waveforms (B, T)."""
         rows = max(1, _PIECE_SAMPLES // waveforms.shape[1])
-        pieces = [self._compute_piece(waveforms[i : i + rows]) for i in range(0, len(waveforms), rows)]
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        samples = torch.from_numpy(np.ascontiguousarray(waveforms))
+        pieces = [self.compute_features(samples[i : i + rows]) for i in range(0, len(samples), rows)]
+        return (pieces[0] if len(pieces) == 1 else torch.cat(pieces)).numpy()
 
-    def _compute_piece(self, waveforms: np.ndarray) -> np.ndarray:
+    def compute_features(self, waveforms: torch.Tensor) -> torch.Tensor:
+        """Return the features (B, C, F, T) of waveforms (B, T) of `min_samples` or more, all in torch, for export.
+
+        Raises:
+            ValueError: no mean and standard deviation yet.
+        """
         highest_hz = self.sampling_rate / 2 if self.max_frequency_hz is None else self.max_frequency_hz
         settings = {name: getattr(self, name) for name in SETTINGS if name != "level_normalization"}
         settings["max_frequency_hz"] = highest_hz
-        samples = torch.from_numpy(np.ascontiguousarray(waveforms))
-        channels = [transform(samples) for transform in _make_transforms(**settings)]
+        channels = [transform(waveforms) for transform in _make_transforms(**settings)]
         power = torch.stack(channels, dim=1)
         if self.spectrogram != "mel":
             bin_hz = torch.arange(power.shape[2]) * self.sampling_rate / self.n_fft
             power = power[:, :, (bin_hz >= self.min_frequency_hz) & (bin_hz <= highest_hz)]
-        return self.normalize(torch.log(power.clamp(min=POWER_FLOOR))).numpy()
+        return self.normalize(torch.log(power.clamp(min=POWER_FLOOR)))
 
     def normalize(self, features: torch.Tensor) -> torch.Tensor:
         """Return the features (B, C, F, T) of whole windows, whose plain log spectrograms (B, C, F, T) are given.

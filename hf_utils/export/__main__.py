@@ -1,0 +1,13 @@
+"""`python -m hf_utils.export`."""
+
+from hf_utils.launch import run_script
+
+
+def main() -> int:
+    """Do what the command line asks for; return the exit code."""
+    from hf_utils.export.export_command import main  # here, so that a missing package is one message
+
+    return main()
+
+
+run_script(main)
