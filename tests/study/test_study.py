@@ -281,7 +281,7 @@ def start_study(project):
     return process
 
 
-def wait_until(condition, seconds=20):
+def wait_until(condition, seconds=60):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -321,7 +321,7 @@ def test_two_studies_share_the_work(project):
 def test_an_interrupted_study_ends_its_run_and_continues(project):
     process = start_study(project)
     os.kill(process.pid, signal.SIGINT)
-    process.join(20)
+    process.join(60)
     assert process.exitcode == 130
     assert not study.find_state(project / "runs/s/ast/clean/seed-1", {}, {})[0] == "running"
     (project / "slow").unlink()
