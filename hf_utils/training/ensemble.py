@@ -176,8 +176,8 @@ def _join_records(records: "Sequence[RunRecord]") -> "RunRecord":
 def average_sets(sets: "Sequence[EvaluatedSet]", genres: Sequence[str]) -> "EvaluatedSet":
     """Return the mean of what members found on one set, the same tracks and `genres` in the same order.
 
-    Hard vote and window scores are undefined: windows differ. Calibrated probabilities are each member's own; of one
-    without a temperature they are those that it has.
+    Hard vote and window scores are undefined: windows differ. There are calibrated probabilities if every member has a
+    temperature, each its own.
     """
     from hf_utils.results.metrics import metrics_for
     from hf_utils.results.run_results import EvaluatedSet
@@ -188,10 +188,9 @@ def average_sets(sets: "Sequence[EvaluatedSet]", genres: Sequence[str]) -> "Eval
     scores = {"track": track, "track_hard": undefined, "window": undefined}
     num_windows = sum(found.num_windows for found in sets)
     joined = EvaluatedSet(sets[0].name, sets[0].track_ids, sets[0].labels, mean, scores, num_windows)
-    if all(found.calibrated is None for found in sets):
+    if any(found.calibrated is None for found in sets):
         return joined
-    trusted = [found.probabilities if found.calibrated is None else found.calibrated for found in sets]
-    return joined.with_calibrated(np.mean(trusted, axis=0), genres)
+    return joined.with_calibrated(np.mean([found.calibrated for found in sets], axis=0), genres)
 
 
 def predict_ensemble(arguments: RunArguments, members: Sequence[RunArguments]) -> int:

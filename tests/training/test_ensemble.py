@@ -82,15 +82,17 @@ def test_an_evaluated_ensemble_is_the_mean_of_its_members(work, tmp_path):
 
 
 def test_each_member_has_its_own_temperature():
-    # Logits of one track of one window: ln 3 by temperature 1/2 is ln 9; the other member has none.
+    # Logits of one track of one window: ln 3 by temperature 1/2 is ln 9, ln 4 by temperature 2 is ln 2.
     windows, genres = make_windows([0], 1), ["blues", "rock"]
     sets = [score_windows(np.log([odds]), windows, genres, "test") for odds in ([3, 1], [1, 4])]
-    sets[0] = sets[0].at_temperature(0.5, genres)
+    plain = sets[1]
+    sets = [found.at_temperature(temperature, genres) for found, temperature in zip(sets, (0.5, 2.0), strict=True)]
     both = average_sets([reorder_genres(found, genres, genres[::-1]) for found in sets], genres[::-1])
     assert both.probabilities[0] == pytest.approx([(1 / 4 + 4 / 5) / 2, (3 / 4 + 1 / 5) / 2])
-    assert both.calibrated[0] == pytest.approx([(1 / 10 + 4 / 5) / 2, (9 / 10 + 1 / 5) / 2])
+    assert both.calibrated[0] == pytest.approx([(1 / 10 + 2 / 3) / 2, (9 / 10 + 1 / 3) / 2])
     assert (both.scores["track"]["accuracy"], both.scores["track_calibrated"]["accuracy"]) == (0.0, 1.0)
-    assert average_sets([sets[1], sets[1]], genres).calibrated is None
+    # Half calibrated is not calibrated.
+    assert average_sets([sets[0], plain], genres).calibrated is None
 
 
 def test_members_with_their_genres_in_another_order_are_put_in_one(work, tmp_path):
