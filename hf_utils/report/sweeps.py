@@ -19,7 +19,6 @@ from hf_utils.report.scores import Cell, Comparison, Score, compare_pairs, decid
 from hf_utils.report.statistics import correct_holm
 from hf_utils.results.display import OVERALL, show_corruption
 from hf_utils.results.intervals import resample_tracks
-from hf_utils.results.metrics import calibration_error
 
 # With more corruptions than that, nobody reads a row for each.
 _MOST_SINGLE = 20
@@ -212,6 +211,8 @@ def _calibration_errors(table: Table, replicates: Sequence[Replicate], condition
 
 
 def _calibration_error(table: Table, replicate: Replicate) -> float:
+    from hf_utils.results.metrics import calibration_error  # here, because scikit-learn takes its time to import
+
     folds = [replicate.fold_index == fold for fold in np.unique(replicate.fold_index)]
     errors = [calibration_error(replicate.probabilities[rows], table.labels[rows]) for rows in folds]
     return float(np.average(errors, weights=[rows.sum() for rows in folds]))

@@ -56,19 +56,20 @@ def load_model(arguments: RunArguments, genres: list[str] | None) -> Classifier:
     if is_exported(arguments):
         return _load_exported(arguments)
     model_args, data_args, training_args = arguments.model, arguments.data, arguments.training
+    # A run that trains and then tags files loads what it has trained, with the checkpoint's own genres.
+    trains = training_args.do_train and genres is not None
     model, feature_extractor = load_classifier(
         _find_checkpoint(arguments),
         genres,
         window_seconds=data_args.window_seconds,
         head=HeadOptions(**{field.name: getattr(model_args, field.name) for field in dataclasses.fields(HeadOptions)}),
         spectrogram=model_args.spectrogram_settings(),
-        allow_new_head=training_args.do_train,
+        allow_new_head=trains,
     )
-    if not training_args.do_train:
-        expect_known_stats(feature_extractor)
-    if training_args.do_train:
+    if trains:
         forget_temperature(model.config)  # that of the weights as they were
     else:
+        expect_known_stats(feature_extractor)
         read_temperature(model.config)  # to be refused before any work
     sample_rate = feature_extractor.sampling_rate
     window_samples = window_samples_for(model.config, feature_extractor, data_args.window_seconds)

@@ -275,7 +275,12 @@ def test_it_must_start_in_the_projects_folder(project, capsys):
 def start_study(project):
     """Start the study in a process of its own, and return when its first run is under way."""
     (project / "slow").touch()
-    process = multiprocessing.get_context("fork").Process(target=lambda: sys.exit(study.main(["study.yaml"])))
+
+    def run():
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+        sys.exit(study.main(["study.yaml"]))
+
+    process = multiprocessing.get_context("fork").Process(target=run)
     process.start()
     wait_until((project / "waiting").exists)
     return process
