@@ -20,7 +20,7 @@ _LOWEST_HZ = 20.0
 _LOWEST_ENERGY = torch.finfo(torch.float32).eps
 
 
-class FrontEnd(nn.Module):
+class FeatureFrontEnd(nn.Module):
     """Waveforms (B, S) -> the input of a model. A module, so that its operations are known in a graph by its name."""
 
     def __init__(self, compute: Callable[[torch.Tensor], torch.Tensor]):
@@ -64,16 +64,16 @@ class FilterBanks(nn.Module):
         return (energies.log().transpose(1, 2) - self.mean) / self.scale
 
 
-def make_front_end(feature_extractor) -> FrontEnd | None:
+def make_front_end(feature_extractor) -> FeatureFrontEnd | None:
     """Return the features of an extractor whose code is known; None for any other.
 
     Subclasses may compute otherwise, so they do not count.
     """
     kind, extractor = type(feature_extractor), feature_extractor
     if kind in (SpectrogramCNNFeatureExtractor, MusiCNNFeatureExtractor):
-        return FrontEnd(extractor.compute_features)
+        return FeatureFrontEnd(extractor.compute_features)
     if kind is ASTFeatureExtractor:
-        return FrontEnd(FilterBanks(extractor))
+        return FeatureFrontEnd(FilterBanks(extractor))
     if kind is Wav2Vec2FeatureExtractor:
-        return FrontEnd(normalize_waveforms if extractor.do_normalize else nn.Identity())
+        return FeatureFrontEnd(normalize_waveforms if extractor.do_normalize else nn.Identity())
     return None

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from hf_utils.errors import UserError
-from hf_utils.export.front_end import FrontEnd
+from hf_utils.export.front_end import FeatureFrontEnd
 from hf_utils.export.onnx_file import LOGITS, PROBABILITIES, WAVEFORMS, OnnxFacts
 from hf_utils.models.families import family_of
 
@@ -39,7 +39,7 @@ _CONVOLUTIONAL = ("spectrogram_cnn", "musicnn", "sample_cnn")
 class GraphClassifier(nn.Module):
     """(B, S) -> logits (B, K) and probabilities (B, K): all that a file computes."""
 
-    def __init__(self, model: nn.Module, front_end: FrontEnd, input_name: str, facts: OnnxFacts):
+    def __init__(self, model: nn.Module, front_end: FeatureFrontEnd, input_name: str, facts: OnnxFacts):
         super().__init__()
         self.model, self.front_end, self._input_name = model, front_end, input_name
         self._temperature, self._multi_label = facts.temperature or 1.0, facts.multi_label
