@@ -56,6 +56,9 @@ class HeadOptions:
 
 DEFAULT_HEAD = HeadOptions()
 
+# Deviations below this part of the mean are rounding of float32, which another machine does in another way.
+_ROUNDING = 1e-5
+
 
 def wants_new_head(config: PreTrainedConfig, head: HeadOptions) -> bool:
     """Return whether the options ask for a head of ours in place of an audio checkpoint's own kind of head."""
@@ -173,5 +176,6 @@ def fit_standardization(standardization: nn.Module, features: np.ndarray) -> Non
 
     scaler = StandardScaler().fit(features.reshape(len(features), -1).astype(np.float64))
     standardization.mean.copy_(torch.from_numpy(scaler.mean_).reshape(shape))
-    standardization.std.copy_(torch.from_numpy(scaler.scale_).reshape(shape))
+    scale = np.where(scaler.scale_ < _ROUNDING * np.abs(scaler.mean_), 1.0, scaler.scale_)
+    standardization.std.copy_(torch.from_numpy(scale).reshape(shape))
     standardization.num_windows.fill_(len(features))

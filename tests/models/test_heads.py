@@ -7,6 +7,7 @@ from tiny_models import load, save_hubert, saved
 
 from hf_utils.arguments.model import ModelArguments
 from hf_utils.errors import UserError
+from hf_utils.models.encoder_mlp.modeling_encoder_mlp import EncoderStandardization
 from hf_utils.models.heads import find_standardization, fit_standardization
 
 WAVEFORMS = ["hubert", "wav2vec2", "wavlm"]
@@ -93,6 +94,15 @@ def test_features_are_standardised_by_hand_and_stay_so(tmp_path, tmp_path_factor
         again, _ = load(tmp_path / name, window_seconds=None)
         assert find_standardization(again).num_windows == 7
         torch.testing.assert_close(again(inputs).logits, model(inputs).logits)
+
+
+def test_a_feature_that_differs_by_rounding_is_left_unscaled():
+    part = EncoderStandardization(3)
+    dead = np.float32(-2e-6)
+    features = np.stack([[dead, -1.0, 1e-6], [np.nextafter(dead, np.float32(0)), 3.0, 3e-6]]).astype(np.float32)
+    assert features[0, 0] != features[1, 0]
+    fit_standardization(part, features)
+    torch.testing.assert_close(part.std, torch.tensor([1.0, 2.0, 1e-6]))
 
 
 def test_musicnn_takes_a_plain_head_and_keeps_its_own_without_one(tmp_path, tmp_path_factory):
