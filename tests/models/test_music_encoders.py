@@ -32,6 +32,15 @@ def come_back(model, extractor, folder, **options):
     return run_windows(model, extractor, noise), run_windows(again, extractor_again, noise)
 
 
+def check_all_learns_and_comes_back(model, extractor, noise, folder):
+    inputs = WindowCollator(extractor)([{"samples": x, "label": 0, "seed": None} for x in noise])
+    model.train()(**inputs).loss.backward()
+    assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+    model.eval()
+    before, after = come_back(model, extractor, folder)
+    torch.testing.assert_close(after, before, rtol=0, atol=0)
+
+
 @pytest.fixture(scope="module")
 def fused(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clap") / "fused"
@@ -69,12 +78,7 @@ def test_a_fused_clap_hears_every_window_alike_and_trains_all_that_it_uses(fused
     together = run_windows(model, extractor, noise)
     # The extractor calls one window of every batch "longer", at random: alone it is that one.
     torch.testing.assert_close(together, torch.cat([run_windows(model, extractor, [x]) for x in noise]))
-    inputs = WindowCollator(extractor)([{"samples": x, "label": 0, "seed": None} for x in noise])
-    model.train()(**inputs).loss.backward()
-    assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
-    model.eval()
-    before, after = come_back(model, extractor, tmp_path)
-    torch.testing.assert_close(after, before, rtol=0, atol=0)
+    check_all_learns_and_comes_back(model, extractor, noise, tmp_path)
 
 
 def test_clap_is_frozen_and_masked_by_its_parts(tmp_path_factory):
@@ -150,12 +154,7 @@ def test_muq_learns_in_every_part_and_comes_back(options, tmp_path, tmp_path_fac
     assert find_layers(model.encoder).front_end[0] == "conv.conv.0.conv1.weight"
     noise = make_noise(model, extractor)
     run_windows(model, extractor, noise)  # as features are standardised before training, in inference mode
-    inputs = WindowCollator(extractor)([{"samples": x, "label": 0, "seed": None} for x in noise])
-    model.train()(**inputs).loss.backward()
-    assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
-    model.eval()
-    before, after = come_back(model, extractor, tmp_path)
-    torch.testing.assert_close(after, before, rtol=0, atol=0)
+    check_all_learns_and_comes_back(model, extractor, noise, tmp_path)
 
 
 @pytest.mark.parametrize("options", [{}, {"head": "linear", "feature_layer": "2"}])
