@@ -115,6 +115,11 @@ class WindowCollator:
         return batch[self._input_name]
 
 
+def spectrogram_axes(config) -> tuple[int, int] | None:
+    """Return the time axis and the frequency axis of one window's features; None where they are no spectrogram."""
+    return _AXES.get(family_of(config))
+
+
 def make_example(feature_extractor, window_samples: int) -> dict[str, torch.Tensor]:
     """Return the input of a model for one window of noise, the same every time; it need not be normalised yet."""
     samples = np.random.default_rng(0).uniform(-0.5, 0.5, window_samples).astype(np.float32)
@@ -131,14 +136,14 @@ def make_spec_augment(
     """Return the masks asked for, or None. Raises UserError where the family has no spectrogram to mask."""
     if not time_seconds and not frequency_bins:
         return None
-    family = family_of(config)
-    if family not in _AXES:
+    axes = spectrogram_axes(config)
+    if axes is None:
         raise UserError(
             f"--spec_augment_time_seconds and --spec_augment_freq_bins mask spectrograms, but {config.model_type} "
             "reads another input. Leave them out; HuBERT, wav2vec2 and WavLM mask their own features (mask_time_prob "
             "in the checkpoint's config.json)."
         )
-    time_axis, frequency_axis = _AXES[family]
+    time_axis, frequency_axis = axes
     shape = make_example(feature_extractor, window_samples)[feature_extractor.model_input_names[0]].shape[1:]
     frames_per_second = shape[time_axis] * feature_extractor.sampling_rate / window_samples
     time_frames = round(time_seconds * frames_per_second)
