@@ -14,7 +14,7 @@ import sys
 
 from hf_utils.arguments.augmentation import AugmentationArguments, flag_augmentation
 from hf_utils.arguments.parsing import parse_arguments
-from hf_utils.launch import run_script, setup_logging
+from hf_utils.launch import importing_libraries, run_script, setup_logging
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -23,8 +23,9 @@ def main(argv: list[str] | None = None) -> int:
     argv = flag_augmentation(sys.argv[1:] if argv is None else argv)
     args, _ = parse_arguments((AugmentationArguments,), argv, description=description, examples=examples)
     setup_logging(is_main_process=True)
-    # Here, because it takes a second to import, and help and mistakes in options should not wait for it.
-    from hf_utils.augmentation.augmented_dataset import preview_copies, write_copies
+    with importing_libraries():
+        # Here, because it takes a second to import, and help and mistakes in options should not wait for it.
+        from hf_utils.augmentation.augmented_dataset import preview_copies, write_copies
 
     if args.preview is not None:
         preview_copies(args)

@@ -15,16 +15,17 @@ import sys
 from hf_utils.arguments.generation import GenerationArguments
 from hf_utils.arguments.parsing import parse_arguments
 from hf_utils.hub.repository import open_dataset_repository
-from hf_utils.launch import run_script
+from hf_utils.launch import importing_libraries, run_script
 
 
 def main(argv: list[str] | None = None) -> int:
     """Do what the command line asks for; return the exit code, 1 if clips are missing that were to be made here."""
     description, _, examples = __doc__.partition("\n\n")
     args, _ = parse_arguments((GenerationArguments,), argv, description=description, examples=examples)
-    # Here, because generators take seconds to import, and help and mistakes in options should not wait for them.
-    from hf_utils.generation import dataset_run, plan
-    from hf_utils.generation.synthesis import BatchError
+    with importing_libraries():
+        # Here, because generators take seconds to import, and help and mistakes in options should not wait for them.
+        from hf_utils.generation import dataset_run, plan
+        from hf_utils.generation.synthesis import BatchError
 
     state = dataset_run.start_process()
     recipe = plan.make_recipe(args, state.device)

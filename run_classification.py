@@ -11,45 +11,46 @@
 Options come from any number of YAML files, left to right, and then from the command line.
 """
 
-from hf_utils.launch import claim_folder, expect_processes, run_script, setup_logging
+from hf_utils.launch import claim_folder, expect_processes, importing_libraries, run_script, setup_logging
 
 
 def main(argv: list[str] | None = None) -> int:
     """Do what the command line asks for; return the exit code."""
-    # Here, because every process that only decodes imports this file, too, and transformers takes a second.
-    from hf_utils.arguments.data import DataArguments
-    from hf_utils.arguments.model import ModelArguments
-    from hf_utils.arguments.parsing import parse_arguments
-    from hf_utils.arguments.run_arguments import RunArguments
-    from hf_utils.arguments.search_options import SearchArguments
-    from hf_utils.arguments.training_options import TrainingOptions
+    with importing_libraries():
+        # Here, because every process that only decodes imports this file, too, and transformers takes a second.
+        from hf_utils.arguments.data import DataArguments
+        from hf_utils.arguments.model import ModelArguments
+        from hf_utils.arguments.parsing import parse_arguments
+        from hf_utils.arguments.run_arguments import RunArguments
+        from hf_utils.arguments.search_options import SearchArguments
+        from hf_utils.arguments.training_options import TrainingOptions
 
-    description, _, examples = __doc__.partition("\n\n")
-    model_args, data_args, search_args, training_args, given = parse_arguments(
-        (ModelArguments, DataArguments, SearchArguments, TrainingOptions),
-        argv,
-        description=description,
-        examples=examples,
-    )
-    arguments = RunArguments(model_args, data_args, training_args, given)
-    is_main_process = training_args.process_index == 0
-    has_clips = search_args.search is not None or training_args.do_train or training_args.do_eval
-    setup_logging(is_main_process, with_datasets=has_clips)
-    expect_processes(training_args.world_size)
-    # What follows is imported here because the Trainer and Optuna take seconds to import, and help and mistakes in
-    # options need neither.
+        description, _, examples = __doc__.partition("\n\n")
+        model_args, data_args, search_args, training_args, given = parse_arguments(
+            (ModelArguments, DataArguments, SearchArguments, TrainingOptions),
+            argv,
+            description=description,
+            examples=examples,
+        )
+        arguments = RunArguments(model_args, data_args, training_args, given)
+        is_main_process = training_args.process_index == 0
+        has_clips = search_args.search is not None or training_args.do_train or training_args.do_eval
+        setup_logging(is_main_process, with_datasets=has_clips)
+        expect_processes(training_args.world_size)
+        # What follows is imported here because the Trainer and Optuna take seconds to import, and help and mistakes in
+        # options need neither.
+        if search_args.search is not None:
+            from hf_utils.training.search import run_search
+        elif model_args.ensemble_with:
+            from hf_utils.training.ensemble import run_ensemble as run
+        elif has_clips:
+            from hf_utils.training.run import run
+        else:
+            from hf_utils.training.prediction import run_prediction as run
+
     if search_args.search is not None:
-        from hf_utils.training.search import run_search
-
         print(f"The best options: {run_search(arguments, search_args)}")
         return 0
-    if model_args.ensemble_with:
-        from hf_utils.training.ensemble import run_ensemble as run
-    elif has_clips:
-        from hf_utils.training.run import run
-    else:
-        from hf_utils.training.prediction import run_prediction as run
-
     with claim_folder(training_args.output_dir, is_main_process=is_main_process):
         return run(arguments)
 

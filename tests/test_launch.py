@@ -1,9 +1,11 @@
 """What surrounds a script: its lock, and the exit code and message of what ends it."""
 
+import gc
+
 import pytest
 
 from hf_utils.errors import UserError
-from hf_utils.launch import lock_file, run_script
+from hf_utils.launch import importing_libraries, lock_file, run_script
 
 
 def raising(error):
@@ -61,3 +63,21 @@ def test_a_lock_is_held_once_and_follows_its_file(tmp_path):
     assert second is not None and third is not None
     second.close()
     third.close()
+
+
+def test_what_a_script_imports_is_not_searched_for_garbage():
+    gc.unfreeze()
+    try:
+        with pytest.raises(UserError), importing_libraries():
+            assert not gc.isenabled()
+            kept = [{}]
+            raise UserError("also after a mistake")
+        assert gc.isenabled() and gc.get_freeze_count() > 0
+        assert all(found is not kept for found in gc.get_objects())
+        frozen = gc.get_freeze_count()
+        with importing_libraries():
+            kept.append([{}])
+        assert gc.get_freeze_count() <= frozen  # what a second call leaves as garbage is still found
+        assert any(found is kept[1] for found in gc.get_objects())
+    finally:
+        gc.unfreeze()

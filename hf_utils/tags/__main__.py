@@ -1,11 +1,12 @@
 """`python -m hf_utils.tags`."""
 
-from hf_utils.launch import run_script
+from hf_utils.launch import importing_libraries, run_script
 
 
 def main() -> int:
     """Do what the command line asks for; return the exit code."""
-    from hf_utils.tags.tag_commands import main  # here, so that a missing package is one message
+    with importing_libraries():
+        from hf_utils.tags.tag_commands import main  # here, so that a missing package is one message
 
     return main()
 
