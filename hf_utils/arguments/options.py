@@ -71,7 +71,7 @@ def is_incomplete(cls: type) -> bool:
     """Whether a subclass of `cls`, whose import is slow, has further options.
 
     Such a class has two static methods: `complete_class()` imports and returns the subclass, and `further_options()`
-    returns the names of its options without that.
+    returns {name: its field, or None where only the name is known} of its options without that.
     """
     return "complete_class" in vars(cls)  # the subclass inherits it
 

@@ -1,8 +1,8 @@
 """Options of a script from YAML files, left to right, and then from the command line; every mistake in one message.
 
 The options are dataclasses (see `hf_utils.arguments.options`). All mistakes in names and types are found, and reported
-together, before any dataclass is made. An option that only a complete class has (see `options.is_incomplete`) makes
-the parser import that class, which takes seconds; otherwise it is imported when nothing is wrong any more.
+together, before any dataclass is made. An option whose type only a complete class knows (see `options.is_incomplete`)
+makes the parser import that class, which takes seconds; otherwise it is imported when nothing is wrong any more.
 """
 
 import argparse
@@ -97,7 +97,7 @@ class CommandLineParser(HfArgumentParser):
 
 
 class _FurtherOptionGiven(Exception):
-    """An option was given that only a complete class has."""
+    """An option was given that only a complete class can check."""
 
 
 def parse_command_line(
@@ -168,8 +168,10 @@ def parse_arguments(
         SystemExit: after `--help` and `--help_all`.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    further = {name: None for cls in classes if is_incomplete(cls) for name in cls.further_options()}
-    options = further | collect_options(classes)
+    options = {}
+    for cls in filter(is_incomplete, classes):
+        options |= cls.further_options()
+    options |= collect_options(classes)
     try:
         if "--help_all" in words:
             raise _FurtherOptionGiven

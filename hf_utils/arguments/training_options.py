@@ -28,6 +28,9 @@ _output = partial(option, group="output")
 TRACKED_SCORES = ("accuracy", "f1", "roc_auc", "log_loss", "ece")
 _SELECTING_SCORES = (*TRACKED_SCORES, "loss", "window_accuracy")
 _FALLING_SCORES = ("loss", "log_loss", "ece")
+# Types that are known by how they are written.
+_PLAIN_TYPES = {"bool": bool, "int": int, "float": float, "str": str}
+_PLAIN_TYPES |= {f"{text} | None": kind | None for text, kind in _PLAIN_TYPES.items()}
 # The values of enumerations of transformers, which imports torch for them.
 LearningRateSchedule = Literal[
     "linear",
@@ -193,12 +196,15 @@ class TrainingOptions:
 
     @staticmethod
     @functools.cache
-    def further_options() -> frozenset[str]:
-        """Return the names of the options of TrainingArguments, read from its source, which is not run."""
+    def further_options() -> dict[str, dataclasses.Field | None]:
+        """Return the options of TrainingArguments by name, read from its source, which is not run.
+
+        Of a plain type and with a plain default, it is the field; of others, None.
+        """
         source = Path(importlib.util.find_spec("transformers.training_args").origin).read_text(encoding="utf-8")
         classes = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
         (stock,) = [node for node in classes if node.name == "TrainingArguments"]
-        return frozenset(node.target.id for node in stock.body if isinstance(node, ast.AnnAssign))
+        return {node.target.id: _read_field(node) for node in stock.body if isinstance(node, ast.AnnAssign)}
 
     def __post_init__(self):
         self._check_job()
@@ -267,3 +273,16 @@ class TrainingOptions:
 def strategy_name(strategy: Any) -> str:
     """Return a strategy as it is written, whether it is still text or a member of its enumeration."""
     return getattr(strategy, "value", strategy)
+
+
+def _read_field(declared: ast.AnnAssign) -> dataclasses.Field | None:
+    hint = _PLAIN_TYPES.get(ast.unparse(declared.annotation))
+    try:
+        values = {keyword.arg: ast.literal_eval(keyword.value) for keyword in declared.value.keywords}
+    except ValueError:  # an expression
+        return None
+    if hint is None:
+        return None
+    field = dataclasses.field(**values)
+    field.name, field.type = declared.target.id, hint
+    return field

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from transformers.trainer_utils import IntervalStrategy
 
-from hf_utils.arguments.options import option
+from hf_utils.arguments.options import collect_options, option
 from hf_utils.arguments.parsing import merged_config, parse_arguments
 from hf_utils.arguments.replaced_options import REPLACED_OPTIONS
 from hf_utils.config_files import read_config, write_config
@@ -272,13 +272,14 @@ class Partial:
 
     @staticmethod
     def further_options():
-        return {"steps", "momentum", "nesterov"}
+        return {"steps": None, "momentum": None, "nesterov": None, "damping": collect_options([Whole])["damping"]}
 
 
 @dataclasses.dataclass
 class Whole(Partial):
     momentum: float = dataclasses.field(default=0.9, metadata={"help": "Momentum."})
     nesterov: bool = dataclasses.field(default=True, metadata={"help": "Nesterov's."})
+    damping: float = dataclasses.field(default=0.1, metadata={"help": "Damping."})
 
 
 @pytest.fixture
@@ -294,6 +295,7 @@ def completed(monkeypatch):
         (["--steps", "0"], "steps on the command line is 0, expected at least 1"),
         (["--step", "1"], "--step on the command line is not an option: the nearest is steps"),
         (["--momentun", "1"], "--momentun on the command line is not an option: the nearest is momentum"),
+        (["--damping", "x"], "--damping on the command line: invalid float value: 'x'"),
     ],
 )
 def test_a_mistake_does_not_wait_for_the_complete_class(completed, words, message):
@@ -317,6 +319,7 @@ def test_help_does_not_wait_for_the_complete_class_and_names_its_options_last(co
     [
         (["--steps", "3"], Whole(steps=3)),
         (["--momentum", "0.5"], Whole(momentum=0.5)),
+        (["--damping", "0.5"], Whole(damping=0.5)),
         (["--no_nesterov"], Whole(nesterov=False)),
         (["a.yaml"], Whole(steps=3, stages=[{"momentum": 1.0}])),
     ],
@@ -340,7 +343,7 @@ def test_mistakes_beside_a_further_option_come_in_one_message(completed):
 
 
 def test_replaced_names_are_no_options_themselves():
-    from hf_utils.arguments.options import collect_options, complete_classes
+    from hf_utils.arguments.options import complete_classes
     from hf_utils.arguments.run_arguments import RUN_CLASSES
 
     options = collect_options(complete_classes(RUN_CLASSES))

@@ -146,4 +146,4 @@ def test_a_run_that_trains_nothing_takes_no_option_of_training(texts, flags, ref
 
 def test_stock_options_of_training_are_those_of_transformers_that_are_not_ours():
     declared = {field.name for field in dataclasses.fields(TrainingOptions)}
-    assert STOCK_OF_TRAINING <= TrainingOptions.further_options() - declared
+    assert STOCK_OF_TRAINING <= TrainingOptions.further_options().keys() - declared
