@@ -15,6 +15,7 @@ import torch
 import transformers
 import yaml
 from damaged_files import DAMAGES
+from noted_runs import run_and_note
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
@@ -22,6 +23,7 @@ import run_classification
 from hf_utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
+CPU_2 = ROOT / "configs" / "accelerate" / "cpu_2.yaml"
 TINY = ["--window_seconds", "0.5", "--dataloader_num_workers", "0", "--num_proc", "1", "--use_cpu"]
 SAVERS = {"ast": tiny_models.save_ast, "hubert": tiny_models.save_hubert, "convnext": tiny_models.save_convnext}
 
@@ -150,70 +152,62 @@ def test_a_checkpoint_is_evaluated_on_the_split_it_was_trained_with(run, music, 
         )
 
 
-# Notes every training window that a process draws: epoch, track and first sample.
-NOTE_WINDOWS = """
-import os
-import sys
-
-import run_classification
-from hf_utils.data.windows import TrainingWindows
-from hf_utils.launch import run_script
-
-notes, draw = open(sys.argv.pop(1) + "-" + os.environ.get("RANK", "0"), "w"), TrainingWindows.draw
-
-
-def draw_and_note(self, index):
-    clip, start = draw(self, index)
-    print(self.epoch, self.clips[clip]["track_id"], start, file=notes, flush=True)
-    return clip, start
-
-
-TrainingWindows.draw = draw_and_note
-run_script(run_classification.main)
-"""
-
-
 SMALL_MELS = ["--head_dropout", 0, "--num_mel_bins", 32, "--n_fft", 512, "--hop_length", 256]
 REGULARISED = ["--head_learning_rate", 2e-2, "--layer_decay", 0.8, "--mixup_alpha", 0.4]
 REGULARISED += ["--windows_per_track", 2, "--balanced_sampling", "--average_weights"]
 # The bias of keys, and at first the adapters, have no gradient but rounding errors, which Adam would blow up.
 CALM = ["--adam_epsilon", 1e-4]
+# {case: (model, options, end of the name of a weight that must have learnt)}.
+TWO_PROCESS_RUNS = {
+    "convnext, ema": ("convnext", [*SMALL_MELS, *REGULARISED, "ema"], ".layernorm.weight"),
+    "ast, ema": ("ast", [*CALM, *REGULARISED, "ema"], ".layernorm.weight"),
+    "convnext, swa": ("convnext", [*SMALL_MELS, *CALM, *REGULARISED, "swa", "--lora_rank", 2], ".pwconv1.weight"),
+    "ast, swa": ("ast", [*CALM, *REGULARISED, "swa", "--lora_rank", 2], ".intermediate.dense.weight"),
+}
 
 
-@pytest.mark.parametrize(
-    ("family", "options", "learning"),
-    [
-        ("convnext", [*SMALL_MELS, *REGULARISED, "ema"], ".layernorm.weight"),
-        ("ast", [*CALM, *REGULARISED, "ema"], ".layernorm.weight"),
-        ("convnext", [*SMALL_MELS, *CALM, *REGULARISED, "swa", "--lora_rank", 2], ".pwconv1.weight"),
-        ("ast", [*CALM, *REGULARISED, "swa", "--lora_rank", 2], ".intermediate.dense.weight"),
-    ],
-)
-def test_two_processes_train_and_evaluate_as_one(family, options, learning, checkpoints, music, tmp_path):
+@pytest.fixture(scope="module")
+def run_as(checkpoints, music, tmp_path_factory):
+    """A function (case, folder name, windows per process and step) -> (prefix of the notes, command line)."""
+    folder = tmp_path_factory.mktemp("processes")
+
+    def command(case: str, name: str, batch_size: int) -> tuple[Path, list[str]]:
+        family, options, _ = TWO_PROCESS_RUNS[case]
+        arguments = ["--model_name_or_path", checkpoints[family], "--dataset_name", music, *TINY, *options]
+        arguments += ["--per_device_eval_batch_size", 2, "--num_train_epochs", 2, "--learning_rate", 1e-2]
+        arguments += ["--precision", "fp32", "--per_device_train_batch_size", batch_size]
+        place = folder / case.replace(", ", "-")
+        place.mkdir(exist_ok=True)
+        return place / f"{name}-windows", [str(word) for word in [*arguments, "--output_dir", place / name]]
+
+    return command
+
+
+@pytest.fixture(scope="module")
+def two_processes(run_as, tmp_path_factory) -> None:
+    """All runs of TWO_PROCESS_RUNS, one after the other in two processes that are started once."""
+    file = tmp_path_factory.mktemp("two") / "runs.json"
+    file.write_text(json.dumps([run_as(case, "two", batch_size=2) for case in TWO_PROCESS_RUNS], default=str))
+    launcher = sys.executable, "-m", "accelerate.commands.launch", "--config_file", CPU_2
+    done = run_script(file, launcher=launcher, script=ROOT / "tests/noted_runs.py")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("case", TWO_PROCESS_RUNS)
+def test_two_processes_train_and_evaluate_as_one(case, two_processes, run_as, checkpoints, tmp_path):
     """The same windows, weights and scores; every track counted once, 3 of them, with an odd number of windows.
 
     Without dropout, which every process draws for itself, and with as many tracks as fill the batches.
     """
-    script = tmp_path / "note_windows.py"
-    script.write_text(NOTE_WINDOWS)
-    launcher = (sys.executable, "-m", "accelerate.commands.launch", "--config_file")
-    arguments = ["--model_name_or_path", checkpoints[family], "--dataset_name", music, *TINY, *options]
-    arguments += ["--per_device_eval_batch_size", 2, "--num_train_epochs", 2]
-    arguments += ["--learning_rate", 1e-2, "--precision", "fp32"]
-    for name, batch_size, start in (
-        ("one", 4, (sys.executable,)),
-        ("two", 2, (*launcher, ROOT / "configs" / "accelerate" / "cpu_2.yaml")),
-    ):
-        flags = ["--output_dir", tmp_path / name, "--per_device_train_batch_size", batch_size]
-        done = run_script(tmp_path / f"{name}-windows", *arguments, *flags, launcher=start, script=script)
-        assert done.returncode == 0, done.stderr
-    seen = [
-        sorted("".join(p.read_text() for p in tmp_path.glob(f"{n}-windows-*")).split("\n")) for n in ("one", "two")
-    ]
+    family, _, learning = TWO_PROCESS_RUNS[case]
+    notes, argv = run_as(case, "one", batch_size=4)
+    run_and_note(notes, argv)
+    folder = notes.parent
+    seen = [sorted("".join(p.read_text() for p in folder.glob(f"{n}-windows-*")).split("\n")) for n in ("one", "two")]
     # Partners of mixup, windows of a track, epochs and tracks.
     assert seen[0] == seen[1] and len(seen[0]) == 1 + 2 * 2 * 2 * 24
-    assert len(list(tmp_path.glob("two-windows-*"))) == 2, "only one process drew windows"
-    weights = [safetensors.torch.load_file(tmp_path / name / "model.safetensors") for name in ("one", "two")]
+    assert len(list(folder.glob("two-windows-*"))) == 2, "only one process drew windows"
+    weights = [safetensors.torch.load_file(folder / name / "model.safetensors") for name in ("one", "two")]
     for name, tensor in weights[0].items():
         torch.testing.assert_close(weights[1][name], tensor, rtol=0, atol=1e-5, msg=name)
     before = safetensors.torch.load_file(checkpoints[family] / "model.safetensors")
@@ -221,13 +215,13 @@ def test_two_processes_train_and_evaluate_as_one(family, options, learning, chec
     assert (moved[0][0] - moved[1][0]).abs().max() > 1e-3, "nothing was trained"
     # Of the two processes' own model: what they found, and what one process finds.
     run_classification.main(
-        ["--model_name_or_path", str(tmp_path / "two"), "--do_eval", "--output_dir", str(tmp_path / "again"), *TINY]
+        ["--model_name_or_path", str(folder / "two"), "--do_eval", "--output_dir", str(tmp_path), *TINY]
         + ["--precision", "fp32"]
     )
     for split in ("validation", "test"):
-        rows = read_rows(tmp_path / "two" / f"predictions_{split}.csv")
+        rows = read_rows(folder / "two" / f"predictions_{split}.csv")
         assert len({row["track_id"] for row in rows}) == len(rows) == 3
-        two, one = (read_results(tmp_path / name)["evaluations"][split] for name in ("two", "again"))
+        two, one = (read_results(path)["evaluations"][split] for path in (folder / "two", tmp_path))
         assert two["num_windows"] == one["num_windows"]
         assert two["track"] == pytest.approx(one["track"], abs=1e-6)
 
