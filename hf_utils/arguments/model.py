@@ -112,7 +112,7 @@ class ModelArguments:
     level_normalization: bool | None = _spectrogram(
         None,
         "Make all windows equally loud before their features are normalised, so that the volume of a recording does "
-        "not matter. (default: false, or the checkpoint's own)",
+        "not matter. (default: true, or the checkpoint's own)",
     )
 
     def __post_init__(self):

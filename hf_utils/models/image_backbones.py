@@ -95,7 +95,8 @@ def make_extractor(
     Raises:
         UserError: impossible settings.
     """
-    settings = {"center": False} if saved is None else {name: getattr(saved, name) for name in SETTINGS}
+    new = {"center": False, "level_normalization": True}  # what older checkpoints do not have; docs/recipes.md has why
+    settings = new if saved is None else {name: getattr(saved, name) for name in SETTINGS}
     if saved is not None and all(settings[name] == value for name, value in changes.items()):
         return saved
     try:

@@ -250,6 +250,28 @@ def test_head_options(tmp_path, tmp_path_factory):
         load(tmp_path / "linear", head="mlp")
 
 
+def test_a_new_network_is_deaf_to_volume_and_an_older_one_stays_as_it_was(tmp_path, tmp_path_factory):
+    model, extractor = load(saved("convnext", tmp_path_factory))
+    set_feature_stats(extractor, 0.0, 3.0)
+    loud = make_noise(RATE)
+
+    def logits(extractor, samples):
+        return model(**extractor(samples, sampling_rate=RATE, return_tensors="pt")).logits
+
+    torch.testing.assert_close(logits(extractor, loud), logits(extractor, 0.1 * loud), atol=1e-4, rtol=0)
+
+    # Checkpoints of before know nothing of the setting.
+    model.save_pretrained(tmp_path)
+    extractor.save_pretrained(tmp_path)
+    saved_as = tmp_path / "preprocessor_config.json"
+    settings = json.loads(saved_as.read_text())
+    assert settings.pop("level_normalization") is True
+    saved_as.write_text(json.dumps(settings))
+    _, older = load(tmp_path)
+    assert not older.level_normalization
+    assert (logits(older, loud) - logits(older, 0.1 * loud)).abs().max() > 1e-3
+
+
 def test_other_spectrogram_drops_the_statistics_of_the_first(tmp_path, tmp_path_factory, caplog):
     model, extractor = load(saved("convnext", tmp_path_factory), spectrogram={"num_mel_bins": 64})
     set_feature_stats(extractor, -8.0, 4.0)

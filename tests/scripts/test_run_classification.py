@@ -293,7 +293,7 @@ def test_nothing_is_tagged_by_a_spectrogram_of_unknown_mean_and_deviation(run, m
     words = ["--model_name_or_path", str(run), "--do_predict", "--predict_path", str(music)]
     words += ["--output_dir", str(tmp_path), "--use_cpu"]
     with pytest.raises(UserError, match="no mean and deviation"):
-        run_classification.main([*words, "--level_normalization", "true"])
+        run_classification.main([*words, "--level_normalization", "false"])
 
 
 @pytest.mark.parametrize(
