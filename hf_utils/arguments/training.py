@@ -29,7 +29,13 @@ _FIXED_OPTIONS = {
     "label_names": (None, "the labels are found by the collator"),
 }
 # {option: its value that changes nothing}, of options that need all parameters in each process, under their names.
-_UNSHARDED = {"head_learning_rate": None, "layer_decay": 1.0, "average_weights": "none", "lora_rank": None}
+_UNSHARDED = {
+    "head_learning_rate": None,
+    "layer_decay": 1.0,
+    "average_weights": "none",
+    "lora_rank": None,
+    "mistakes": 0,
+}
 _MOST_WORKERS = 12  # with 16, AST's windows came no faster
 
 

@@ -175,6 +175,13 @@ class TrainingOptions:
         metavar="FOLDER",
         derive=_run_folder,
     )
+    mistakes: int = _output(
+        0,
+        "Number of missed test tracks on a page to listen to, mistakes.html: excerpts of the recordings, which may "
+        "not be yours to pass on, in the folder audio beside it, and what decided.",
+        metavar="TRACKS",
+        at_least=0,
+    )
     overwrite: bool = _output(False, "Replace the results of a finished run in --output_dir.")
     save_strategy: Literal["no", "steps", "epoch", "best"] = _output(
         "epoch", "When to save a checkpoint.", trains=True
@@ -229,6 +236,8 @@ class TrainingOptions:
         for name, is_given in (("per_window", self.per_window), ("unknown_below", self.unknown_below is not None)):
             if is_given and not self.do_predict:
                 raise UserError(f"{name} is given, but not do_predict, which would use it")
+        if self.mistakes and not self.do_eval and (self.do_train or self.do_predict):
+            raise UserError("mistakes is given, but not do_eval, which would find them")
         writes_results = self.do_train or self.do_eval or not self.do_predict
         # A damaged file may be anybody's: it is not written over, either.
         has_results = is_complete(os.path.expanduser(self.output_dir or "")) is not False

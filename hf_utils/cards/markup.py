@@ -79,6 +79,11 @@ def picture(description: str, file_name: str) -> Markdown:
     return Markdown(f"![{escape(description)}]({quote(file_name, safe='')})")
 
 
+def link(text: str, path: str) -> Markdown:
+    """Return a link to a file below the card's folder."""
+    return Markdown(f"[{escape(text)}]({quote(path)})")
+
+
 def paragraphs(text: str) -> Markdown:
     """Return plain text with its paragraphs, which empty lines part, kept."""
     return text if isinstance(text, Markdown) else Markdown("\n\n".join(map(escape, re.split(r"\n\s*\n", text))))

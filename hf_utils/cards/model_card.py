@@ -39,7 +39,7 @@ _SCORES_OF_TRACKS = ("precision", "recall", "f1", "roc_auc", "log_loss", "ece") 
 _NOT_SETTINGS = re.compile(
     r".*_dir|hub_.*|push_to_hub|logging_.*|report_to|dataloader_.*|num_proc|overwrite|do_.*|predict_path|per_window|unknown_below"
     r"|dataset_name|train_datasets|eval_datasets|model_name_or_path|model_revision|genres|save_.*|run_name|seed"
-    r"|resume_from_checkpoint|window_seconds|eval_hop_seconds|max_steps|num_train_epochs"
+    r"|resume_from_checkpoint|window_seconds|eval_hop_seconds|max_steps|num_train_epochs|mistakes"
 )
 # Shown whatever they are; other options only where they differ from their default.
 _ALWAYS_SHOWN = ("learning_rate", "per_device_train_batch_size")

@@ -63,6 +63,7 @@ def _list_members(arguments: RunArguments) -> list[RunArguments]:
         ("per_window", arguments.training.per_window),
         ("model_revision", arguments.model.model_revision is not None),
         ("push_to_hub", arguments.training.push_to_hub),
+        ("mistakes", bool(arguments.training.mistakes)),
     ):
         if is_given:
             advice = "say --do_eval or --do_predict" if name == "do_train" else "leave it out"

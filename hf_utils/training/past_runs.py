@@ -34,7 +34,7 @@ _WINDOW_OPTIONS = ("window_seconds", "eval_hop_seconds")
 # options of the whole run.
 _OF_THE_WHOLE_RUN = frozenset(
     (*_SPLIT_OPTIONS, *_SOURCE_OPTIONS, *_WINDOW_OPTIONS)
-    + ("on_bad_audio", "eval_datasets", "allow_seen_tracks", "corruptions")
+    + ("on_bad_audio", "eval_datasets", "allow_seen_tracks", "corruptions", "mistakes")
     + ("model_name_or_path", "output_dir", "do_train", "do_eval", "do_predict", "push_to_hub", "stages", "seed")
 )
 
@@ -61,7 +61,7 @@ def expand_stages(arguments: RunArguments) -> list[RunArguments]:
         options = _merge_stage(common, changes, f"stages[{number - 1}]") | {"model_name_or_path": before}
         if number < len(training_args.stages):
             before = str(Path(training_args.output_dir, f"stage-{number}"))
-            options |= {"output_dir": before, "do_train": True, "do_eval": False, "push_to_hub": False}
+            options |= {"output_dir": before, "do_train": True, "do_eval": False, "mistakes": 0, "push_to_hub": False}
         expanded.append(RunArguments.from_options(options))
     return expanded
 

@@ -47,6 +47,7 @@ from hf_utils.results.run_results import (
 from hf_utils.training.corruption_error import Baseline, find_baseline, read_baselines
 from hf_utils.training.experiment import Experiment, prepare_experiment
 from hf_utils.training.linear_probe import choose_trainer
+from hf_utils.training.mistakes_page import write_mistakes
 from hf_utils.training.past_runs import adopt_data_options, expand_stages
 from hf_utils.training.prediction import predict
 from hf_utils.training.resume import (
@@ -175,6 +176,10 @@ def run_stage(arguments: RunArguments, plan: RunPlan) -> None:
         seconds["evaluation"] = time.time() - started
     if trainer.is_world_process_zero():
         # 8.
+        if training_args.mistakes:
+            [tested] = [found for found in evaluations if found.name == "test"]
+            page = write_mistakes(training_args.output_dir, record, experiment, tested, training_args.mistakes)
+            print(f"Mistakes to listen to: {page}")
         write_run(arguments, record, evaluations, robustness)
         # 9.
         if plan.repository is not None:

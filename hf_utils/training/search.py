@@ -237,7 +237,7 @@ _FIXED = frozenset(
     dataset_name dataset_config_name dataset_revision audio_column_name label_column_name genres on_bad_audio
     split_protocol split_seed num_folds fold group_segments eval_datasets allow_seen_tracks
     metric_for_best_model greater_is_better eval_strategy eval_steps output_dir overwrite resume_from_checkpoint stages
-    do_train do_eval do_predict predict_path push_to_hub hub_token
+    do_train do_eval do_predict predict_path mistakes push_to_hub hub_token
     """.split()
 )
 _RANGE_KEYS = {"low", "high", "log", "step"}

@@ -27,6 +27,7 @@ NO_BETTER = "no better than others at this point"
 _TRIAL_OPTIONS = {
     "do_train": True,
     "do_eval": False,
+    "mistakes": 0,
     "save_strategy": "no",
     "load_best_model_at_end": False,
     "early_stopping_patience": 0,

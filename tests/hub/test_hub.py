@@ -95,6 +95,8 @@ def run(tmp_path) -> Path:
             "training_args.bin": b"pickle",
             "trainer_state.json": "{}",
             "predictions_test.csv": "x",
+            "mistakes.html": "x",
+            "audio/blues.00001.ogg": b"music",
             "setup.py": "x",
             "tensorboard/events.1": b"/home/me",
             "checkpoint-2/optimizer.pt": b"x",

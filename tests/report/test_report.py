@@ -5,12 +5,12 @@ import json
 import re
 import shutil
 import subprocess
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 from made_runs import GENRES, TRACKS, draw_probabilities, write_run, write_study
+from page_reader import HOSTILE, PageReader
 
 from hf_utils.data.gtzan import track_facts
 from hf_utils.errors import UserError
@@ -21,36 +21,11 @@ from hf_utils.report.run_folders import make_tables, read_runs
 from hf_utils.report.scores import score_and_compare
 from hf_utils.report.sections import percent, score_grid
 
-HOSTILE = '<script>alert("x")</script>|`$\\alpha_{$ [a](javascript:b)\n# é\u202e'
-
 
 def load_tables(*folders):
     runs, left_out = read_runs(folders)
     tables, doubled = make_tables(runs)
     return tables, [*left_out, *doubled]
-
-
-class PageReader(HTMLParser):
-    """Tags with their attributes, the text, and whether every element is closed."""
-
-    VOID = {"meta", "img", "br", "link"}
-
-    def __init__(self, page):
-        super().__init__()
-        self.tags, self.words, self.open = [], [], []
-        self.feed(page)
-        assert not self.open
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.words.append(data)
 
 
 def test_scores_are_means_over_seeds_of_the_runs_own(tmp_path):
