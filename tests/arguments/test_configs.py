@@ -9,6 +9,7 @@ from transformers import AutoConfig
 
 from hf_utils.arguments.run_arguments import RunArguments
 from hf_utils.config_files import read_config
+from hf_utils.models.sample_cnn import SampleCNNConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 # YAML files that are read by something else than the options of run_classification.py.
@@ -111,10 +112,17 @@ def test_the_demo_needs_no_network_and_no_gpu():
 
 
 def test_config_only_folders_are_configurations_of_small_models():
-    folders = sorted((CONFIGS / "models").iterdir())
-    assert [folder.name for folder in folders] == ["cnn_2d", "convnext_small", "sample_cnn"]
-    config = AutoConfig.from_pretrained(folders[1])
-    assert (config.model_type, config.num_channels, len(config.depths)) == ("convnext", 1, len(config.hidden_sizes))
+    models = {folder.name: AutoConfig.from_pretrained(folder) for folder in (CONFIGS / "models").iterdir()}
+    types = {name: config.model_type for name, config in models.items()}
+    assert types == {
+        "cnn_2d": "resnet",
+        "convnext_small": "convnext",
+        "efficientnet_lite0": "timm_wrapper",
+        "resnet18_small": "resnet",
+        "sample_cnn": SampleCNNConfig.model_type,
+    }
+    staged = [config for config in models.values() if config.model_type in ("convnext", "resnet")]
+    assert all(config.num_channels == 1 and len(config.depths) == len(config.hidden_sizes) for config in staged)
 
 
 def test_accelerate_reads_its_files():
