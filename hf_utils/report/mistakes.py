@@ -5,14 +5,18 @@ S samples, F frequency bands, T frames, W windows, K genres.
 
 import dataclasses
 import io
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import soundfile
 
 from hf_utils.audio import resample
+from hf_utils.data.windows import EvaluationWindows
 from hf_utils.errors import UserError
+from hf_utils.files import file_stem
 from hf_utils.models.attribution import Attribution, explain_window
-from hf_utils.report.page import Picture
+from hf_utils.report.page import Picture, Player, percent
 from hf_utils.results.plots import encode_png
 
 HOW_TO_LISTEN = (
@@ -72,6 +76,11 @@ class Choice:
     chosen_index: int
     genre_index: int
 
+    def describe(self, probabilities: np.ndarray) -> str:
+        """Return how sure the model is of both genres, by its probabilities (K,) of the track."""
+        chosen, genre = (percent(probabilities[index], ".0f") for index in (self.chosen_index, self.genre_index))
+        return f"{self.chosen} {chosen} %, {self.genre} {genre} %."
+
     def find_window(self, logits: np.ndarray) -> int:
         """Return the window in which the chosen genre leads the true one by most; `logits` (W, K)."""
         return int(np.argmax(logits[:, self.chosen_index] - logits[:, self.genre_index]))
@@ -88,31 +97,70 @@ def encode_excerpt(samples: np.ndarray, sample_rate: int) -> bytes:
     return file.getvalue()
 
 
-def explain_part(
-    model, feature_extractor, part: TrackPart, choice: Choice, *, track: str, file_name: str
-) -> tuple[str, Picture | None]:
-    """Return what decided in a part of a track that is a window of the model, in words and as a picture.
+@dataclasses.dataclass(frozen=True)
+class Listener:
+    """A model with the tracks that it hears: `windows` covers them at the rate of its feature extractor.
 
-    There is no picture of features that cannot be drawn; the words then say why.
+    `prefix` begins the names of their files, where others may have tracks of these names.
     """
-    indices = choice.chosen_index, choice.genre_index
-    try:
-        found = explain_window(model, feature_extractor, part.samples, *indices)
-    except UserError as error:
-        return f"No picture: {error}.", None
-    words = (
-        f"From {part.span} the logit of {choice.chosen} minus that of {choice.genre} is {found.margin:+.1f}; the "
-        f"cells of the picture add up to {found.shares.sum():+.1f}."
+
+    model: Any
+    feature_extractor: Any
+    windows: EvaluationWindows
+    prefix: str = ""
+
+    def play(self, index: int, logits: np.ndarray, choice: Choice, lines: Sequence[str]) -> Player:
+        """Return the track with that index, with the window that decided.
+
+        Args:
+            logits: (W, K) of the track's windows.
+            lines: what is said of the track before what decided.
+        """
+        track, rate = self.windows.track_ids[index], self.feature_extractor.sampling_rate
+        rows = np.flatnonzero(self.windows.track_index == index)
+        row = int(rows[choice.find_window(logits)])
+        samples, start = self.windows[row]["samples"], int(self.windows.start_samples[row])
+        num_own = min(len(samples), self.windows.clips[index]["num_samples"] - start)
+        part = TrackPart(samples, rate, start / rate, num_own)
+        words, picture = self._explain(part, choice, track)
+        heading = f"{track}: {choice.genre}, taken for {choice.chosen}"
+        player = make_player(heading, track, part, [*lines, words], self.prefix)
+        return dataclasses.replace(player, picture=picture)
+
+    def _explain(self, part: TrackPart, choice: Choice, track: str) -> tuple[str, Picture | None]:
+        """Return what decided in a window, in words and as a picture; the words say why where there is none."""
+        indices = choice.chosen_index, choice.genre_index
+        try:
+            found = explain_window(self.model, self.feature_extractor, part.samples, *indices)
+        except UserError as error:
+            return f"No picture: {error}.", None
+        words = (
+            f"From {part.span} the logit of {choice.chosen} minus that of {choice.genre} is {found.margin:+.1f}; the "
+            f"cells of the picture add up to {found.shares.sum():+.1f}."
+        )
+        seconds = len(part.samples) / part.sample_rate
+        columns = sum_cells(found.shares.reshape(-1, found.shares.shape[-1]).sum(axis=0), _MOST_FRAMES)
+        best, worst = (
+            part.start_seconds + seconds * (at + 0.5) / len(columns) for at in (columns.argmax(), columns.argmin())
+        )
+        kind = "Waveform" if found.features.ndim == 1 else "Spectrogram"
+        seen = (
+            f"{kind} of {track}, {part.span}. Red, for {choice.chosen}, is strongest at {best:.1f} s; blue, for "
+            f"{choice.genre}, at {worst:.1f} s."
+        )
+        file_name = f"mistake-{self.prefix}{file_stem(track)}.png"
+        return words, Picture(seen, file_name, draw_attribution(found, part.start_seconds, seconds))
+
+
+def make_player(heading: str, track: str, part: TrackPart, lines: Sequence[str], prefix: str) -> Player:
+    """Return the player of a part of a track, without a picture; `prefix` is as of `Listener`."""
+    return Player(
+        heading=heading,
+        lines=[line for line in lines if line],
+        label=f"Excerpt of {track}, {part.span}",
+        file_name=f"{prefix}{file_stem(track)}.ogg",
+        ogg=encode_excerpt(part.heard, part.sample_rate),
     )
-    seconds = len(part.samples) / part.sample_rate
-    columns = sum_cells(found.shares.reshape(-1, found.shares.shape[-1]).sum(axis=0), _MOST_FRAMES)
-    places = [part.start_seconds + seconds * (at + 0.5) / len(columns) for at in (columns.argmax(), columns.argmin())]
-    kind = "Waveform" if found.features.ndim == 1 else "Spectrogram"
-    seen = (
-        f"{kind} of {track}, {part.span}. Red, for {choice.chosen}, is strongest at {places[0]:.1f} s; blue, for "
-        f"{choice.genre}, at {places[1]:.1f} s."
-    )
-    return words, Picture(seen, file_name, draw_attribution(found, part.start_seconds, seconds))
 
 
 def draw_attribution(attribution: Attribution, start_seconds: float, seconds: float) -> bytes:

@@ -2,11 +2,12 @@
 
     python -m hf_utils.report runs/gtzan --output report/
     python -m hf_utils.report report/results.csv --output again/     # the same page, without the folders of the runs
+    python -m hf_utils.report runs/gtzan --output report/ --audio    # the most often missed tracks, to listen to
 
 Reads `results.json`, `predictions_<set>.csv` and `robustness_predictions.csv` at any depth of the folders. Writes
 `report.html` (opens offline, everything inside), `report.md` with its pictures, and three tables: `results.csv` (a row
 for each test of each run) and `results_tracks.csv.gz` (a row for each track of each run), from which the report can be
-made again, and `comparisons.csv`.
+made again, and `comparisons.csv`. With --audio, excerpts of recordings are in the folder `audio`.
 """
 
 import sys
@@ -18,8 +19,8 @@ from hf_utils.files import write_csv
 from hf_utils.launch import module_parser
 from hf_utils.report.findings import confounded_arms
 from hf_utils.report.kept_runs import read_kept_runs, write_kept_runs
-from hf_utils.report.page import Grid, Page, Section, Text, percent, write_page
-from hf_utils.report.run_folders import REFERENCE_ARM, LeftOut, make_tables, read_runs
+from hf_utils.report.page import Grid, Page, Players, Section, Text, percent, write_page
+from hf_utils.report.run_folders import REFERENCE_ARM, LeftOut, Table, make_tables, read_runs
 from hf_utils.report.scores import ScoredTable, score_and_compare
 from hf_utils.report.sections import describe_table, title_of
 from hf_utils.report.sweeps import Sweep, make_sweeps
@@ -58,6 +59,7 @@ def write_report(
     set_name: str = "test",
     num_resamples: int = NUM_RESAMPLES,
     note: str = "",
+    music: str | None = None,
 ) -> list[ScoredTable]:
     """Write the report on the runs in `sources` into the folder `output`; return its tables.
 
@@ -65,7 +67,9 @@ def write_report(
 
     `note` is printed at its top: what a reader must know of the data.
 
-    Raises UserError if a source does not exist, holds no run at all, or is another kind of file.
+    `music` is the dataset that players of missed tracks are cut from, "" the one that the runs name; None for none.
+
+    Raises UserError if a source does not exist, holds no run at all, or is another kind of file; or if `music` does.
     """
     kept = [Path(source) for source in sources if Path(source).is_file()]
     runs, left_out = read_runs([source for source in sources if Path(source) not in kept], set_name)
@@ -76,11 +80,12 @@ def write_report(
         raise UserError(
             f"No run is in {', '.join(map(str, sources))}: no results.json and no checkpoint at any depth."
         )
+    players = [_find_players(table, set_name, music, f"{index}-") for index, table in enumerate(tables, start=1)]
     scored = [score_and_compare(table, reference, num_resamples=num_resamples) for table in tables]
     sweeps = [make_sweeps(table, reference, num_resamples=num_resamples) for table in tables]
     sections = [
-        describe_table(*pair, index, is_one_of_several=len(scored) > 1)
-        for index, pair in enumerate(zip(scored, sweeps, strict=True), start=1)
+        describe_table(*parts, index, is_one_of_several=len(scored) > 1)
+        for index, parts in enumerate(zip(scored, sweeps, players, strict=True), start=1)
     ]
     if not sections:
         sections.append(Section("No finished run yet", [Text("The table appears with the first finished run.")]))
@@ -93,6 +98,14 @@ def write_report(
     write_kept_runs(Path(output), [run for run in runs if run.folder not in unused], set_name)
     _write_comparisons(Path(output, "comparisons.csv"), scored, sweeps)
     return scored
+
+
+def _find_players(table: Table, set_name: str, music: str | None, prefix: str) -> list[Text | Players]:
+    if music is None:
+        return []
+    from hf_utils.report.missed_audio import play_missed  # here, because other reports need no torch
+
+    return play_missed(table, set_name, music, prefix)
 
 
 def _describe_left_out(left_out: Sequence[LeftOut]) -> list[Section]:
@@ -132,9 +145,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--set", default="test", metavar="NAME", help="evaluated set to report on (default: test)")
     parser.add_argument("--note", default="", metavar="TEXT", help="what a reader must know of the data: at the top")
+    parser.add_argument(
+        "--audio",
+        action="store_true",
+        help="play the most often missed tracks, and show what decided, by the weights in the folders: writes "
+        "excerpts of the recordings, which may not be yours to pass on, into the folder audio beside the page",
+    )
+    parser.add_argument(
+        "--music", metavar="DATASET", help="with --audio: where these tracks are (default: where the runs had them)"
+    )
     args = parser.parse_args(argv)
+    if args.music is not None and not args.audio:
+        parser.error("--music is given, but not --audio, which would use it")
+    options = {"reference": args.reference, "set_name": args.set, "note": args.note}
     try:
-        tables = write_report(args.runs, args.output, reference=args.reference, set_name=args.set, note=args.note)
+        tables = write_report(args.runs, args.output, **options, music=(args.music or "") if args.audio else None)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -13,7 +13,7 @@ from hf_utils.report.findings import (
     mixed_cells,
     published_results,
 )
-from hf_utils.report.page import Bullets, Grid, Picture, Section, Text, p_text, percent
+from hf_utils.report.page import Bullets, Grid, Picture, Players, Section, Text, p_text, percent
 from hf_utils.report.pictures import draw_comparisons, draw_confusions, draw_genre_changes
 from hf_utils.report.run_folders import Table
 from hf_utils.report.scores import BETTER, METRICS, NO_DIFFERENCE, WORSE, Comparison, Score, ScoredTable
@@ -33,8 +33,18 @@ _SEPARATION = (
 )
 
 
-def describe_table(scored: ScoredTable, sweeps: Sequence[Sweep], index: int, *, is_one_of_several: bool) -> Section:
-    """Return the section of a table with its `sweeps`; `index` tells its pictures from those of other tables."""
+def describe_table(
+    scored: ScoredTable,
+    sweeps: Sequence[Sweep],
+    players: Sequence[Text | Players],
+    index: int,
+    *,
+    is_one_of_several: bool,
+) -> Section:
+    """Return the section of a table with its `sweeps`; `index` tells its pictures from those of other tables.
+
+    `players` are of its missed tracks, with what must be known of them.
+    """
     table = scored.table
     blocks = []
     if table.demo:
@@ -55,7 +65,7 @@ def describe_table(scored: ScoredTable, sweeps: Sequence[Sweep], index: int, *, 
     for number, sweep in enumerate(sweeps, start=1):
         blocks += describe_sweep(sweep, scored.reference, f"{index}-{number}")
     blocks += _describe_genres(scored, index)
-    blocks += _describe_tracks(table)
+    blocks += [*_describe_tracks(table), *players]
     blocks += _describe_settings(scored)
     blocks += _describe_published(table)
     return Section(title_of(table), blocks)
