@@ -1,5 +1,6 @@
 """A classifier as an ONNX graph, and the same with 8-bit weights. B batch, S samples, K labels."""
 
+import contextlib
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -8,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from hf_utils.errors import UserError
-from hf_utils.export.front_end import FeatureFrontEnd
 from hf_utils.export.onnx_file import LOGITS, PROBABILITIES, WAVEFORMS, OnnxFacts
 from hf_utils.models.families import family_of
 
@@ -34,12 +36,16 @@ _MOST_BYTES = 2_000_000_000
 _OF_ONE_LENGTH = "spectrogram_transformer"
 # Most of their work is in convolutions, whose inputs need a range that is known beforehand.
 _CONVOLUTIONAL = ("spectrogram_cnn", "musicnn", "sample_cnn")
+# Attention for which transformers makes no mask. Windows are full, so a mask would be true everywhere; a graph would
+# yet compute one, and add it to the weights of every layer.
+_UNMASKED = "sdpa_unmasked"
+AttentionInterface.register(_UNMASKED, sdpa_attention_forward)
 
 
 class GraphClassifier(nn.Module):
     """(B, S) -> logits (B, K) and probabilities (B, K): all that a file computes."""
 
-    def __init__(self, model: nn.Module, front_end: FeatureFrontEnd, input_name: str, facts: OnnxFacts):
+    def __init__(self, model: nn.Module, front_end: nn.Module, input_name: str, facts: OnnxFacts):
         super().__init__()
         self.model, self.front_end, self._input_name = model, front_end, input_name
         self._temperature, self._multi_label = facts.temperature or 1.0, facts.multi_label
@@ -78,7 +84,7 @@ def export_graph(classifier: GraphClassifier, facts: OnnxFacts) -> Graph:
     # Of two windows: a batch of one would be taken for a rule.
     example = torch.zeros(2, facts.window_samples)
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), warnings.catch_warnings(), _unmasked_attention(classifier.model):
             warnings.simplefilter("ignore")  # deprecations within torch
             # Once outside the export: a filter bank is made when it is first asked for, and kept.
             classifier.eval()(example)
@@ -101,6 +107,19 @@ def export_graph(classifier: GraphClassifier, facts: OnnxFacts) -> Graph:
     graph = program.model_proto
     onnx.helper.set_model_props(graph, facts.to_metadata())
     return graph
+
+
+@contextlib.contextmanager
+def _unmasked_attention(model: nn.Module) -> Iterator[None]:
+    """Leave out the masks of a model that has transformers' attention."""
+    usual = model.config._attn_implementation
+    if usual == "sdpa":
+        model.set_attn_implementation(_UNMASKED)
+    try:
+        yield
+    finally:
+        if usual == "sdpa":
+            model.set_attn_implementation(usual)
 
 
 class _Windows(CalibrationDataReader):

@@ -86,7 +86,16 @@ class MusiCNNFeatureExtractor(SequenceFeatureExtractor):
         """Return the frames (B, T, F) that lie inside waveforms (B, T): `n_fft` samples each, `hop_length` apart."""
         return self.compute_features(torch.from_numpy(np.ascontiguousarray(waveforms))).numpy()
 
-    def compute_features(self, waveforms: torch.Tensor) -> torch.Tensor:
-        """Return the same frames (B, T, F) of waveforms (B, T); all in torch, for export."""
-        transform = _make_transform(self.sampling_rate, self.n_fft, self.hop_length, self.num_mel_bins)
+    def make_transforms(self) -> tuple:
+        """Return torchaudio's transform of waveforms (B, T) to power (B, F, T), and nothing else."""
+        return (_make_transform(self.sampling_rate, self.n_fft, self.hop_length, self.num_mel_bins),)
+
+    def compute_features(self, waveforms: torch.Tensor, transforms=None) -> torch.Tensor:
+        """Return the same frames (B, T, F) of waveforms (B, T); all in torch, for export.
+
+        Args:
+            waveforms: at the extractor's rate.
+            transforms: another one that computes what that of `make_transforms` does.
+        """
+        (transform,) = transforms or self.make_transforms()
         return torch.log10(10000 * transform(waveforms).transpose(1, 2) + 1).contiguous()

@@ -179,20 +179,29 @@ class SpectrogramCNNFeatureExtractor(SequenceFeatureExtractor):
         pieces = [self.compute_features(samples[i : i + rows]) for i in range(0, len(samples), rows)]
         return (pieces[0] if len(pieces) == 1 else torch.cat(pieces)).numpy()
 
-    def compute_features(self, waveforms: torch.Tensor) -> torch.Tensor:
+    @property
+    def _highest_hz(self) -> float:
+        return self.sampling_rate / 2 if self.max_frequency_hz is None else self.max_frequency_hz
+
+    def make_transforms(self) -> tuple:
+        """Return torchaudio's transform of waveforms (B, T) to power (B, F, T) of each channel."""
+        settings = {name: getattr(self, name) for name in SETTINGS if name != "level_normalization"}
+        return _make_transforms(**settings | {"max_frequency_hz": self._highest_hz})
+
+    def compute_features(self, waveforms: torch.Tensor, transforms=None) -> torch.Tensor:
         """Return the features (B, C, F, T) of waveforms (B, T) of `min_samples` or more, all in torch, for export.
+
+        Args:
+            waveforms: at the extractor's rate.
+            transforms: others that compute what those of `make_transforms` do.
 
         Raises:
             ValueError: no mean and standard deviation yet.
         """
-        highest_hz = self.sampling_rate / 2 if self.max_frequency_hz is None else self.max_frequency_hz
-        settings = {name: getattr(self, name) for name in SETTINGS if name != "level_normalization"}
-        settings["max_frequency_hz"] = highest_hz
-        channels = [transform(waveforms) for transform in _make_transforms(**settings)]
-        power = torch.stack(channels, dim=1)
+        power = torch.stack([transform(waveforms) for transform in transforms or self.make_transforms()], dim=1)
         if self.spectrogram != "mel":
             bin_hz = torch.arange(power.shape[2]) * self.sampling_rate / self.n_fft
-            power = power[:, :, (bin_hz >= self.min_frequency_hz) & (bin_hz <= highest_hz)]
+            power = power[:, :, (bin_hz >= self.min_frequency_hz) & (bin_hz <= self._highest_hz)]
         return self.normalize(torch.log(power.clamp(min=POWER_FLOOR)))
 
     def normalize(self, features: torch.Tensor) -> torch.Tensor:
