@@ -27,7 +27,7 @@ from hf_utils.models.families import expect_known_stats, window_samples_for
 from hf_utils.models.features import run_windows
 from hf_utils.models.loading import load_classifier
 from hf_utils.report.findings import MissedTrack, missed_tracks
-from hf_utils.report.mistakes import HOW_TO_LISTEN, RIGHTS, Choice, Listener, TrackPart, make_player
+from hf_utils.report.mistakes import Choice, Listener, TrackPart, make_player, show_players
 from hf_utils.report.page import Player, Players, Text
 from hf_utils.report.run_folders import Run, Table
 
@@ -64,8 +64,8 @@ def play_missed(table: Table, set_name: str, music: str, prefix: str) -> list[Te
         except UserError as error:
             logger.warning("%s: nothing is explained by its weights: %s", run.folder, error)
     players |= _play_middles([track for track in missed if track.track_id not in players], clips, source, prefix)
-    heard = Players(f"Listen to the {len(missed)} most often missed", [players[track.track_id] for track in missed])
-    return [Text(RIGHTS, notice=True), Text(HOW_TO_LISTEN), heard]
+    heading = "The most often missed, to listen to"
+    return show_players(heading, [players[track.track_id] for track in missed])
 
 
 def _find_source(run: Run, set_name: str, music: str) -> tuple[str, dict[str, str | None]]:
@@ -90,7 +90,7 @@ def _find_clips(missed: Sequence[MissedTrack], source: str, options: dict[str, s
     try:
         clips = load_clips(source, **options)
     except UserError as error:
-        raise UserError(f"--audio: {error} Give the place of the music by --music, or leave --audio out.") from error
+        raise UserError(f"--audio: {error}\nGive the place of the music by --music, or leave --audio out.") from error
     wanted = {(track.track_id, spelling_key(track.genre)) for track in missed}
     found = zip(clips["track_id"][:], label_names(clips), strict=True)
     rows = [row for row, (name, genre) in enumerate(found) if (name, spelling_key(genre)) in wanted]
@@ -194,4 +194,4 @@ def _title(track: MissedTrack) -> str:
 
 
 def _describe(track: MissedTrack) -> list[str]:
-    return [f"Missed by {track.missed} of {track.num_runs} runs.", track.known]
+    return [f"Missed by {track.missed} of {track.num_runs} runs.", *filter(None, [track.known])]

@@ -16,18 +16,18 @@ from hf_utils.data.windows import EvaluationWindows
 from hf_utils.errors import UserError
 from hf_utils.files import file_stem
 from hf_utils.models.attribution import Attribution, explain_window
-from hf_utils.report.page import Picture, Player, percent
+from hf_utils.report.page import Picture, Player, Players, Text, percent
 from hf_utils.results.plots import encode_png
 
-HOW_TO_LISTEN = (
-    "A player has the window in which the genre that the model chose led the true one by most: its first 10 s, mono, "
-    "at the model's sampling rate or 22 kHz. The picture has the same window as the model reads it, in grey. Red "
-    "speaks for the chosen genre, blue for the true one, the more so the stronger the colour: gradient x input of the "
-    "difference between their logits, summed over cells (Simonyan et al. 2013, arXiv 1312.6034; Shrikumar et al. "
-    "2016, arXiv 1605.01713). It is exact for a linear model. For others it says what small changes of this window "
-    "would do: the further the sum of all cells is from the difference of the logits, the less it explains."
+_HOW_TO_READ = (
+    "A player has the window in which the genre that the model chose led the true one by most, or its first 10 s: "
+    "mono, at the model's sampling rate or 22 kHz. The picture has the same window as the model reads it, in grey. "
+    "Red speaks for the chosen genre, blue for the true one, the more so the stronger the colour: gradient x input "
+    "of the difference between their logits, summed over cells (Simonyan et al. 2013, arXiv 1312.6034; Shrikumar et "
+    "al. 2016, arXiv 1605.01713). It is exact for a linear model. For others it says what small changes of this "
+    "window would do: the further the sum of all cells is from the difference of the logits, the less it explains."
 )
-RIGHTS = (
+_RIGHTS = (
     "The excerpts are parts of recordings, and lie in the folder audio beside this page. Somebody may hold the rights "
     "to them: without that folder the page can be passed on, and plays nothing."
 )
@@ -152,11 +152,18 @@ class Listener:
         return words, Picture(seen, file_name, draw_attribution(found, part.start_seconds, seconds))
 
 
+def show_players(heading: str, players: Sequence[Player]) -> list[Text | Players]:
+    """Return players under a heading, with what must be known of their excerpts and pictures before."""
+    rights = [Text(_RIGHTS, notice=True)] if any(player.ogg for player in players) else []
+    reading = [Text(_HOW_TO_READ)] if any(player.picture is not None for player in players) else []
+    return [*rights, *reading, Players(heading, players)]
+
+
 def make_player(heading: str, track: str, part: TrackPart, lines: Sequence[str], prefix: str) -> Player:
     """Return the player of a part of a track, without a picture; `prefix` is as of `Listener`."""
     return Player(
         heading=heading,
-        lines=[line for line in lines if line],
+        lines=lines,
         label=f"Excerpt of {track}, {part.span}",
         file_name=f"{prefix}{file_stem(track)}.ogg",
         ogg=encode_excerpt(part.heard, part.sample_rate),

@@ -6,8 +6,8 @@ import numpy as np
 
 from hf_utils.disclosure import show_source
 from hf_utils.report.findings import describe_track
-from hf_utils.report.mistakes import HOW_TO_LISTEN, RIGHTS, Choice, Listener
-from hf_utils.report.page import Page, Player, Players, Section, Text, write_html
+from hf_utils.report.mistakes import Choice, Listener, show_players
+from hf_utils.report.page import Page, Player, Section, Text, write_html
 from hf_utils.results.run_results import EvaluatedSet, RunRecord
 from hf_utils.training.experiment import Experiment
 
@@ -26,9 +26,9 @@ def write_mistakes(
     players = [_play(listener, record, evaluated, index) for index in order.tolist()]
     blocks = [Text(f"{len(missed)} of {len(labels)} {evaluated.name} tracks were missed.")]
     if players:
-        blocks += [Text(RIGHTS, notice=True), Text(HOW_TO_LISTEN)]
-        blocks.append(Players("Those missed with the highest probability", players))
-    title = f"Mistakes of {show_source(record.model['name'])} on {show_source(record.data['dataset'])}"
+        blocks += show_players("Those missed with the highest probability", players)
+    model = record.model["name"] if record.training is None else str(output_dir)
+    title = f"Mistakes of {show_source(model)} on {show_source(record.data['dataset'])}"
     banner = "Demo data: no number here is a result." if record.demo else ""
     path = Path(output_dir, MISTAKES_FILE)
     write_html(Page(title, banner, "", [Section(f"Set: {evaluated.name}", blocks)]), path)
@@ -39,5 +39,5 @@ def _play(listener: Listener, record: RunRecord, evaluated: EvaluatedSet, index:
     label, top = int(evaluated.labels[index]), int(evaluated.predictions[index])
     choice, given = Choice(record.genres[top], record.genres[label], top, label), evaluated.probabilities[index]
     known = "" if record.demo else describe_track(evaluated.track_ids[index], choice.genre)
-    lines = [known, choice.describe(given)]
+    lines = [*filter(None, [known]), choice.describe(given)]
     return listener.play(index, evaluated.logits[evaluated.track_index == index], choice, lines)

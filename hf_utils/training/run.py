@@ -47,7 +47,7 @@ from hf_utils.results.run_results import (
 from hf_utils.training.corruption_error import Baseline, find_baseline, read_baselines
 from hf_utils.training.experiment import Experiment, prepare_experiment
 from hf_utils.training.linear_probe import choose_trainer
-from hf_utils.training.mistakes_page import write_mistakes
+from hf_utils.training.mistakes_page import MISTAKES_FILE, write_mistakes
 from hf_utils.training.past_runs import adopt_data_options, expand_stages
 from hf_utils.training.prediction import predict
 from hf_utils.training.resume import (
@@ -180,6 +180,8 @@ def run_stage(arguments: RunArguments, plan: RunPlan) -> None:
             [tested] = [found for found in evaluations if found.name == "test"]
             page = write_mistakes(training_args.output_dir, record, experiment, tested, training_args.mistakes)
             print(f"Mistakes to listen to: {page}")
+        elif training_args.overwrite:  # that of the run before
+            Path(training_args.output_dir, MISTAKES_FILE).unlink(missing_ok=True)
         write_run(arguments, record, evaluations, robustness)
         # 9.
         if plan.repository is not None:
