@@ -109,7 +109,7 @@ def test_weights_explain_what_they_missed_and_other_recordings_are_not_played(mu
 
 def test_music_that_is_not_there_is_one_message(music, tmp_path, capsys):
     write_small_run(tmp_path / "runs" / "1", tmp_path / "gone", choose_all(2))
-    with pytest.raises(UserError, match="--audio.*gone.*--music"):
+    with pytest.raises(UserError, match="(?s)--audio.*gone.*--music"):
         write_report([tmp_path / "runs"], tmp_path / "report", music="")
     for track in TRACKS:
         path = music / track.split(".")[0] / f"{track}.wav"
