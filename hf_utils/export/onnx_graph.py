@@ -1,6 +1,7 @@
 """A classifier as an ONNX graph, and the same with 8-bit weights. B batch, S samples, K labels."""
 
 import contextlib
+import itertools
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -136,9 +137,10 @@ class _Windows(CalibrationDataReader):
 def quantize_graph(graph: Graph, config, windows: Sequence[np.ndarray]) -> Graph:
     """Return a graph with 8-bit weights; features and probabilities stay as they are.
 
-    In convolutional nets what flows between the layers has 8 bits, too, in ranges that are those of `windows` (S,). In
-    transformers it is brought to 8 bits before each product of matrices, in the range that it has there: so
-    onnxruntime advises.
+    In convolutional nets what flows between the layers has 8 bits, too, in ranges that are those of `windows` (S,). A
+    ReLU belongs to the convolution before it, so that no range is spent on what it removes. The first convolution of
+    a spectrogram CNN stays as it is: it is small, and of all layers its rounding changes most. In transformers what
+    flows is brought to 8 bits before each product of matrices, in the range that it has there: so onnxruntime advises.
 
     Args:
         graph: from `export_graph`, with torch's traces. It is changed.
@@ -149,12 +151,15 @@ def quantize_graph(graph: Graph, config, windows: Sequence[np.ndarray]) -> Graph
     if len(around) == len(graph.graph.node):
         raise ValueError("expected a graph with torch's traces, by which its layers are known")
     is_convolutional = config.model_type in _CONVOLUTIONAL
+    if config.model_type == "spectrogram_cnn":
+        layers = (node.name for node in graph.graph.node if node.op_type == "Conv" and node.name not in around)
+        around += itertools.islice(layers, 1)
     # Else onnxruntime logs an advice to optimise the graph first, which would lose where its nodes come from.
     add_pre_process_metadata(graph)
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder, "model.onnx"))
         options = {
-            "op_types_to_quantize": ["MatMul", "Gemm", *(["Conv"] if is_convolutional else [])],
+            "op_types_to_quantize": ["MatMul", "Gemm", *(["Conv", "Clip", "Relu"] if is_convolutional else [])],
             "per_channel": True,
             "weight_type": QuantType.QInt8,
             "nodes_to_exclude": around,

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -15,6 +16,7 @@ import torch
 from tiny_models import load, save_ast, save_convnext
 from tones import write_tone
 from transformers import ASTFeatureExtractor, PreTrainedConfig, Wav2Vec2FeatureExtractor
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 import run_classification
 from hf_utils import audio
@@ -249,10 +251,44 @@ def test_8_bits_are_for_the_layers_of_the_model(run, exported, music, tmp_path, 
     # Weights of layers are of 8 bits, and what the spectrogram is made by is not.
     types = {weights.name: weights.data_type for weights in small.graph.initializer}
     assert onnx.TensorProto.INT8 in types.values()
+    assert [name for name in types if name.endswith("patch_embeddings.weight")]  # not renamed: the first layer
     spectrum = make_front_end(load(run, None, window_seconds=None)[1]).transforms[0]
     shapes = [list(part.shape) for part in (spectrum.filters, spectrum.power.first, spectrum.power.real)]
     parts = [w.name for w in whole.graph.initializer if list(w.dims) in shapes]
     assert len(parts) == 4 and all(types[name] == onnx.TensorProto.FLOAT for name in parts)
+
+
+class TwoConvolutions(torch.nn.Module):
+    """Waveforms (B, S) -> logits (B, 2)."""
+
+    config = PreTrainedConfig()
+
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.Sequential(torch.nn.Conv1d(1, 3, 5), torch.nn.ReLU(), torch.nn.Conv1d(3, 2, 5))
+
+    def forward(self, input_values):
+        return SequenceClassifierOutput(logits=self.layers(input_values[:, None]).mean(2))
+
+
+@pytest.fixture(scope="module")
+def two_convolutions() -> onnx.ModelProto:
+    facts = OnnxFacts(["a", "b"], False, None, 1000, 0.1, 100, 0.1, 100, False, "int8", "")
+    classifier = onnx_graph.GraphClassifier(TwoConvolutions(), torch.nn.Identity(), "input_values", facts)
+    return onnx_graph.export_graph(classifier, facts)
+
+
+@pytest.mark.parametrize(("kind", "num_small_weights"), [("sample_cnn", 2), ("spectrogram_cnn", 1)])
+def test_no_range_is_spent_on_what_a_relu_removes(two_convolutions, kind, num_small_weights):
+    graph = onnx.ModelProto()
+    graph.CopyFrom(two_convolutions)
+    graph = onnx_graph.quantize_graph(graph, SimpleNamespace(model_type=kind), make_windows(3, 100))
+    weights = [w for w in graph.graph.initializer if len(w.dims) == 3 and w.data_type == onnx.TensorProto.INT8]
+    assert len(weights) == num_small_weights
+    # What is brought to 8 bits is never the output of a convolution that a ReLU is still to come after.
+    made_by = {output: node.op_type for node in graph.graph.node for output in node.output}
+    before_relu = [made_by[node.input[0]] for node in graph.graph.node if node.op_type == "Relu"]
+    assert before_relu == ["Conv"] * (2 - num_small_weights)
 
 
 def test_a_graph_without_traces_is_not_quantised(exported):
