@@ -46,7 +46,7 @@ _CHOSEN_COLOUR, _TRUE_COLOUR = "#c0392b", "#1f5fbf"
 
 @dataclasses.dataclass(frozen=True)
 class TrackPart:
-    """A part of a track: `samples` (S,) at `sample_rate` Hz, of which the first is `start_seconds` after its begin.
+    """A part of a track: `samples` (S,) at `sample_rate` Hz, of which the first lies `start_seconds` into it.
 
     Of a short track, which a window repeats, only what is heard first counts: `num_own` samples.
     """
