@@ -3,27 +3,21 @@
 Files are finished in their order and noted in a journal, so that the same command continues after any end.
 """
 
-import collections
 import contextlib
 import dataclasses
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from tqdm.auto import tqdm
 
 from hf_utils.arguments.run_arguments import RunArguments
-from hf_utils.audio import stream_windows
 from hf_utils.cores import count_cores
 from hf_utils.data.audio_lists import list_files, report_others
 from hf_utils.data.decode_ahead import decode_ahead
-from hf_utils.data.window_lengths import WindowLengths
 from hf_utils.errors import UserError
 from hf_utils.files import (
     ORIGIN_FILE,
@@ -34,7 +28,7 @@ from hf_utils.files import (
     write_atomically,
     write_csv,
 )
-from hf_utils.models.families import is_multi_label, probabilities_of
+from hf_utils.models.families import is_multi_label
 from hf_utils.models.loading import own_genres
 from hf_utils.models.temperature import read_temperature
 from hf_utils.models.window_pool import WindowPool
@@ -44,6 +38,7 @@ from hf_utils.training.classifier import Classifier, load_model
 from hf_utils.training.past_runs import adopt_data_options
 from hf_utils.training.prediction_journal import JOURNAL_FILE, PredictionJournal, digest_model
 from hf_utils.training.prediction_table import PREDICTIONS_FILE, PredictionTable, check_unknown, format_row
+from hf_utils.training.started_files import start_ahead
 
 logger = logging.getLogger(__name__)
 
@@ -169,7 +164,7 @@ def predict_files(
         classifier.model, classifier.feature_extractor, batch_size=options.batch_size, precision=classifier.precision
     )
     with journal, contextlib.closing(decoded), pool:
-        started = _start_ahead(pool, decoded, classifier.lengths)
+        started = start_ahead(pool, decoded, classifier.lengths)
         bar = tqdm(missing, desc="Predicting", unit="file", disable=None)
         try:
             for name, file in zip(bar, started, strict=True):
@@ -269,53 +264,3 @@ def _open_journal(
     for file in [*output_dir.glob(unfinished), *Path(output_dir, TIMELINE_FOLDER).rglob(unfinished)]:
         file.unlink()
     return journal
-
-
-@dataclasses.dataclass(frozen=True)
-class _StartedFile:
-    """A file whose windows are in the pool.
-
-    Attributes:
-        times: when each window starts and ends, in seconds.
-        outputs: logits of its batches, to come.
-        error: why it could not be read to its end.
-    """
-
-    times: list[tuple[str, str]]
-    outputs: list[Future]
-    error: AudioError | None = None
-
-    def finish(self, config) -> tuple[list[tuple[str, str]], np.ndarray]:
-        """Return `times`, and probabilities (W, K). Raises AudioError."""
-        if self.error is not None:
-            raise self.error
-        outputs = torch.cat([output.result() for output in self.outputs])
-        if not outputs.isfinite().all():
-            raise AudioError("the model's outputs are not finite")
-        return self.times, probabilities_of(config, outputs.numpy())
-
-
-def _start_ahead(
-    pool: WindowPool, decoded: Iterable[Iterable[np.ndarray]], lengths: WindowLengths
-) -> Iterator[_StartedFile]:
-    """Yield every file in order; as many of those after it as the pool has threads are started by then."""
-    started: collections.deque[_StartedFile] = collections.deque()
-    for blocks in decoded:
-        started.append(_start_file(pool, blocks, lengths))
-        if len(started) > pool.num_threads:
-            yield started.popleft()
-    yield from started
-
-
-def _start_file(pool: WindowPool, blocks: Iterable[np.ndarray], lengths: WindowLengths) -> _StartedFile:
-    times = []
-
-    def cut_windows() -> Iterator[np.ndarray]:
-        for start, end, window in stream_windows(blocks, lengths.window_samples, lengths.hop_samples):
-            times.append((f"{start / lengths.sample_rate:.3f}", f"{end / lengths.sample_rate:.3f}"))
-            yield window
-
-    try:
-        return _StartedFile(times, pool.submit(cut_windows()))
-    except AudioError as error:
-        return _StartedFile(times, [], error)

@@ -51,14 +51,15 @@ class PredictionTable:
 
     def write(self, path: Path, rows: Mapping[str, Sequence[str]]) -> None:
         """Write the rows of `format_row`, by file."""
-        table = [[name, *self._judge(row), *row[1:]] for name, row in rows.items()]
+        table = [[name, *self.judge(row), *row[1:]] for name, row in rows.items()]
         write_csv(path, [*_COLUMNS, *self.genres], table)
         if self.unknown_below is not None:
             num_unknown = sum(row[1] == UNKNOWN for row in table)
             text = "%d of %d files are unknown: no genre has a probability of %g"
             logger.info(text, num_unknown, len(table), self.unknown_below)
 
-    def _judge(self, row: Sequence[str]) -> list[str]:
+    def judge(self, row: Sequence[str]) -> list[str]:
+        """Return prediction, confidence, margin and calibrated of a row of `format_row`."""
         genre, *probabilities = row
         first, second = sorted((0.0, *map(float, probabilities)))[:-3:-1]
         is_unknown = self.unknown_below is not None and first < self.unknown_below
