@@ -27,7 +27,7 @@ env: .venv/.installed
 # The stamp, so that nothing is resolved again until the requirements change.
 # uv does not read pip's configuration: an index named only there is handed on. Compiled, because a process that may
 # not write bytecode (PYTHONDONTWRITEBYTECODE, a read-only image) would compile PyTorch at each start, for seconds.
-.venv/.installed: requirements.txt requirements-tags.txt requirements-export.txt
+.venv/.installed: requirements.txt requirements-tags.txt requirements-export.txt requirements-app.txt
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
 		{ echo "Python >= 3.11 is needed (by transformers); $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12"; exit 1; }
 	@test -x $(RUN) || $(PYTHON) -m venv .venv
@@ -50,6 +50,7 @@ demo: env
 	@echo "  table        runs/demo/README.md and runs/demo/results.json"
 	@echo "  picture      runs/demo/confusion_test.png"
 	@echo "  curves       make tensorboard"
+	@echo "  a page       .venv/bin/python -m hf_utils.app runs/demo   # drop a file of data/demo there, or your own"
 	@echo "  real music   .venv/bin/python run_classification.py --model_name_or_path configs/models/convnext_small --dataset_name path/to/genre_folders   # offline"
 	@echo "               .venv/bin/accelerate launch run_classification.py configs/ast.yaml"
 	@echo "               .venv/bin/accelerate launch run_classification.py --model_name_or_path ntu-spml/distilhubert --dataset_name path/to/genre_folders"

@@ -3,6 +3,7 @@
 import logging
 import os
 import tempfile
+import time
 from pathlib import Path
 
 # Hugging Face libraries read these at import, so they are set before any test module is imported. Child processes
@@ -56,3 +57,24 @@ def genre_folder(tmp_path) -> Path:
             path = folder / genre / f"{genre}.{track:05d}.wav"
             write_tone(path, hz * (1 + 0.02 * track), 1 + 0.3 * track, seed=10 * genre_index + track)
     return folder
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A Hub that this process itself talks to, without the waits between retries."""
+    # Here, because most tests do without them.
+    import huggingface_hub
+    from hub_server import TOKEN, HubServer
+
+    with HubServer() as server:
+        template = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        constants = {"ENDPOINT": server.url, "HUGGINGFACE_CO_URL_TEMPLATE": template}
+        for name, value in {**constants, "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}.items():
+            monkeypatch.setattr(huggingface_hub.constants, name, value)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.setattr(time, "sleep", lambda seconds: None)
+        huggingface_hub.close_session()
+        yield server
+    huggingface_hub.close_session()

@@ -95,6 +95,9 @@ class HubServer:
         return None
 
 
+_REPO = r"/api/(?P<kind>models|datasets|spaces)/(?P<name>[^/]+/[^/]+)"
+
+
 class _Dropped(Exception):
     pass
 
@@ -108,14 +111,14 @@ class _Handler(BaseHTTPRequestHandler):
         (r"/api/repos/create", "create"),
         (r"/api/validate-yaml", "validate"),
         (r"/lfs/(?P<oid>\w+)", "store"),
-        (r"/(?:(?P<kind>datasets)/)?(?P<name>[^/]+/[^/]+)\.git/info/lfs/objects/batch", "batch"),
-        (r"/(?:(?P<kind>datasets)/)?(?P<name>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)", "resolve"),
-        (r"/api/(?P<kind>models|datasets)/(?P<name>[^/]+/[^/]+)/auth-check/write", "may_write"),
-        (r"/api/(?P<kind>models|datasets)/(?P<name>[^/]+/[^/]+)/preupload/(?P<revision>[^/]+)", "preupload"),
-        (r"/api/(?P<kind>models|datasets)/(?P<name>[^/]+/[^/]+)/commit/(?P<revision>[^/]+)", "commit"),
-        (r"/api/(?P<kind>models|datasets)/(?P<name>[^/]+/[^/]+)/tree/(?P<revision>[^/]+)(?:/(?P<path>.*))?", "tree"),
-        (r"/api/(?P<kind>models|datasets)/(?P<name>[^/]+/[^/]+)/paths-info/(?P<revision>[^/]+)", "paths_info"),
-        (r"/api/(?P<kind>models|datasets)/(?P<name>[^/]+/[^/]+)(?:/revision/(?P<revision>[^/]+))?", "info"),
+        (r"/(?:(?P<kind>datasets|spaces)/)?(?P<name>[^/]+/[^/]+)\.git/info/lfs/objects/batch", "batch"),
+        (r"/(?:(?P<kind>datasets|spaces)/)?(?P<name>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)", "resolve"),
+        (rf"{_REPO}/auth-check/write", "may_write"),
+        (rf"{_REPO}/preupload/(?P<revision>[^/]+)", "preupload"),
+        (rf"{_REPO}/commit/(?P<revision>[^/]+)", "commit"),
+        (rf"{_REPO}/tree/(?P<revision>[^/]+)(?:/(?P<path>.*))?", "tree"),
+        (rf"{_REPO}/paths-info/(?P<revision>[^/]+)", "paths_info"),
+        (rf"{_REPO}(?:/revision/(?P<revision>[^/]+))?", "info"),
     )
 
     def log_message(self, *arguments) -> None:

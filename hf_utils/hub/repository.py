@@ -24,7 +24,7 @@ from hf_utils.disclosure import show_value
 from hf_utils.errors import UserError
 from hf_utils.hub.published_files import find_kind, is_replaced, select_published
 
-Kind = Literal["model", "dataset"]
+Kind = Literal["model", "dataset", "space"]
 
 # HTTP errors of every kind, broken connections, refused names and cards, and failed transfers of large files.
 HUB_ERRORS = (HTTPError, OSError, ValueError, RuntimeError)
@@ -38,7 +38,7 @@ class Repository:
 
     Attributes:
         name: with its namespace, such as me/gtzan-ast.
-        kind: model or dataset.
+        kind: model, dataset, or space.
         token: None for that of HF_TOKEN or `hf auth login`.
     """
 
@@ -103,10 +103,12 @@ def open_repository(name: str, kind: Kind, *, private: bool | None = None, token
             answer.
     """
     api = HfApi(token=token)
-    with _explained(f"push_to_hub: cannot write to the {kind} {name}", token):
+    option = "push_to_space" if kind == "space" else "push_to_hub"
+    with _explained(f"{option}: cannot write to the {kind} {name}", token):
         owner = api.whoami()["name"]
         name = name if "/" in name else f"{owner}/{name}"
-        api.create_repo(name, repo_type=kind, private=private, exist_ok=True)
+        space_sdk = "gradio" if kind == "space" else None
+        api.create_repo(name, repo_type=kind, private=private, exist_ok=True, space_sdk=space_sdk)
         # create_repo is content with somebody else's repository that is there already.
         api.auth_check(name, repo_type=kind, write=True)
     return Repository(name, kind, token)

@@ -43,23 +43,6 @@ ROOT = Path(__file__).resolve().parents[2]
 GENRES = ("blues", "<img src=x onerror=alert(1)>|rock", "---\nlicense: mit\n[x](javascript:1)")
 
 
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    """A Hub that this process itself talks to, without the waits between retries."""
-    with HubServer() as server:
-        template = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        constants = {"ENDPOINT": server.url, "HUGGINGFACE_CO_URL_TEMPLATE": template}
-        for name, value in {**constants, "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}.items():
-            monkeypatch.setattr(huggingface_hub.constants, name, value)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        monkeypatch.setattr(time, "sleep", lambda seconds: None)
-        huggingface_hub.close_session()
-        yield server
-    huggingface_hub.close_session()
-
-
 def write_files(folder: Path, contents: dict[str, str | bytes]) -> Path:
     for name, content in contents.items():
         path = folder / name
