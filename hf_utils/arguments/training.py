@@ -56,8 +56,9 @@ def has_bf16_hardware(use_cpu: bool) -> bool:
 class ClassificationTrainingArguments(TrainingOptions, TrainingArguments):
     """TrainingArguments of run_classification.py. Raises UserError on contradictions.
 
-    `do_train`, `do_eval`, `do_predict`, `bf16`, `fp16`, `use_cpu`, `dataloader_num_workers`,
-    `dataloader_persistent_workers` and `greater_is_better` hold what was decided, whether or not it was asked for.
+    `do_train`, `do_eval`, `do_predict`, `bf16`, `fp16`, `use_cpu`, `per_device_eval_batch_size`,
+    `dataloader_num_workers`, `dataloader_persistent_workers` and `greater_is_better` hold what was decided, whether or
+    not it was asked for.
     Without `do_train`, the Trainer evaluates and saves nothing by itself. The Hub token is never pickled.
     """
 
@@ -85,6 +86,8 @@ class ClassificationTrainingArguments(TrainingOptions, TrainingArguments):
         launched_on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
         self.use_cpu = self.use_cpu or launched_on_cpu or not torch.accelerator.is_available()
         self._choose_precision()
+        if self.per_device_eval_batch_size is None:
+            self.per_device_eval_batch_size = 16 if self.use_cpu else 128
         if self.dataloader_num_workers is None:
             self.dataloader_num_workers = 0 if self.use_cpu else count_free_cores()
         if self.dataloader_persistent_workers is None:

@@ -146,8 +146,13 @@ class TrainingOptions:
     eval_strategy: Literal["no", "steps", "epoch"] = _selection(
         "epoch", "When to evaluate the validation set while training."
     )
-    per_device_eval_batch_size: int = _selection(
-        16, "Evaluated windows per batch and device.", metavar="WINDOWS", at_least=1, trains=False
+    per_device_eval_batch_size: int | None = _selection(
+        None,
+        "Most windows per batch and device that is evaluated or tagged; halved on a GPU until they fit. (default: 128 "
+        "on a GPU, 16 on the CPU)",
+        metavar="WINDOWS",
+        at_least=1,
+        trains=False,
     )
     load_best_model_at_end: bool = _selection(True, "Keep the checkpoint that is best on validation, not the last.")
     metric_for_best_model: str = _selection(

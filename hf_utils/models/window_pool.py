@@ -1,15 +1,20 @@
 """Several batches of windows at once through one model that is not trained. W windows, T samples."""
 
 import itertools
+import logging
 import threading
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 from hf_utils.cores import count_cores
+from hf_utils.models.batch_sizes import no_room
 from hf_utils.models.features import run_windows
+
+logger = logging.getLogger(__name__)
 
 # A thread holds a batch and what the model makes of it, so more of them take memory; beyond that, operations share.
 MOST_THREADS = 4
@@ -29,7 +34,7 @@ class WindowPool:
         """Make a pool.
 
         Args:
-            batch_size: of the windows that are handed over together.
+            batch_size: of the windows that are handed over together; half of it from when there is no memory for it.
             precision: as of `run_windows`.
         """
         self._model, self._feature_extractor = model, feature_extractor
@@ -61,8 +66,19 @@ class WindowPool:
 
     def _run(self, batch: list[np.ndarray]) -> torch.Tensor:
         try:
-            return run_windows(
-                self._model, self._feature_extractor, batch, batch_size=len(batch), precision=self._precision
-            )
+            while True:
+                size = self._batch_size
+                try:
+                    return run_windows(
+                        self._model, self._feature_extractor, batch, batch_size=size, precision=self._precision
+                    )
+                except RuntimeError as error:
+                    if not should_reduce_batch_size(error):
+                        raise
+                    if size == 1:
+                        raise no_room(self._model.device) from error
+                self._batch_size = min(self._batch_size, size // 2)  # another thread may have found the same
+                logger.info("No memory for %d windows at once: %d from now on", size, self._batch_size)
+                clear_device_cache()
         finally:
             self._room.release()

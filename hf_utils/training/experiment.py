@@ -84,6 +84,7 @@ class Experiment:
             "class": type(self.trainer.model).__name__,
             "parameters": {"trainable": self.num_trainable, "total": self.num_parameters},
             "temperature": self.trainer.temperature,
+            "eval_batch_size": self.trainer.args.per_device_eval_batch_size,
             **dataclasses.asdict(self.lengths),
         }
         if self.adapters is not None:

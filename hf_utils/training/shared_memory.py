@@ -16,7 +16,7 @@ def check_shared_memory(training_args, window_samples: int) -> None:
     told otherwise.
 
     Raises:
-        UserError: what is needed and what is there, with the two ways out.
+        UserError: what is needed and what is there, with the ways out.
     """
     workers = training_args.dataloader_num_workers
     if not workers or not _FOLDER.is_dir():
@@ -29,5 +29,6 @@ def check_shared_memory(training_args, window_samples: int) -> None:
         raise UserError(
             f"--dataloader_num_workers {workers} needs {needed / 1e6:,.1f} MB of shared memory for batches of "
             f"{windows} windows, and {_FOLDER} has {free / 1e6:,.1f} MB. Give it more (Docker: `docker run --shm-size "
-            "8g ...`), or do without workers: --dataloader_num_workers 0."
+            "8g ...`), or do with smaller batches (--per_device_eval_batch_size) or without workers: "
+            "--dataloader_num_workers 0."
         )

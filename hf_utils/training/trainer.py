@@ -30,6 +30,7 @@ from hf_utils.arguments.training_options import TRACKED_SCORES
 from hf_utils.data.split_record import SplitRecord
 from hf_utils.errors import UserError
 from hf_utils.models.adapters import adapted_layers, merged_state, reload_adapters, save_adapters
+from hf_utils.models.batch_sizes import fit_batch_size
 from hf_utils.models.freezing import frozen_modules
 from hf_utils.models.weights import reload_weights
 from hf_utils.results.plots import decode_png
@@ -115,6 +116,7 @@ class GenreTrainer(Trainer):
         self._evaluated: EvaluatedSet | None = None
         self._frozen_modules: list[torch.nn.Module] = []
         self._average: WeightAverage | None = None
+        self._evaluation_fits = False
         for stock in (ProgressCallback, PrinterCallback):
             self.pop_callback(stock)
         if sys.stderr.isatty() and not args.disable_tqdm:
@@ -128,18 +130,39 @@ class GenreTrainer(Trainer):
             tensorboard.logging_dir = str(Path(args.output_dir, TENSORBOARD_FOLDER))
             self.add_callback(tensorboard)
 
-    def _get_dataloader(self, dataset, *args, **kwargs):
-        """As the stock one; windows whose features are kept need no workers, and could not come from one on a GPU."""
-        if getattr(dataset, "features", None) is None:
-            return super()._get_dataloader(dataset, *args, **kwargs)
+    def _get_dataloader(self, dataset, description, batch_size, *, is_training=False, **kwargs):
+        """As the stock one; batches of evaluation are such as there is memory for.
+
+        Windows whose features are kept need no workers, and could not come from one on a GPU.
+        """
+        if not is_training:
+            batch_size = self._fit_evaluation(dataset)
         before, self.args = self.args, copy.copy(self.args)
-        self.args.dataloader_num_workers, self.args.dataloader_prefetch_factor = 0, None
-        self.args.dataloader_persistent_workers = False
-        self.args.dataloader_pin_memory &= dataset.features.device.type == "cpu"
+        if getattr(dataset, "features", None) is not None:
+            self.args.dataloader_num_workers, self.args.dataloader_prefetch_factor = 0, None
+            self.args.dataloader_persistent_workers = False
+            self.args.dataloader_pin_memory &= dataset.features.device.type == "cpu"
         try:
-            return super()._get_dataloader(dataset, *args, **kwargs)
+            return super()._get_dataloader(dataset, description, batch_size, is_training=is_training, **kwargs)
         finally:
             self.args = before
+
+    def _fit_evaluation(self, windows) -> int:
+        """Return how many windows are evaluated at once: found with what is in memory when it is first asked for."""
+        args = self.args
+
+        def run(number: int) -> None:
+            self.model.eval()
+            inputs = self._prepare_inputs(self.data_collator([windows[0]]))
+            batch = {name: values.repeat_interleave(number, dim=0) for name, values in inputs.items()}
+            self.prediction_step(self.model, batch, prediction_loss_only=False)
+
+        if not self._evaluation_fits:
+            size = fit_batch_size(run, args.per_device_eval_batch_size, args.device)
+            # Processes evaluate together, and the device of one may have less room.
+            sizes = self.accelerator.gather(torch.tensor([size], device=args.device))
+            args.per_device_eval_batch_size, self._evaluation_fits = int(sizes.min()), True
+        return args.eval_batch_size
 
     def evaluate_set(self, windows, name: str) -> EvaluatedSet:
         """Return the scores and the per-track probabilities of one set; under several processes, on every one.

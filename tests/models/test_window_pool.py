@@ -67,6 +67,31 @@ def test_precision_is_that_of_the_products(tmp_path_factory):
     assert not torch.equal(outputs[None], outputs[torch.bfloat16])
 
 
+class SmallMemory(torch.nn.Module):
+    """Has no room for more than three windows."""
+
+    device, dtype, sizes = torch.device("cpu"), torch.float32, ()
+
+    def forward(self, input_values):
+        self.sizes = (*self.sizes, len(input_values))
+        if len(input_values) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return SimpleNamespace(logits=input_values.mean(dim=1, keepdim=True))
+
+
+def test_batches_are_halved_where_there_is_no_memory_for_them():
+    model, extractor = SmallMemory(), Wav2Vec2FeatureExtractor(sampling_rate=8000, do_normalize=False)
+    windows = [np.full(10, number, np.float32) for number in range(20)]
+    with WindowPool(model, extractor, batch_size=8) as pool:
+        first = torch.cat([output.result() for output in pool.submit(windows)])
+        refused = len([size for size in model.sizes if size > 3])
+        again = torch.cat([output.result() for output in pool.submit(windows)])
+    assert first.flatten().tolist() == again.flatten().tolist() == list(range(20))
+    # 8 and then 4, by each thread at most once; after that no more.
+    assert 2 <= refused <= 2 * pool.num_threads and len([s for s in model.sizes if s > 3]) == refused
+    assert max(model.sizes[-10:]) == 2
+
+
 class GatedModel(torch.nn.Module):
     """Waits in its first call until the gate is opened."""
 

@@ -183,6 +183,30 @@ def test_every_track_is_scored_once(checkpoint, genre_folder, tmp_path):
     assert evaluated.num_windows == len(trainer.eval_dataset) > 12
 
 
+def test_evaluation_takes_the_batches_that_fit_and_finds_the_same(checkpoint, genre_folder, tmp_path, monkeypatch):
+    """Room for 6 windows: with a quarter more, 16 and 8 are too many, and 4 are not."""
+    options = {"per_device_eval_batch_size": 16, "precision": "fp32"}
+    trainer = make_trainer(checkpoint, genre_folder, tmp_path / "roomy", **options)
+    expected = trainer.predict(trainer.eval_dataset).predictions
+    trainer = make_trainer(checkpoint, genre_folder, tmp_path / "full", **options)
+    forward, sizes = trainer.model.forward, []
+
+    def forward_with_room(*args, **inputs):
+        sizes.append(len(next(iter(inputs.values()))))
+        if sizes[-1] > 6:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(*args, **inputs)
+
+    monkeypatch.setattr("hf_utils.models.batch_sizes._UNTRIED_DEVICES", ())
+    monkeypatch.setattr(trainer.model, "forward", forward_with_room)
+    found = trainer.predict(trainer.eval_dataset).predictions
+    assert sizes[:3] == [20, 10, 5] and set(sizes[3:-1]) == {4} and trainer.args.per_device_eval_batch_size == 4
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    del sizes[:]
+    trainer.evaluate()
+    assert max(sizes) == 4, "it was tried again"
+
+
 def test_windows_are_told_the_epoch_by_the_trainer_itself(checkpoint, genre_folder, tmp_path):
     """accelerate's loader keeps it from the dataset once its batch sampler is wrapped, as under two processes."""
     trainer = make_trainer(checkpoint, genre_folder, tmp_path)
