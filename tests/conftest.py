@@ -1,10 +1,15 @@
 """Test set-up: no network, no writing outside temporary folders, and the audio that several test files use."""
 
+import gc
 import logging
 import os
 import tempfile
 import time
 from pathlib import Path
+
+# Until the tests are collected, which imports everything: what was imported is never searched for garbage. Each process
+# of pytest-xdist saves 4 of 15 s by it.
+gc.disable()
 
 # Hugging Face libraries read these at import, so they are set before any test module is imported. Child processes
 # inherit them.
@@ -26,6 +31,12 @@ os.environ.pop("HF_TOKEN", None)
 
 import pytest  # noqa: E402
 from tones import GENRE_TONES_HZ, TRACKS_PER_GENRE, write_tone  # noqa: E402
+
+
+def pytest_collection_finish():
+    """Look for garbage in what the tests make."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
