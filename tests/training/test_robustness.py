@@ -2,9 +2,6 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -289,26 +286,6 @@ def test_corruptions_are_tried_at_the_rates_of_the_test_tracks_first(tmp_path):
     try_corruptions(corruptions, with_splits(clips, ["test", "test", "test", "train"]))
     with pytest.raises(UserError, match="BandPassFilter cannot work at 8000 Hz"):
         try_corruptions(corruptions, with_splits(clips, ["train", "train", "train", "test"]))
-
-
-def test_two_processes_find_the_same(run, corruptions_file, tmp_path):
-    arguments = ["--model_name_or_path", run, "--do_eval", "--corruptions", corruptions_file, *TINY]
-    arguments += ["--output_dir", tmp_path / "two", "--waveform_cache_dir", tmp_path / "cache"]
-    arguments += ["--cache_corruptions", "false", "--per_device_eval_batch_size", 2]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*launcher, str(ROOT / "run_classification.py"), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    for row, expected in zip(
-        read_results(tmp_path / "two")["robustness"], read_results(run)["robustness"], strict=True
-    ):
-        assert row == pytest.approx(expected, abs=1e-6)
-    assert len(list((tmp_path / "cache").iterdir())) == 1  # the clean tracks
 
 
 @pytest.mark.parametrize(
