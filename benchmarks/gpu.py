@@ -91,7 +91,7 @@ def make_trainer(setting: Setting, place: Path, sizes: Sizes, extra: Sequence[st
         "output_dir": place / "runs" / setting.model,
         "num_proc": os.cpu_count(),
         "per_device_train_batch_size": setting.batch_size,
-        "per_device_eval_batch_size": 2 * setting.batch_size,  # as the defaults, 8 and 16
+        "per_device_eval_batch_size": 2 * setting.batch_size,
         "torch_compile": str(setting.compiled).lower(),
     }
     return prepare_trainer(model, place, sizes, chosen, [str(ROOT / "configs" / recipe), *extra])

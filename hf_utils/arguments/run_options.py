@@ -12,7 +12,7 @@ _BOOKKEEPING = frozenset(
     cache_corruptions num_proc dataloader_num_workers dataloader_persistent_workers dataloader_pin_memory
     dataloader_prefetch_factor disable_tqdm report_to log_level log_level_replica logging_steps logging_strategy
     logging_first_step save_total_limit push_to_hub hub_model_id hub_private_repo hub_strategy predict_path per_window
-    unknown_below feature_memory_gb mistakes
+    unknown_below feature_memory_gb mistakes per_device_eval_batch_size
     """.split()
 )
 

@@ -211,10 +211,11 @@ def compute_embeddings(trainer: GenreTrainer, windows: EvaluationWindows) -> np.
         UserError: the head is more than the layers above the backbone, one after the other.
     """
     model, accelerator, rows = trainer.model.eval(), trainer.accelerator, []
+    batches = trainer.get_test_dataloader(windows)  # before the hook, since it tries how many windows fit
     head, heard = Head(model), []
     hook = head.first.register_forward_pre_hook(lambda module, inputs: heard.append(inputs[0]))
     try:
-        for batch in tqdm(trainer.get_test_dataloader(windows), desc="Embeddings", leave=False, disable=None):
+        for batch in tqdm(batches, desc="Embeddings", leave=False, disable=None):
             inputs = {name: value for name, value in batch.items() if name != "labels"}
             with accelerator.autocast():
                 logits = model(**inputs).logits.float()

@@ -32,7 +32,7 @@ _NOT_COMPARED = frozenset(
     dataset_name dataset_config_name dataset_revision audio_column_name label_column_name genres on_bad_audio
     split_protocol split_seed num_folds fold group_segments train_datasets train_filter allow_seen_tracks
     augmentation noise_folder trust_remote_code allow_pickle ensemble_with
-    per_device_train_batch_size gradient_accumulation_steps per_device_eval_batch_size eval_accumulation_steps
+    per_device_train_batch_size gradient_accumulation_steps eval_accumulation_steps
     eval_datasets corruptions do_train do_eval do_predict stages use_cpu hub_strategy hub_always_push hub_revision
     gradient_checkpointing gradient_checkpointing_kwargs torch_compile torch_compile_backend torch_compile_mode
     deepspeed fsdp fsdp_config ddp_backend ddp_timeout ddp_find_unused_parameters ddp_bucket_cap_mb

@@ -157,7 +157,8 @@ class GenreTrainer(Trainer):
             batch = {name: values.repeat_interleave(number, dim=0) for name, values in inputs.items()}
             self.prediction_step(self.model, batch, prediction_loss_only=False)
 
-        if not self._evaluation_fits:
+        # Where each process has a part of the model, a try would wait for those of the others.
+        if not self._evaluation_fits and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             size = fit_batch_size(run, args.per_device_eval_batch_size, args.device)
             # Processes evaluate together, and the device of one may have less room.
             sizes = self.accelerator.gather(torch.tensor([size], device=args.device))

@@ -209,3 +209,12 @@ def test_a_probe_resumes_from_its_own_checkpoint_alone(options, genre_folder, tm
     slow, *_ = make_trainer(hubert, genre_folder, tmp_path / "slow")
     with pytest.raises(UserError, match="Was it trained otherwise"):
         slow.train(resume_from_checkpoint=resumed_from)
+
+
+def test_embeddings_are_of_the_windows_and_not_of_a_try_how_many_fit(genre_folder, tmp_path, monkeypatch):
+    kind, found = (tiny_models.save_ast(tmp_path / "ast"), {}), []
+    for untried in (("cpu",), ()):
+        monkeypatch.setattr("hf_utils.models.batch_sizes._UNTRIED_DEVICES", untried)
+        trainer, _, _ = make_trainer(kind, genre_folder, tmp_path / "run")
+        found.append(compute_embeddings(trainer, trainer.eval_dataset))
+    np.testing.assert_allclose(found[0], found[1], atol=1e-5)
