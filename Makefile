@@ -63,7 +63,7 @@ study-demo: env
 
 test: export HF_HUB_OFFLINE := 1
 test: env
-	@$(RUN) -m pytest --numprocesses auto --dist loadfile
+	@$(RUN) -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 lint: env
 	@$(RUN) -m ruff check .

@@ -33,6 +33,15 @@ import pytest  # noqa: E402
 from tones import GENRE_TONES_HZ, TRACKS_PER_GENRE, write_tone  # noqa: E402
 
 
+def pytest_collection_modifyitems(items):
+    """Begin with the longest files, so that the processes of `make test` end together: whole commands, then trainings.
+
+    pytest-xdist would begin with the files of most tests.
+    """
+    first = ["scripts", "hub", "training", "benchmarks", "study"]
+    items.sort(key=lambda item: first.index(item.path.parent.name) if item.path.parent.name in first else len(first))
+
+
 def pytest_collection_finish():
     """Look for garbage in what the tests make."""
     gc.freeze()
