@@ -17,7 +17,7 @@ from hf_utils.report.page import Bullets, Grid, Picture, Players, Section, Text,
 from hf_utils.report.pictures import draw_comparisons, draw_confusions, draw_genre_changes
 from hf_utils.report.run_folders import Table
 from hf_utils.report.scores import BETTER, METRICS, NO_DIFFERENCE, WORSE, Comparison, Score, ScoredTable
-from hf_utils.report.sweep_sections import describe_conflicts, describe_effects, describe_sweep
+from hf_utils.report.sweep_sections import describe_conflicts, describe_effects, describe_losses, describe_sweep
 from hf_utils.report.sweeps import Sweep
 from hf_utils.results.display import show_change
 
@@ -105,7 +105,7 @@ def _describe_verdict(scored: ScoredTable, sweeps: Sequence[Sweep]) -> list:
             f"Verdict on accuracy against {reference} of the same model, corrected for all comparisons: {summary}. "
             "Points are percentage points of accuracy, brackets hold 95 % intervals of the difference."
         ),
-        Bullets(sentences),
+        Bullets([*sentences, *describe_losses(sweeps, reference)]),
     ]
     if any(comparison.accuracy.num_seeds == 1 for comparison in comparisons):
         warning = "Where there is one run per arm, the verdict is about these two runs: other seeds may give another."
@@ -173,7 +173,7 @@ def _describe_published(table: Table) -> list:
     ]
     if not rows:
         return []
-    heading = "Others' numbers on the same protocol, as they report them (not run here)"
+    heading = "Others' numbers on the same split of GTZAN's own clips, as they report them (not run here)"
     return [Grid(heading, ["model", "method", "source", "accuracy, %"], rows, num_names=3)]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from hf_utils.report.page import Grid, Picture, Text, p_text, percent
 from hf_utils.report.pictures import draw_sweep
 from hf_utils.report.run_folders import Table
-from hf_utils.report.scores import BETTER, NO_DIFFERENCE, Cell, Comparison, Score
+from hf_utils.report.scores import BETTER, NO_DIFFERENCE, WORSE, Cell, Comparison, Score
 from hf_utils.report.sweeps import Sweep, list_conflicts
 
 
@@ -30,6 +30,24 @@ def describe_effects(comparisons: Sequence[Comparison], sweep: Sweep, reference:
     return sentences
 
 
+def describe_losses(sweeps: Sequence[Sweep], reference: str) -> list[str]:
+    """Return a sentence per loss that was found, but for those that `describe_effects` tells of the first sweep.
+
+    A page about what arms gain must not leave to its tables what they cost elsewhere.
+    """
+    sentences = []
+    for sweep in sweeps:
+        told = [*sweep.noises, sweep.overall] if sweep is sweeps[0] else []
+        sentences += [
+            f"{comparison.model}, {comparison.arm}, against {reference}: "
+            f"{_describe_effect(f'under {condition.name}', comparison)}, {_name_seeds(sweep)}."
+            for condition, comparisons in sweep.comparisons.items()
+            for comparison in comparisons
+            if comparison.verdict == WORSE and condition not in told
+        ]
+    return sentences
+
+
 def _describe_effect(place: str, comparison: Comparison) -> str:
     """Return what a comparison found, in words that its interval and its corrected p-value allow."""
     difference = comparison.accuracy
@@ -48,8 +66,7 @@ def _describe_effect(place: str, comparison: Comparison) -> str:
 def describe_sweep(sweep: Sweep, reference: str, index: str) -> list[Text | Grid | Picture]:
     """Return tables and pictures of a sweep; `index` tells its pictures from others."""
     benchmark = f" of {' and '.join(sweep.benchmarks)}" if sweep.benchmarks else ""
-    seeds = f"{'seed' if len(sweep.seeds) == 1 else 'seeds'} {', '.join(map(str, sweep.seeds))}"
-    about = f"under {sweep.num_corruptions} corruptions{benchmark} ({seeds})"
+    about = f"under {sweep.num_corruptions} corruptions{benchmark} ({_name_seeds(sweep)})"
     blocks = []
     if len(sweep.seeds) == 1 and any(sweep.comparisons.values()):
         text = f"What is found {about} is about these runs: other seeds may give another."
@@ -77,6 +94,10 @@ def describe_conflicts(table: Table) -> list[Text]:
         "definition, or other versions of the packages that make them. Evaluate the older runs again."
     )
     return [Text(text, notice=True)]
+
+
+def _name_seeds(sweep: Sweep) -> str:
+    return f"{'seed' if len(sweep.seeds) == 1 else 'seeds'} {', '.join(map(str, sweep.seeds))}"
 
 
 def _noise_grid(sweep: Sweep, reference: str, about: str) -> Grid:

@@ -1,5 +1,6 @@
 """Arms under corruptions: scores, comparisons and words against hand arithmetic; which runs are compared at all."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -11,7 +12,7 @@ from hf_utils.report.report_files import write_report
 from hf_utils.report.run_folders import make_tables, read_runs
 from hf_utils.report.scores import BETTER, NO_DIFFERENCE, WORSE, Comparison, score_and_compare
 from hf_utils.report.statistics import Difference, paired_p
-from hf_utils.report.sweep_sections import describe_effects
+from hf_utils.report.sweep_sections import describe_effects, describe_losses
 from hf_utils.report.sweeps import make_sweeps
 
 LABELS = np.arange(60) % 3
@@ -201,6 +202,22 @@ def test_words_follow_from_the_numbers(tmp_path, comparison, words):
     sentences = describe_effects([comparison], sweep, "clean")
     expected = f"ast, noisy, against clean: on clean tracks {words}; under white noise 0 dB {words}."
     assert sentences == {("ast", "noisy"): expected}
+
+
+def test_a_loss_under_any_corruption_is_told(tmp_path):
+    write(tmp_path / "a", "clean", 1, 40, {NOISE_0: 20, MP3: 20})
+    write(tmp_path / "b", "noisy", 1, 40, {NOISE_0: 20, MP3: 20})
+    _, [sweep], _ = load(tmp_path)
+    [noise], [mp3] = sweep.noises, sweep.others
+    worse, better = compare(-0.05, -0.08, -0.02, 0.01, WORSE), compare(0.05, 0.02, 0.08, 0.01, BETTER)
+    sweep.comparisons[noise][:] = [worse]
+    sweep.comparisons[mp3][:] = [better]
+    assert describe_losses([sweep], "clean") == []  # `describe_effects` tells what is found under noise
+    sweep.comparisons[mp3][:] = [worse]
+    told = f"ast, noisy, against clean: under {mp3.name} it costs 5.0 points (-8.0 to -2.0), seed 1."
+    assert describe_losses([sweep], "clean") == [told]
+    another = dataclasses.replace(sweep)
+    assert len(describe_losses([another, sweep], "clean")) == 3
 
 
 def test_the_page_answers_for_every_arm(tmp_path):
