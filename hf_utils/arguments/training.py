@@ -87,7 +87,7 @@ class ClassificationTrainingArguments(TrainingOptions, TrainingArguments):
         self.use_cpu = self.use_cpu or launched_on_cpu or not torch.accelerator.is_available()
         self._choose_precision()
         if self.per_device_eval_batch_size is None:
-            self.per_device_eval_batch_size = 16 if self.use_cpu else 128
+            self.per_device_eval_batch_size = 16 if self.use_cpu or self._is_sharded() else 128
         if self.dataloader_num_workers is None:
             self.dataloader_num_workers = 0 if self.use_cpu else count_free_cores()
         if self.dataloader_persistent_workers is None:
@@ -155,12 +155,15 @@ class ClassificationTrainingArguments(TrainingOptions, TrainingArguments):
 
     def _check_sharding(self) -> None:
         """Refuse what would go wrong without a word where each process has only a part of the parameters."""
-        launched = any(parse_flag_from_env(f"ACCELERATE_USE_{name}") for name in ("FSDP", "DEEPSPEED"))
         given = [name for name, neutral in _UNSHARDED.items() if getattr(self, name) != neutral]
-        if given and (self.fsdp or self.deepspeed or launched):
+        if given and self._is_sharded():
             raise UserError(
                 f"{', '.join(given)}: not with fsdp or deepspeed, which share the parameters out. Leave either out"
             )
+
+    def _is_sharded(self) -> bool:
+        launched = any(parse_flag_from_env(f"ACCELERATE_USE_{name}") for name in ("FSDP", "DEEPSPEED"))
+        return bool(self.fsdp or self.deepspeed or launched)
 
     def _choose_precision(self) -> None:
         """Set bf16 and fp16 from `precision`, unless they or `accelerate launch --mixed_precision` already say it."""

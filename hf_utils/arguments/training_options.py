@@ -148,8 +148,8 @@ class TrainingOptions:
     )
     per_device_eval_batch_size: int | None = _selection(
         None,
-        "Most windows per batch and device that is evaluated or tagged; halved on a GPU until they fit. (default: 128 "
-        "on a GPU, 16 on the CPU)",
+        "Most windows per batch and device that is evaluated or tagged; on a GPU halved until they fit, but not under "
+        "fsdp and deepspeed. (default: 128 on a GPU; under these, and on the CPU, 16)",
         metavar="WINDOWS",
         at_least=1,
         trains=False,

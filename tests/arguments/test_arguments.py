@@ -310,3 +310,15 @@ def test_workers_are_for_gpus_and_live_over_epochs(monkeypatch):
     for cores, workers in ((1, 0), (2, 0), (8, 3), (64, 12)):
         monkeypatch.setattr("hf_utils.arguments.training.count_cores", lambda cores=cores: cores)
         assert count_free_cores() == workers
+
+
+def test_evaluation_batches_are_large_where_a_try_can_find_what_fits(monkeypatch):
+    """On a GPU, which is acted, of a process that has the whole model."""
+    assert parse("").training.per_device_eval_batch_size == 16
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: True)
+    for flags, windows in (("", 128), ("--fsdp", 16), ("--per_device_eval_batch_size 5", 5)):
+        arguments = parse(f"--use_cpu false {flags}")
+        assert arguments.training.per_device_eval_batch_size == windows
+        assert arguments.config()["per_device_eval_batch_size"] == (5 if windows == 5 else None)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert parse("--use_cpu false").training.per_device_eval_batch_size == 16
