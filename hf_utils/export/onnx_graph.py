@@ -154,6 +154,7 @@ def quantize_graph(graph: Graph, config, windows: Sequence[np.ndarray]) -> Graph
     if config.model_type == "spectrogram_cnn":
         layers = (node.name for node in graph.graph.node if node.op_type == "Conv" and node.name not in around)
         around += itertools.islice(layers, 1)
+    metadata = {prop.key: prop.value for prop in graph.metadata_props}
     # Else onnxruntime logs an advice to optimise the graph first, which would lose where its nodes come from.
     add_pre_process_metadata(graph)
     with tempfile.TemporaryDirectory() as folder:
@@ -168,7 +169,9 @@ def quantize_graph(graph: Graph, config, windows: Sequence[np.ndarray]) -> Graph
             quantize_static(graph, path, _Windows(windows), activation_type=QuantType.QUInt8, **options)
         else:
             quantize_dynamic(graph, path, **options)
-        return onnx.load(path)
+        quantized = onnx.load(path)
+    onnx.helper.set_model_props(quantized, metadata)  # without what onnxruntime notes for itself, which is no JSON
+    return quantized
 
 
 def _is_around_the_model(node: onnx.NodeProto) -> bool:
