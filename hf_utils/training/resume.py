@@ -12,6 +12,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import FEATURE_EXTRACTOR_NAME
 
 from hf_utils.arguments.run_arguments import RunArguments
 from hf_utils.arguments.run_options import deciding_options, differing_options
@@ -21,6 +22,7 @@ from hf_utils.data.corpus import parse_eval_datasets
 from hf_utils.data.split_record import RECORD_FILE, SplitRecord
 from hf_utils.errors import UserError
 from hf_utils.files import ADAPTER_FOLDER, RESULTS_FILE, hash_content, to_json, write_atomically
+from hf_utils.models.spectrogram_cnn.feature_extraction_spectrogram_cnn import SETTINGS, SpectrogramCNNFeatureExtractor
 
 logger = logging.getLogger(__name__)
 OPTIONS_FILE = "training_options.json"
@@ -182,7 +184,27 @@ def check_options(checkpoint: str, options: Mapping[str, Any]) -> None:
         logger.warning("%s has no %s: nothing checks that its training had the same options.", checkpoint, path.name)
         return
     before = json.loads(path.read_text(encoding="utf-8"))
-    if different := differing_options(before, options):
+    _expect_same(checkpoint, differing_options(before, options))
+
+
+def check_features(checkpoint: str, now: Any) -> None:
+    """Raise UserError, with the differences, if a training would go on from `checkpoint` with another spectrogram.
+
+    Options that nobody gave may have had another default in the version that wrote the checkpoint.
+
+    Args:
+        now: the feature extractor.
+    """
+    path = Path(checkpoint, FEATURE_EXTRACTOR_NAME)
+    if isinstance(now, SpectrogramCNNFeatureExtractor) and path.is_file():
+        before = SpectrogramCNNFeatureExtractor.from_pretrained(checkpoint)
+        values = {name: (getattr(before, name), getattr(now, name)) for name in SETTINGS}
+        _expect_same(checkpoint, {name: pair for name, pair in values.items() if pair[0] != pair[1]})
+
+
+def _expect_same(checkpoint: str, different: Mapping[str, tuple[Any, Any]]) -> None:
+    """Raise UserError if something is different: {option: (before, now)}."""
+    if different:
         lines = [
             f"  {name}: {old} before, {new} now{_MEANINGS.get(name, '')}" for name, (old, new) in different.items()
         ]

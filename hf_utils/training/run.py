@@ -55,6 +55,7 @@ from hf_utils.training.resume import (
     check_checkpoints,
     check_data,
     check_evaluations,
+    check_features,
     check_options,
     describe_options,
     find_checkpoint,
@@ -141,7 +142,9 @@ def check_stage(arguments: RunArguments, corruptions: Sequence[Corruption]) -> N
     check_options(folder, describe_options(arguments))
     if arguments.training.do_eval:
         check_evaluations(folder, arguments, corruptions)
-    check_data(folder, prepare_experiment(arguments).corpus.record)
+    experiment = prepare_experiment(arguments)
+    check_features(folder, experiment.trainer.processing_class)
+    check_data(folder, experiment.corpus.record)
 
 
 def run_stage(arguments: RunArguments, plan: RunPlan) -> None:
@@ -206,6 +209,7 @@ def train(experiment: Experiment, arguments: RunArguments, repository: Repositor
     checkpoint = find_checkpoint(output_dir, resume, overwrite=training_args.overwrite)
     if checkpoint is not None:
         check_options(checkpoint, options)
+        check_features(checkpoint, trainer.processing_class)
         check_data(checkpoint, experiment.corpus.record)
     learning.train(resume_from_checkpoint=checkpoint)
     trainer.state = learning.state

@@ -10,9 +10,11 @@ import soundfile
 
 from hf_utils.arguments.run_arguments import RunArguments
 from hf_utils.errors import UserError
+from hf_utils.models.spectrogram_cnn import SpectrogramCNNFeatureExtractor
 from hf_utils.training.resume import (
     OPTIONS_FILE,
     check_evaluations,
+    check_features,
     check_options,
     describe_options,
     find_checkpoint,
@@ -85,6 +87,16 @@ def test_a_checkpoint_that_tells_nothing_is_warned_of(tmp_path, caplog):
     check_options(str(tmp_path), describe(""))
     (message,) = caplog.messages
     assert OPTIONS_FILE in message and str(tmp_path) in message
+
+
+def test_a_spectrogram_whose_default_is_another_now_is_named(tmp_path):
+    """A checkpoint of before knows nothing of levels; nobody gave the option, neither then nor now."""
+    SpectrogramCNNFeatureExtractor(num_mel_bins=64, mean=0.0, std=1.0).save_pretrained(tmp_path)
+    path = tmp_path / "preprocessor_config.json"
+    path.write_text(json.dumps({name: x for name, x in json.loads(path.read_text()).items() if name[:5] != "level"}))
+    check_features(str(tmp_path), SpectrogramCNNFeatureExtractor(num_mel_bins=64, mean=2.0, std=3.0))
+    with pytest.raises(UserError, match="cannot go on.*\n  level_normalization: False before, True now\nGive"):
+        check_features(str(tmp_path), SpectrogramCNNFeatureExtractor(num_mel_bins=64, level_normalization=True))
 
 
 def test_no_secret_and_no_path_is_kept():
