@@ -12,7 +12,9 @@ from hf_utils.errors import UserError
 
 try:
     import gradio
+    from starlette.datastructures import Headers
     from starlette.middleware import Middleware
+    from starlette.responses import PlainTextResponse
 except ImportError as error:
     raise UserError("hf_utils.app needs the package gradio: pip install -r requirements-app.txt") from error
 
@@ -29,6 +31,8 @@ Drop music to see which genres {who} in it, and when. Then add noise, and see ho
 _WAITING = "The answer comes here."
 _HINT = "Move the slider to hear the same music in white noise, and to see what becomes of the answer."
 # What the browser may load: nothing from elsewhere, whatever Gradio asks for.
+# Names by which a browser reaches this machine, also through a tunnel.
+_OWN_NAMES = ("127.0.0.1", "localhost")
 _POLICY = b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; base-uri 'self'; object-src 'none'"
 
 
@@ -104,15 +108,16 @@ def serve_page(page: gradio.Blocks, folder: Path) -> str:
     others = os.environ.get("no_proxy", os.environ.get("NO_PROXY", ""))
     os.environ["no_proxy"] = f"{others},127.0.0.1".lstrip(",")
     font = ["system-ui", "sans-serif"]
+    is_local = not gradio.utils.get_space()
     try:
         _, address, _ = page.launch(
-            server_name=None if gradio.utils.get_space() else "127.0.0.1",
+            server_name="127.0.0.1" if is_local else None,
             allowed_paths=[str(folder)],
             max_file_size=MOST_MEGABYTES * gradio.FileSize.MB,
             theme=gradio.themes.Default(primary_hue="blue", font=font, font_mono=["ui-monospace", "monospace"]),
             css_paths=_TEMPLATES / "app.css",
             head=f"<script>{(_TEMPLATES / 'app.js').read_text(encoding='utf-8')}</script>",
-            app_kwargs={"middleware": [Middleware(_OnlyFromHere)]},
+            app_kwargs={"middleware": [Middleware(_OnlyFromHere, is_local=is_local)]},
             prevent_thread_lock=True,
             quiet=True,
             share=False,
@@ -130,10 +135,10 @@ def serve_page(page: gradio.Blocks, folder: Path) -> str:
 
 
 class _OnlyFromHere:
-    """Sends the policy with every answer of a server."""
+    """Sends the policy with every answer of a server; a local one answers nobody but its own page."""
 
-    def __init__(self, app: Callable):
-        self._app = app
+    def __init__(self, app: Callable, is_local: bool):
+        self._app, self._is_local = app, is_local
 
     async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
         async def send_with_policy(message: dict) -> None:
@@ -141,4 +146,13 @@ class _OnlyFromHere:
                 message["headers"] = [*message["headers"], (b"content-security-policy", _POLICY)]
             await send(message)
 
-        await self._app(scope, receive, send_with_policy)
+        if self._is_local and scope["type"] == "http" and _is_from_elsewhere(Headers(scope=scope)):
+            await PlainTextResponse("This page answers no other site.", 403)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send_with_policy)
+
+
+def _is_from_elsewhere(headers: Headers) -> bool:
+    """Return whether another site makes a browser ask: from its own page, or by a name of its own that leads here."""
+    host, origin = headers.get("host", ""), headers.get("origin")
+    return host.partition(":")[0] not in _OWN_NAMES or origin not in (None, f"http://{host}")

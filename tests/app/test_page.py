@@ -5,7 +5,8 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from urllib.request import urlopen
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
@@ -57,6 +58,9 @@ def test_a_visitor_uploads_plays_and_adds_noise(space, tmp_path):
     soundfile.write(song, 0.5 * np.sin(2 * np.pi * 440 * time), 16000)
     with urlopen(address) as answer:
         assert "default-src 'self'" in answer.headers["content-security-policy"]
+    for headers in ({"Origin": "https://elsewhere.example"}, {"Origin": "null"}, {"Host": "elsewhere.example"}):
+        with pytest.raises(HTTPError, match="403"):
+            urlopen(Request(f"{address}gradio_api/upload", b"music", headers))
     with Chromium(tmp_path / "profile", width=390) as browser:
         browser.call("Page.navigate", url=address)
         browser.wait("document.querySelector('#upload input[type=file]')")
