@@ -25,7 +25,8 @@ _HOW_TO_READ = (
     "Red speaks for the chosen genre, blue for the true one, the more so the stronger the colour: gradient x input "
     "of the difference between their logits, summed over cells (Simonyan et al. 2013, arXiv 1312.6034; Shrikumar et "
     "al. 2016, arXiv 1605.01713). It is exact for a linear model. For others it says what small changes of this "
-    "window would do: the further the sum of all cells is from the difference of the logits, the less it explains."
+    "window would do: the further the sum of all cells is from the difference of the logits, the less it explains. "
+    "Probabilities are those of the tables of predictions, without temperature."
 )
 _RIGHTS = (
     "The excerpts are parts of recordings, and lie in the folder audio beside this page. Somebody may hold the rights "
