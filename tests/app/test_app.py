@@ -85,11 +85,13 @@ def test_the_answer_is_that_of_do_predict(run, songs, tmp_path, unknown_below):
     assert "calibrated (temperature 2.5)" in model.traits
 
 
-def test_a_tagger_answers_by_its_likeliest_labels(tmp_path, songs):
-    model = AskedModel(make_arguments(str(save_ast(tmp_path / "tagger")), None))
-    answer = model.ask(read_recording(songs / "16000.wav"))
-    html = render_answers(HeardSound("song", "url", 0.7), [model], [answer])
-    assert html.count('class="genre"') == 10 and "each label by itself; 517 labels less likely" in html
+def test_a_tagger_beside_a_classifier_answers_by_its_likeliest_labels(model, tmp_path, songs):
+    models = [model, AskedModel(make_arguments(str(save_ast(tmp_path / "tagger")), None))]
+    recording = read_recording(songs / "16000.wav")
+    html = render_answers(HeardSound("song", "url", 0.7), models, [each.ask(recording) for each in models])
+    first, second = html.split("<article>")[1:]
+    assert first.count('class="genre"') == 4 and "less likely" not in first
+    assert second.count('class="genre"') == 10 and "each label by itself; 517 labels less likely" in second
 
 
 def test_noise_is_that_of_the_benchmark_and_as_loud_as_asked(songs):
@@ -126,7 +128,7 @@ def test_what_is_heard_with_noise_is_what_the_page_plays(model, songs, tmp_path)
     assert not other.exists()
 
 
-def test_a_file_that_cannot_be_used_is_one_message(model, songs, tmp_path, monkeypatch):
+def test_a_file_that_cannot_be_used_is_one_message(model, tmp_path):
     visitors = Visitors([model], tmp_path)
     short, long = np.full(1000, 0.5), np.tile([0.5, -0.5], 4000 * 601)
     for name, content, message in (

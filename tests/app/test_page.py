@@ -101,5 +101,10 @@ def test_a_visitor_uploads_plays_and_adds_noise(space, tmp_path):
 
         assert browser.run("document.documentElement.scrollWidth") == 390
         assert browser.complaints == []
+        with (tmp_path / "large.wav").open("wb") as file:
+            file.truncate(150 * 2**20 + 1)
+        browser.choose_file("#upload input[type=file]", tmp_path / "large.wav")
+        browser.wait("/exceed the maximum allowed size of 150/.test(document.body.innerText)")
+        assert list_files(temporary) == []
         assert len(browser.requests) > 20
         assert {url for url in browser.requests if not url.startswith((address, "data:", "blob:"))} == set()
