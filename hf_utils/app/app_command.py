@@ -34,6 +34,7 @@ def make_arguments(name: str, unknown_below: float | None) -> RunArguments:
 
 def show_page(models: Sequence[RunArguments]) -> None:
     """Load models and serve the page until it is interrupted. Raises UserError as `AskedModel`."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the folder is removed, at any time
     with tempfile.TemporaryDirectory(prefix="genre-page-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # of uploads
         with importing_libraries():  # here, because mistakes in options need neither Gradio nor PyTorch
@@ -41,7 +42,6 @@ def show_page(models: Sequence[RunArguments]) -> None:
             from hf_utils.app.gradio_page import make_page, serve_page
 
         page = make_page([AskedModel(arguments) for arguments in models], Path(folder))
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the folder is removed
         try:
             print(f"The page: {serve_page(page, Path(folder))} (Ctrl-C ends it)", flush=True)
             signal.pause()
