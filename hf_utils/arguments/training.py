@@ -11,6 +11,7 @@ import os
 import torch
 from accelerate.utils import parse_flag_from_env
 from transformers import TrainingArguments, get_scheduler
+from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from hf_utils.arguments.training_options import TrainingOptions, strategy_name
@@ -95,6 +96,7 @@ class ClassificationTrainingArguments(TrainingOptions, TrainingArguments):
         if self.dataloader_persistent_workers and self.dataloader_num_workers == 0:
             raise UserError("dataloader_persistent_workers is given, but dataloader_num_workers is 0: there are none")
         TrainingArguments.__post_init__(self)
+        self._check_reporters()
         if self.lora_rank is not None and (self.activation_checkpointing_kwargs or {}).get("use_reentrant"):
             raise UserError(
                 "activation_checkpointing_kwargs has use_reentrant, with which layers in a frozen backbone get no "
@@ -152,6 +154,15 @@ class ClassificationTrainingArguments(TrainingOptions, TrainingArguments):
                 f"lr_scheduler_type is {scheduler}, which does not go with lr_scheduler_kwargs: {options or 'none'}. "
                 f"It says: {error}"
             ) from error
+
+    def _check_reporters(self) -> None:
+        """Make the callbacks of `report_to` once: the Trainer does so only when data and model are loaded."""
+        others = [name for name in self.report_to if name != "tensorboard"]  # which is always installed
+        try:
+            for callback in get_reporting_integration_callbacks(others):
+                callback()
+        except (ImportError, RuntimeError, ValueError) as error:
+            raise UserError(f"report_to is {', '.join(self.report_to)}, which cannot be used here: {error}") from error
 
     def _check_sharding(self) -> None:
         """Refuse what would go wrong without a word where each process has only a part of the parameters."""

@@ -130,9 +130,10 @@ class Checkpoint:
             raise UserError(f"the config.json of {self.name!r} describes no model: expected a JSON object") from error
         except LOADING_ERRORS as error:
             self.check_files()
+            found = "" if folder.exists() else f"There is no folder {folder.absolute()}. "
             raise UserError(
                 f"cannot read a model configuration from {self.name!r}: expected a folder with a config.json, or the "
-                f"name of a model of the Hub that this machine can reach. {_describe(error)}"
+                f"name of a model of the Hub that this machine can reach. {found}{_describe(error)}"
             ) from error
 
     def make_model(self, auto_class: type, config: PreTrainedConfig) -> PreTrainedModel:

@@ -126,8 +126,8 @@ def warn_near_chance(evaluations: Sequence[EvaluatedSet]) -> None:
     """Log one warning of all sets whose accuracy chance explains: a wrong set-up looks just like a weak model."""
     if names := [evaluated.name for evaluated in evaluations if is_near_chance(evaluated)]:
         logger.warning(
-            "Accuracy that always choosing the commonest genre could reach (binomial test, 5 %%): %s. Is the set-up "
-            "right?",
+            "The accuracy is not clearly above that of always choosing the commonest genre (binomial test, 5 %%): %s. "
+            "Is the set-up right?",
             ", ".join(names),
         )
 

@@ -173,7 +173,9 @@ def _read_rows(path: Path) -> Iterator[tuple[str, str, float]]:
                 genre = row["prediction"]
                 yield row["file"], genre, 0.0 if genre == _UNKNOWN else float(row[genre])
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}), expected the predictions.csv that --do_predict wrote"
+        ) from None
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{path} is no table of predictions: expected columns file and prediction, and in every row a number in "
@@ -199,7 +201,8 @@ def read_plan(path: Path) -> list[PlannedTag]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"the plan {path} cannot be read: {error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"the plan {path} cannot be read ({reason}), expected the file that `plan` wrote") from None
     for number, line in enumerate(lines, start=1):
         try:
             tag = PlannedTag(**json.loads(line))

@@ -154,7 +154,7 @@ def _describe_adopted(adopted: Mapping, given: Mapping, name: str) -> str:
         if known and not changed:
             same.append(noun)
         other += [f"{option} is {given[option]}, there {adopted[option]}" for option in changed]
-    return "; ".join([f"Of the run in {name}: {', '.join(same).lower() or 'nothing'}", *other])
+    return "; ".join([f"Taken over from the run in {name}: {', '.join(same).lower() or 'nothing'}", *other])
 
 
 def _find_dataset(trained_on: str, given: str | None, name: str) -> str:

@@ -153,8 +153,8 @@ def predict_files(
     if is_multi_label(config):
         logger.info("The model is a tagger: each label has a probability by itself, and they do not sum to 1.")
     else:
-        by = "no temperature, so not calibrated" if temperature is None else f"temperature {temperature:g}"
-        logger.info("Probabilities are by %s.", by)
+        how = "not calibrated: no temperature" if temperature is None else f"calibrated: temperature {temperature:g}"
+        logger.info("Probabilities are %s.", how)
     failures, num_short = [], 0
     finished = journal.results
     missing = [name for name in files if name not in finished]

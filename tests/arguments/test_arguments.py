@@ -273,12 +273,19 @@ def test_every_documented_option_has_help_and_the_shared_ones_are_the_same_every
         ),
         ("--lr_scheduler_type cosine_with_min_lr", ["lr_scheduler_type", "min_lr"]),
         ("--lr_scheduler_type warmup_stable_decay", ["lr_scheduler_type", "num_decay_steps"]),
+        ("--report_to wandbb", ["report_to", "wandbb", "tensorboard"]),
     ],
 )
 def test_options_that_cannot_work_are_refused_at_once(flags, words):
     with pytest.raises(UserError) as error:
         parse(flags)
     assert [word for word in words if word not in str(error.value)] == []
+
+
+def test_a_package_for_curves_that_is_missing_is_told_at_once(monkeypatch):
+    monkeypatch.setattr("transformers.integrations.integration_utils.is_wandb_available", lambda: False)
+    with pytest.raises(UserError, match="report_to is tensorboard, wandb.*pip install wandb"):
+        parse("--report_to tensorboard wandb")
 
 
 @pytest.mark.parametrize("scheduler", ["reduce_lr_on_plateau", "greedy"])
