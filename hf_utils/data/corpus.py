@@ -295,9 +295,9 @@ def check_sources(args: DataArguments) -> None:
             raise UserError(f"{option}: {source} is not there yet. This makes it: {command}")
         if path.parent != Path() and path.parent.is_dir():
             raise UserError(
-                f"{option}: {source} is not there (looked in {path.parent.absolute()}). augment_dataset.py writes "
-                "noisy copies, generate_music.py generated clips: run one of them with this folder as --output_dir, "
-                "or correct the name."
+                f"{option}: {source} is not there (looked in {path.parent.absolute()}). Correct the name, or make it "
+                "first: augment_dataset.py writes noisy or corrupted copies, and generate_music.py generated clips, "
+                "into their --output_dir."
             )
 
 
