@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -54,8 +55,8 @@ def list_files(folder: Path) -> list[str]:
 def test_a_visitor_uploads_plays_and_adds_noise(space, tmp_path):
     address, temporary = space
     song = tmp_path / "my <i>song.wav"
-    time = np.arange(3 * 16000) / 16000
-    soundfile.write(song, 0.5 * np.sin(2 * np.pi * 440 * time), 16000)
+    seconds = np.arange(3 * 16000) / 16000
+    soundfile.write(song, 0.5 * np.sin(2 * np.pi * 440 * seconds), 16000)
     with urlopen(address) as answer:
         assert "default-src 'self'" in answer.headers["content-security-policy"]
     for headers in ({"Origin": "https://elsewhere.example"}, {"Origin": "null"}, {"Host": "elsewhere.example"}):
@@ -99,6 +100,8 @@ def test_a_visitor_uploads_plays_and_adds_noise(space, tmp_path):
         assert "text.mp3 cannot be used: undecodable" in browser.text()
         assert not browser.run("document.querySelector('.heard')") and list_files(temporary) == []
 
+        browser.choose_file("#upload input[type=file]", song)
+        browser.wait("document.querySelector('.verdict')")
         assert browser.run("document.documentElement.scrollWidth") == 390
         assert browser.complaints == []
         with (tmp_path / "large.wav").open("wb") as file:
@@ -108,3 +111,9 @@ def test_a_visitor_uploads_plays_and_adds_noise(space, tmp_path):
         assert list_files(temporary) == []
         assert len(browser.requests) > 20
         assert {url for url in browser.requests if not url.startswith((address, "data:", "blob:"))} == set()
+        assert len(list_files(temporary)) == 1
+        browser.call("Page.navigate", url="about:blank")
+        end = time.monotonic() + 30
+        while list_files(temporary) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert list_files(temporary) == []
