@@ -38,10 +38,11 @@ def show_page(models: Sequence[RunArguments]) -> None:
     with tempfile.TemporaryDirectory(prefix="genre-page-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # of uploads
         with importing_libraries():  # here, because mistakes in options need neither Gradio nor PyTorch
-            from hf_utils.app.asked_models import AskedModel
+            from hf_utils.app.asked_models import AskedModel, show_names
             from hf_utils.app.gradio_page import make_page, serve_page
 
-        page = make_page([AskedModel(arguments) for arguments in models], Path(folder))
+        names = show_names([arguments.model.model_name_or_path for arguments in models])
+        page = make_page([AskedModel(*each) for each in zip(models, names, strict=True)], Path(folder))
         try:
             print(f"The page: {serve_page(page, Path(folder))} (Ctrl-C ends it)", flush=True)
             signal.pause()

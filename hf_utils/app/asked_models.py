@@ -1,6 +1,8 @@
 """Classifiers, and what they say of a recording: the same as `--do_predict`. W windows, K genres."""
 
 import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -44,8 +46,11 @@ class AskedModel:
         traits: what there is to know about its answers, in words.
     """
 
-    def __init__(self, arguments: RunArguments):
+    def __init__(self, arguments: RunArguments, name: str = ""):
         """Load a classifier by the options of `--do_predict`.
+
+        Args:
+            name: of `show_names`. (default: as if it were alone)
 
         Raises:
             UserError: as `load_model`, or as `check_genres`.
@@ -57,7 +62,7 @@ class AskedModel:
         config, lengths = self._classifier.model.config, self._classifier.lengths
         unknown_below = arguments.training.unknown_below
         temperature = None if is_multi_label(config) else read_temperature(config)
-        self.name, self.genres = show_source(arguments.model.model_name_or_path), own_genres(config)
+        self.name, self.genres = name or show_source(arguments.model.model_name_or_path), own_genres(config)
         self._table = PredictionTable(self.genres, temperature is not None, unknown_below)
         calibrated = "not calibrated" if temperature is None else f"calibrated (temperature {temperature:.3g})"
         self.traits = [
@@ -76,6 +81,16 @@ class AskedModel:
         row = format_row(windows.mean(axis=0), self.genres)
         spans = [(float(start), float(end)) for start, end in times]
         return Answer(self._table.judge(row)[0], row[0], np.array(row[1:], np.float64), spans, windows)
+
+
+def show_names(sources: Sequence[str]) -> list[str]:
+    """Return the names of models as visitors may see them: of paths as few last parts as tell them apart."""
+    names, num_parts = [show_source(source) for source in sources], 1
+    paths = [Path(source) for source in sources]
+    while len(set(names)) < len(set(paths)):
+        num_parts += 1
+        names = [Path(*path.parts[-num_parts:]).as_posix() for path in paths]
+    return names
 
 
 def check_genres(arguments: RunArguments) -> None:

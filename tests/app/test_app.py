@@ -15,7 +15,7 @@ from tiny_models import save_ast, save_run
 
 from hf_utils.app.answer_view import HeardSound, render_answers, show_share, show_time
 from hf_utils.app.app_command import main, make_arguments
-from hf_utils.app.asked_models import Answer, AskedModel
+from hf_utils.app.asked_models import Answer, AskedModel, show_names
 from hf_utils.app.played_sound import add_white_noise, read_mono, read_recording
 from hf_utils.app.space_files import push_space
 from hf_utils.app.visitors import Visitors
@@ -92,6 +92,14 @@ def test_a_tagger_beside_a_classifier_answers_by_its_likeliest_labels(model, tmp
     first, second = html.split("<article>")[1:]
     assert first.count('class="genre"') == 4 and "less likely" not in first
     assert second.count('class="genre"') == 10 and "each label by itself; 517 labels less likely" in second
+
+
+def test_two_models_of_one_name_are_told_apart():
+    assert show_names(["/home/me/runs/ast", "me/tagger"]) == ["ast", "me/tagger"]
+    assert show_names(["/home/me/clean/1/model.onnx", "/home/me/noisy/1/model.onnx"]) == [
+        *("clean/1/model.onnx", "noisy/1/model.onnx")
+    ]
+    assert show_names(["/runs/ast", "/runs/ast/"]) == ["ast", "ast"]
 
 
 def test_noise_is_that_of_the_benchmark_and_as_loud_as_asked(songs):
