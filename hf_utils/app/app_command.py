@@ -36,15 +36,18 @@ def show_page(models: Sequence[RunArguments]) -> None:
     """Load models and serve the page until it is interrupted. Raises UserError as `AskedModel`."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the folder is removed, at any time
     with tempfile.TemporaryDirectory(prefix="genre-page-") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder  # of uploads
+        # Apart, since a browser opens whatever is beside the sounds: an uploaded page would be one of this site.
+        uploads, sounds = Path(folder, "uploads"), Path(folder, "sounds")
+        os.environ["GRADIO_TEMP_DIR"] = str(uploads)
+        sounds.mkdir()
         with importing_libraries():  # here, because mistakes in options need neither Gradio nor PyTorch
             from hf_utils.app.asked_models import AskedModel, show_names
             from hf_utils.app.gradio_page import make_page, serve_page
 
         names = show_names([arguments.model.model_name_or_path for arguments in models])
-        page = make_page([AskedModel(*each) for each in zip(models, names, strict=True)], Path(folder))
+        page = make_page([AskedModel(*each) for each in zip(models, names, strict=True)], sounds)
         try:
-            print(f"The page: {serve_page(page, Path(folder))} (Ctrl-C ends it)", flush=True)
+            print(f"The page: {serve_page(page, sounds)} (Ctrl-C ends it)", flush=True)
             signal.pause()
         except KeyboardInterrupt:
             pass

@@ -97,7 +97,7 @@ def make_page(models: Sequence[AskedModel], folder: Path) -> gradio.Blocks:
 
 
 def serve_page(page: gradio.Blocks, folder: Path) -> str:
-    """Serve the page in other threads until `page.close()`; return its address.
+    """Serve the page, and what is in `folder`, in other threads until `page.close()`; return its address.
 
     It is on this machine only, but for a Space of the Hub, which is reached through the Hub.
 

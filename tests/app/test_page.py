@@ -1,5 +1,6 @@
 """The page in a browser: a Space, as it is pushed, started with its model from a Hub on this machine."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -59,6 +60,18 @@ def expect_no_file(folder: Path, seconds: float) -> None:
         time.sleep(0.05)
 
 
+def expect_uploads_to_be_no_pages(address: str) -> None:
+    """A page that was uploaded is not opened as one of this site."""
+    part = 'Content-Disposition: form-data; name="files"; filename="a.html"'
+    body = f"--x\r\n{part}\r\nContent-Type: text/html\r\n\r\n<script>1</script>\r\n--x--\r\n".encode()
+    request = Request(f"{address}gradio_api/upload", body, {"Content-Type": "multipart/form-data; boundary=x"})
+    with urlopen(request) as answer:
+        (file,) = json.loads(answer.read())
+    with urlopen(f"{address}gradio_api/file={file}") as answer:
+        assert answer.headers["content-disposition"].startswith("attachment")
+    Path(file).unlink()
+
+
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="Chromium is not installed")
 def test_a_visitor_uploads_plays_and_adds_noise(space, tmp_path):
     address, temporary = space
@@ -67,6 +80,7 @@ def test_a_visitor_uploads_plays_and_adds_noise(space, tmp_path):
     soundfile.write(song, 0.5 * np.sin(2 * np.pi * 440 * seconds), 16000)
     with urlopen(address) as answer:
         assert "default-src 'self'" in answer.headers["content-security-policy"]
+    expect_uploads_to_be_no_pages(address)
     for headers in ({"Origin": "https://elsewhere.example"}, {"Origin": "null"}, {"Host": "elsewhere.example"}):
         with pytest.raises(HTTPError, match="403"):
             urlopen(Request(f"{address}gradio_api/upload", b"music", headers))
