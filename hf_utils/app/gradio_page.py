@@ -117,7 +117,7 @@ def serve_page(page: gradio.Blocks, folder: Path) -> str:
             theme=gradio.themes.Default(primary_hue="blue", font=font, font_mono=["ui-monospace", "monospace"]),
             css_paths=_TEMPLATES / "app.css",
             head=f"<script>{(_TEMPLATES / 'app.js').read_text(encoding='utf-8')}</script>",
-            app_kwargs={"middleware": [Middleware(_OnlyFromHere, is_local=is_local)]},
+            app_kwargs={"middleware": [Middleware(OnlyFromHere, is_local=is_local)]},
             prevent_thread_lock=True,
             quiet=True,
             share=False,
@@ -134,7 +134,7 @@ def serve_page(page: gradio.Blocks, folder: Path) -> str:
     return address
 
 
-class _OnlyFromHere:
+class OnlyFromHere:
     """Sends the policy with every answer of a server; a local one answers nobody but its own page."""
 
     def __init__(self, app: Callable, is_local: bool):

@@ -11,11 +11,14 @@ import soundfile
 import yaml
 from hub_server import OWNER, Repo
 from media_files import LOSSY, write_media
+from starlette.responses import PlainTextResponse
+from starlette.testclient import TestClient
 from tiny_models import save_ast, save_run
 
 from hf_utils.app.answer_view import HeardSound, render_answers, show_share, show_time
 from hf_utils.app.app_command import main, make_arguments
 from hf_utils.app.asked_models import Answer, AskedModel, show_names
+from hf_utils.app.gradio_page import OnlyFromHere
 from hf_utils.app.played_sound import add_white_noise, read_mono, read_recording
 from hf_utils.app.space_files import push_space
 from hf_utils.app.visitors import Visitors
@@ -200,6 +203,24 @@ def test_without_gradio_the_message_tells_how_to_install_it(monkeypatch):
     monkeypatch.delitem(sys.modules, "hf_utils.app.gradio_page", raising=False)
     with pytest.raises(UserError, match="pip install -r requirements-app.txt"):
         import hf_utils.app.gradio_page  # noqa: F401
+
+
+@pytest.mark.parametrize(
+    ("headers", "is_local", "status"),
+    [
+        ({"Host": "127.0.0.1:7860", "Origin": "http://127.0.0.1:7860"}, True, 200),
+        ({"Host": "localhost:8000", "Origin": "http://localhost:8000"}, True, 200),  # through a tunnel
+        ({"Host": "127.0.0.1:7860"}, True, 200),  # a link that was followed
+        ({"Host": "127.0.0.1:7860", "Origin": "http://127.0.0.1:80"}, True, 403),
+        ({"Host": "elsewhere.example:7860", "Origin": "http://elsewhere.example:7860"}, True, 403),
+        ({"Host": "me-genres.hf.space", "Origin": "https://huggingface.co"}, False, 200),
+    ],
+)
+def test_a_page_on_this_machine_answers_itself_alone_and_one_of_the_hub_everybody(headers, is_local, status):
+    client = TestClient(OnlyFromHere(PlainTextResponse("hello"), is_local))
+    answer = client.get("/", headers=headers)
+    assert answer.status_code == status
+    assert ("content-security-policy" in answer.headers) == (status == 200)
 
 
 def test_a_space_holds_the_page_its_models_and_what_they_need(hub, run, tmp_path):
