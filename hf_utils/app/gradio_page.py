@@ -30,9 +30,11 @@ Drop music to see which genres {who} in it, and when. Then add noise, and see ho
 """
 _WAITING = "The answer comes here."
 _HINT = "Move the slider to hear the same music in white noise, and to see what becomes of the answer."
-# What the browser may load: nothing from elsewhere, whatever Gradio asks for.
 # Names by which a browser reaches this machine, also through a tunnel.
 _OWN_NAMES = ("127.0.0.1", "localhost")
+# Addresses of Gradio by which a visitor could make this server fetch something for them.
+_FETCHING = ("file=http:", "file=https:", "/proxy=")
+# What the browser may load: nothing from elsewhere, whatever Gradio asks for.
 _POLICY = b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; base-uri 'self'; object-src 'none'"
 
 
@@ -135,7 +137,7 @@ def serve_page(page: gradio.Blocks, folder: Path) -> str:
 
 
 class OnlyFromHere:
-    """Sends the policy with every answer of a server; a local one answers nobody but its own page."""
+    """Sends the policy with every answer of a server, and fetches nothing; a local one answers only its own page."""
 
     def __init__(self, app: Callable, is_local: bool):
         self._app, self._is_local = app, is_local
@@ -148,6 +150,8 @@ class OnlyFromHere:
 
         if self._is_local and scope["type"] == "http" and _is_from_elsewhere(Headers(scope=scope)):
             await PlainTextResponse("This page answers no other site.", 403)(scope, receive, send)
+        elif any(address in scope.get("path", "").lower() for address in _FETCHING):
+            await PlainTextResponse("This page fetches nothing from elsewhere.", 403)(scope, receive, send)
         else:
             await self._app(scope, receive, send_with_policy)
 

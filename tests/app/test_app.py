@@ -223,6 +223,17 @@ def test_a_page_on_this_machine_answers_itself_alone_and_one_of_the_hub_everybod
     assert ("content-security-policy" in answer.headers) == (status == 200)
 
 
+@pytest.mark.parametrize("is_local", [True, False])
+@pytest.mark.parametrize(
+    "path",
+    ["/gradio_api/file=https://elsewhere.example/a.wav", "/file=HTTP%3A//e.example", "/proxy=https://e.example"],
+)
+def test_the_page_fetches_nothing_for_a_visitor(path, is_local):
+    client = TestClient(OnlyFromHere(PlainTextResponse("hello"), is_local), base_url="http://127.0.0.1:7860")
+    assert client.get(path).status_code == 403
+    assert client.get("/gradio_api/file=/tmp/a.wav").status_code == 200
+
+
 def test_a_space_holds_the_page_its_models_and_what_they_need(hub, run, tmp_path):
     with pytest.raises(UserError, match="me/tagger is not found on the Hub.*python -m hf_utils.hub"):
         push_space(f"{OWNER}/genres", [make_arguments("me/tagger", None)])
