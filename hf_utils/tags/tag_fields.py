@@ -111,7 +111,9 @@ def _find_kind(path: str) -> type | None:
         if re.match(beginning, header, re.DOTALL):
             return kind
     try:
-        is_mp3 = MP3(path).info.layer == 3
+        info = MP3(path).info
+        # A frame or two can be found in the bytes of any other format by chance.
+        is_mp3 = info.layer == 3 and not info.sketchy
     except HeaderNotFoundError:
         is_mp3 = False
     if not is_mp3:

@@ -232,6 +232,15 @@ def test_what_cannot_be_tagged_gets_one_line_and_the_rest_goes_on(library, tmp_p
     assert open_tags(f"{music}/{bad}").genres == ["rock"]
 
 
+def test_bytes_that_look_like_a_frame_make_no_mp3_file(tmp_path):
+    frame = bytes.fromhex("fffb9064").ljust(417, b"\0")  # 128 kbit/s, 44.1 kHz
+    path = tmp_path / "a.wv"
+    path.write_bytes(b"wvpk" + bytes(300) + 2 * frame + bytes(5000))
+    assert mutagen.mp3.MP3(path).info.layer == 3
+    with pytest.raises(TagError, match="no format whose tags are written here"):
+        open_tags(str(path))
+
+
 def test_unknown_and_unlikely_genres_are_not_planned(library, capsys):
     library.predict({"a.wav": "unknown", "b.mp3": "jazz", "c.flac": "rock"})
     assert library.run("plan", "--min_confidence", "0.5") == 0
