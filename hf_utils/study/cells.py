@@ -66,6 +66,7 @@ def _make_cell(study, model, arm, seed, fold) -> Cell:
     if fold is not None:
         options["fold"] = fold
     options |= {"run_name": f"{model.name}/{arm.name}", "output_dir": str(folder), "resume_from_checkpoint": "auto"}
+    options["overwrite"] = True  # where no checkpoint can be continued, as under save_only_model, it begins again
     arguments = (*model.configs, *arm.configs, *option_flags(options))
     return Cell(model.name, arm.name, folder, arguments, study.launch)
 
@@ -157,7 +158,10 @@ def read_cell_state(folder: Path, config: Mapping[str, Any], defaults: Mapping[s
         begun_with = read_config(folder / CELL_FILE)
     if differences := differing_options({**defaults, **begun_with}, config):
         return CHANGED, listing([f"{name}: {old} -> {new}" for name, (old, new) in differences.items()], most=4)
-    return (FINISHED, "") if complete else (BEGUN, "continues from its last checkpoint")
+    if complete:
+        return FINISHED, ""
+    begins_again = config.get("save_only_model")
+    return BEGUN, "begins again (save_only_model)" if begins_again else "continues from its last checkpoint"
 
 
 def describe_costs(cells: Sequence[Cell], states: Sequence[str]) -> list[str]:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -48,6 +49,7 @@ _MEANINGS = {
     "windows_per_step": " (per_device_train_batch_size x gradient_accumulation_steps x processes)",
     "transforms": " (what the file of --augmentation, and the recordings it names, hold)",
 }
+_OF_WEIGHTS_ALONE = "no optimiser state (save_only_model), so no training can continue from there as if never stopped"
 _ABSOLUTE_SCHEDULES = ("constant", "reduce_lr_on_plateau", "greedy")  # as far as training goes, whatever its length
 _WARMED_SCHEDULES = ("constant_with_warmup", "inverse_sqrt")  # likewise, where the warm-up is counted in steps
 
@@ -62,7 +64,7 @@ def check_checkpoints(arguments: RunArguments) -> None:
     output_dir, resume = training.output_dir, training.resume_from_checkpoint
     _check_folders(output_dir, resume, overwrite=training.overwrite)
     if resume not in (None, "hub"):  # where a later one may be
-        checkpoint = _find_newest(output_dir) if resume == "auto" else resume
+        checkpoint = _find_newest(output_dir, overwrite=training.overwrite) if resume == "auto" else resume
         if checkpoint is not None:
             check_options(checkpoint, describe_options(arguments))
 
@@ -78,6 +80,11 @@ def _check_folders(output_dir: str, resume_from_checkpoint: str | None, *, overw
                 "can continue from it. Name a checkpoint-N folder of a run, or `auto` for the newest one in "
                 "--output_dir."
             )
+        if not _can_continue(Path(resume_from_checkpoint)):
+            raise UserError(
+                f"--resume_from_checkpoint {resume_from_checkpoint} holds {_OF_WEIGHTS_ALONE}. Start a new run from "
+                f"its weights: --model_name_or_path {resume_from_checkpoint} --output_dir ..."
+            )
     elif _list_checkpoints(output_dir) and not overwrite:
         raise UserError(
             f"--output_dir {output_dir} holds the checkpoints of an earlier run. Continue it by "
@@ -92,33 +99,61 @@ def _list_checkpoints(output_dir: str) -> list[Path]:
     return sorted(folders, key=lambda path: int(folders[path][1]), reverse=True)
 
 
-def _find_newest(output_dir: str) -> str | None:
-    """Return the newest checkpoint that was saved to its end: a process may be killed while it saves one."""
-    return next((str(folder) for folder in _list_checkpoints(output_dir) if _is_whole(folder)), None)
+def _find_newest(output_dir: str, *, overwrite: bool) -> str | None:
+    """Return the newest checkpoint that was saved to its end: a process may be killed while it saves one.
+
+    None if there is none, or if it holds weights alone and the run may be written over.
+    """
+    newest = next((folder for folder in _list_checkpoints(output_dir) if _is_whole(folder)), None)
+    if newest is None or _can_continue(newest):
+        return newest and str(newest)
+    if not overwrite:
+        raise UserError(
+            f"--resume_from_checkpoint auto: {newest} holds {_OF_WEIGHTS_ALONE}. Add --overwrite to begin this run "
+            "again, or choose another --output_dir."
+        )
+    logger.warning("%s holds %s: from the start", newest, _OF_WEIGHTS_ALONE)
+    return None
 
 
 def _is_whole(checkpoint: Path) -> bool:
     """Whether the last file that the Trainer writes of a checkpoint is there, and can be read."""
     try:
-        return "global_step" in json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        return "global_step" in _read_state(checkpoint)
     except (OSError, ValueError, TypeError):
         return False
+
+
+def _can_continue(checkpoint: Path) -> bool:
+    """Whether a whole checkpoint holds more than weights, or its training was at its end.
+
+    The Trainer itself would go on without a word: with a new optimiser, and the learning rate from its beginning.
+    Every backend writes random states, but for `save_only_model`.
+    """
+    state = _read_state(checkpoint)
+    return any(checkpoint.glob("rng_state*.pth")) or state["global_step"] >= state.get("max_steps", math.inf)
+
+
+def _read_state(checkpoint: Path) -> dict[str, Any]:
+    return json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
 
 
 def find_checkpoint(output_dir: str, resume_from_checkpoint: str | None, *, overwrite: bool) -> str | None:
     """Return the checkpoint to continue from: the one named, the newest of `output_dir` for "auto", or None.
 
-    Without one, the checkpoints, curves and adapters of an earlier run in `output_dir` are removed.
+    Without one, the checkpoints, curves and adapters of an earlier run in `output_dir` are removed; for "auto", only
+    with `overwrite`.
 
     Raises:
         UserError: there is an earlier run of which nothing is said, or nothing to resume from.
     """
     _check_folders(output_dir, resume_from_checkpoint, overwrite=overwrite)
     if resume_from_checkpoint == "auto":
-        newest = _find_newest(output_dir)
-        logger.info("Continuing from %s", newest) if newest else logger.info("No checkpoint yet: from the start")
-        return newest
-    if resume_from_checkpoint is not None:
+        newest = _find_newest(output_dir, overwrite=overwrite)
+        if newest or not overwrite:
+            logger.info("Continuing from %s", newest) if newest else logger.info("No checkpoint yet: from the start")
+            return newest
+    elif resume_from_checkpoint is not None:
         return resume_from_checkpoint
     folders = (Path(output_dir, name) for name in ("tensorboard", ADAPTER_FOLDER))
     for old in (*Path(output_dir).glob("checkpoint-*"), *folders):
@@ -136,7 +171,8 @@ def describe_options(arguments: RunArguments) -> dict[str, Any]:
     options = {name: value for name, value in deciding.items() if name not in _NOT_COMPARED}
     scheduler, warmup = training.lr_scheduler_type.value, training.warmup_steps
     is_absolute = scheduler in _ABSOLUTE_SCHEDULES or (scheduler in _WARMED_SCHEDULES and not 0 < warmup < 1)
-    if is_absolute and training.average_weights != "swa":  # whose beginning depends on the end
+    can_be_lengthened = training.average_weights != "swa" and not training.save_only_model
+    if is_absolute and can_be_lengthened:  # the beginning of swa depends on the end
         for name in ("num_train_epochs", "max_steps"):
             options.pop(name, None)
     if training.eval_strategy == "steps":

@@ -104,7 +104,8 @@ def test_a_cell_is_a_command_that_can_be_typed(project, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[1] == (
         "accelerate launch run_classification.py --max_steps 5 --model_name_or_path tiny --train_datasets real "
-        "data/noisy --seed 1 --run_name ast/noisy --output_dir runs/s/ast/noisy/seed-1 --resume_from_checkpoint auto"
+        "data/noisy --seed 1 --run_name ast/noisy --output_dir runs/s/ast/noisy/seed-1 --resume_from_checkpoint auto "
+        "--overwrite true"
     )
     assert [shlex.split(line) for line in lines] == [cell.command for cell in make_cells(read_study("study.yaml"))]
     assert runs_done(project) == []

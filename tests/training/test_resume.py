@@ -128,10 +128,14 @@ def test_another_noise_folder_is_another_training(tmp_path):
     assert {name for name in first if first[name] != other[name]} == {"transforms"}
 
 
-def save_checkpoints(run: Path, *steps: int) -> None:
+def save_checkpoints(run: Path, *steps: int, weights_alone: bool = False) -> None:
+    """As the Trainer writes them in a training of 10 steps; only random states tell that there is an optimiser's."""
     for step in steps:
-        (run / f"checkpoint-{step}").mkdir(parents=True)
-        (run / f"checkpoint-{step}" / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+        folder = run / f"checkpoint-{step}"
+        folder.mkdir(parents=True)
+        (folder / "trainer_state.json").write_text(json.dumps({"global_step": step, "max_steps": 10}))
+        if not weights_alone:
+            (folder / "rng_state.pth").touch()
 
 
 def test_a_run_tested_under_another_version_of_a_benchmark_was_evaluated_otherwise(tmp_path):
@@ -162,3 +166,30 @@ def test_half_a_checkpoint_is_no_start_and_is_not_removed_unasked(tmp_path):
     with pytest.raises(UserError, match="--overwrite"):
         find_checkpoint(str(tmp_path), None, overwrite=False)
     assert (tmp_path / "checkpoint-10").is_dir()
+
+
+def test_weights_alone_are_not_gone_on_from(tmp_path):
+    """The Trainer would, with a new optimiser and the learning rate from its beginning, and say nothing."""
+    save_checkpoints(tmp_path, 2, 9, weights_alone=True)
+    last = str(tmp_path / "checkpoint-9")
+    for resume in ("auto", last):
+        with pytest.raises(UserError, match=r"checkpoint-9 holds no optimiser state \(save_only_model\)"):
+            find_checkpoint(str(tmp_path), resume, overwrite=False)
+    assert len(list(tmp_path.iterdir())) == 2
+    assert find_checkpoint(str(tmp_path), "auto", overwrite=True) is None
+    assert not list(tmp_path.iterdir())  # or those would be taken for later ones of the new run
+
+
+def test_weights_alone_at_the_end_of_the_training_are_enough(tmp_path):
+    save_checkpoints(tmp_path, 9, 10, weights_alone=True)
+    last = str(tmp_path / "checkpoint-10")
+    assert find_checkpoint(str(tmp_path), "auto", overwrite=False) == last
+    assert find_checkpoint(str(tmp_path), "auto", overwrite=True) == last
+
+
+def test_a_training_that_kept_weights_alone_cannot_be_lengthened(tmp_path):
+    flags = "--lr_scheduler_type constant --save_only_model --max_steps"
+    (tmp_path / OPTIONS_FILE).write_text(json.dumps(describe(f"{flags} 10")))
+    check_options(str(tmp_path), describe(f"{flags} 10"))
+    with pytest.raises(UserError, match="max_steps: 10 before, 20 now"):
+        check_options(str(tmp_path), describe(f"{flags} 20"))
