@@ -49,7 +49,9 @@ _MEANINGS = {
     "windows_per_step": " (per_device_train_batch_size x gradient_accumulation_steps x processes)",
     "transforms": " (what the file of --augmentation, and the recordings it names, hold)",
 }
-_OF_WEIGHTS_ALONE = "no optimiser state (save_only_model), so no training can continue from there as if never stopped"
+_OF_WEIGHTS_ALONE = (
+    "no state of the optimiser (as under save_only_model), so no training can continue from it as if never stopped"
+)
 _ABSOLUTE_SCHEDULES = ("constant", "reduce_lr_on_plateau", "greedy")  # as far as training goes, whatever its length
 _WARMED_SCHEDULES = ("constant_with_warmup", "inverse_sqrt")  # likewise, where the warm-up is counted in steps
 
@@ -125,13 +127,15 @@ def _is_whole(checkpoint: Path) -> bool:
 
 
 def _can_continue(checkpoint: Path) -> bool:
-    """Whether a whole checkpoint holds more than weights, or its training was at its end.
+    """Whether a whole checkpoint has the optimiser's state and the schedule's, or its training was at its end.
 
-    The Trainer itself would go on without a word: with a new optimiser, and the learning rate from its beginning.
-    Every backend writes random states, but for `save_only_model`.
+    Without one of them, the Trainer itself would go on without a word, with a new optimiser and the learning rate from
+    its beginning. DeepSpeed keeps both in a folder `global_step...`.
     """
     state = _read_state(checkpoint)
-    return any(checkpoint.glob("rng_state*.pth")) or state["global_step"] >= state.get("max_steps", math.inf)
+    has_state = any(checkpoint.glob("*optimizer*")) and (checkpoint / "scheduler.pt").is_file()
+    is_at_end = state["global_step"] >= state.get("max_steps", math.inf)
+    return has_state or any(checkpoint.glob("global_step*")) or is_at_end
 
 
 def _read_state(checkpoint: Path) -> dict[str, Any]:

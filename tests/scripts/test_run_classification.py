@@ -516,6 +516,17 @@ def test_a_resumed_training_that_can_go_on_exactly_does(interrupted, flags, tmp_
     assert kept["step"] == again["step"] and kept["log_loss"] == pytest.approx(again["log_loss"], abs=1e-4)
 
 
+def test_a_training_whose_optimiser_was_not_kept_begins_again_if_asked_to(interrupted, tmp_path):
+    interrupted(tmp_path / "run")
+    (tmp_path / "run" / "checkpoint-6" / "optimizer.pt").unlink()
+    options = [*interrupted.options, "--output_dir", str(tmp_path / "run"), "--resume_from_checkpoint", "auto"]
+    with pytest.raises(UserError, match="no state of the optimiser.*\n?.*--overwrite"):
+        run_classification.main(options)
+    run_classification.main([*options, "--overwrite"])
+    whole, again = ((folder / "model.safetensors").read_bytes() for folder in (interrupted.whole, tmp_path / "run"))
+    assert whole == again
+
+
 def test_results_are_there_whatever_fails_after_the_evaluation(music, checkpoints, tmp_path, monkeypatch):
     (tmp_path / "hum.yaml").write_text(
         "kinds: {gain: {quiet: [{Gain: {min_gain_db: -6, max_gain_db: -6, p: 1.0}}]}}\n"

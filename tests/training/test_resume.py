@@ -129,13 +129,13 @@ def test_another_noise_folder_is_another_training(tmp_path):
 
 
 def save_checkpoints(run: Path, *steps: int, weights_alone: bool = False) -> None:
-    """As the Trainer writes them in a training of 10 steps; only random states tell that there is an optimiser's."""
+    """As the Trainer writes them in a training of 10 steps."""
     for step in steps:
         folder = run / f"checkpoint-{step}"
         folder.mkdir(parents=True)
         (folder / "trainer_state.json").write_text(json.dumps({"global_step": step, "max_steps": 10}))
-        if not weights_alone:
-            (folder / "rng_state.pth").touch()
+        for name in () if weights_alone else ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+            (folder / name).touch()
 
 
 def test_a_run_tested_under_another_version_of_a_benchmark_was_evaluated_otherwise(tmp_path):
@@ -173,11 +173,20 @@ def test_weights_alone_are_not_gone_on_from(tmp_path):
     save_checkpoints(tmp_path, 2, 9, weights_alone=True)
     last = str(tmp_path / "checkpoint-9")
     for resume in ("auto", last):
-        with pytest.raises(UserError, match=r"checkpoint-9 holds no optimiser state \(save_only_model\)"):
+        with pytest.raises(UserError, match=r"checkpoint-9 holds no state of the optimiser"):
             find_checkpoint(str(tmp_path), resume, overwrite=False)
     assert len(list(tmp_path.iterdir())) == 2
     assert find_checkpoint(str(tmp_path), "auto", overwrite=True) is None
     assert not list(tmp_path.iterdir())  # or those would be taken for later ones of the new run
+
+
+@pytest.mark.parametrize("lost", ["optimizer.pt", "scheduler.pt"])
+def test_a_checkpoint_that_lost_part_of_its_state_is_not_gone_on_from(lost, tmp_path):
+    """Such as one whose largest file was deleted to save disk."""
+    save_checkpoints(tmp_path, 9)
+    (tmp_path / "checkpoint-9" / lost).unlink()
+    with pytest.raises(UserError, match="checkpoint-9 holds no state of the optimiser"):
+        find_checkpoint(str(tmp_path), "auto", overwrite=False)
 
 
 def test_weights_alone_at_the_end_of_the_training_are_enough(tmp_path):
