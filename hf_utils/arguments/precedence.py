@@ -32,12 +32,12 @@ _SILENCED = {
 STOCK_OF_TRAINING = frozenset(
     """
     optim optim_args optim_target_modules adam_beta1 adam_beta2 adam_epsilon lr_scheduler_kwargs max_grad_norm
-    neftune_noise_alpha average_tokens_across_devices torch_empty_cache_steps auto_find_batch_size
+    average_tokens_across_devices torch_empty_cache_steps
     activation_checkpointing activation_checkpointing_kwargs gradient_checkpointing gradient_checkpointing_kwargs
     logging_strategy logging_first_step logging_nan_inf_filter include_num_input_tokens_seen
     eval_steps eval_delay eval_on_start greater_is_better
-    save_steps save_only_model save_on_each_node enable_jit_checkpoint
-    ignore_data_skip restore_callback_states_from_checkpoint data_seed train_sampling_strategy
+    save_steps save_only_model save_on_each_node
+    restore_callback_states_from_checkpoint data_seed train_sampling_strategy
     ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph
     """.split()
 )

@@ -28,6 +28,14 @@ _FIXED_OPTIONS = {
     "batch_eval_metrics": (False, "scores are of whole tracks, whose windows are in several batches"),
     "eval_do_concat_batches": (True, "scores are of whole tracks, whose windows are in several batches"),
     "label_names": (None, "the labels are found by the collator"),
+    "enable_jit_checkpoint": (False, "a training that it cuts off would count as finished; end it at save_steps"),
+    "auto_find_batch_size": (
+        False,
+        "it goes on with the weights of the attempt that ran out of memory, and with another batch than is recorded. "
+        "Give a smaller per_device_train_batch_size with gradient_accumulation_steps",
+    ),
+    "neftune_noise_alpha": (None, "models of audio have no embeddings of words, to which it adds noise"),
+    "ignore_data_skip": (False, "a resumed training would draw other windows than an uninterrupted one"),
 }
 # {option: its value that changes nothing}, of options that need all parameters in each process, under their names.
 _UNSHARDED = {
@@ -116,7 +124,7 @@ class ClassificationTrainingArguments(TrainingOptions, TrainingArguments):
     def _check_stock_options(self) -> None:
         for name, (value, reason) in _FIXED_OPTIONS.items():
             if getattr(self, name) != value:
-                raise UserError(f"{name} is {getattr(self, name)}, which cannot work here: {reason}. Leave it out")
+                raise UserError(f"{name} is {getattr(self, name)}, which cannot work here: {reason}. Leave {name} out")
         if self.train_sampling_strategy not in ("random", "sequential"):
             raise UserError(
                 f"train_sampling_strategy is {self.train_sampling_strategy}, expected random or sequential: all "

@@ -21,6 +21,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from transformers import TrainerState
+
 from hf_utils.arguments.model import ModelArguments
 from hf_utils.arguments.run_arguments import RunArguments
 from hf_utils.arguments.training import ClassificationTrainingArguments
@@ -28,6 +30,7 @@ from hf_utils.augmentation.corruptions import Corruption
 from hf_utils.cards.model_card import write_model_card
 from hf_utils.config_files import write_config
 from hf_utils.data.corpus import check_sources
+from hf_utils.errors import UserError
 from hf_utils.files import CONFIG_FILE, is_complete
 from hf_utils.hub.checkpoint_push import HubCheckpoints, fetch_checkpoint, open_model_repository
 from hf_utils.hub.repository import Repository, push_folder
@@ -67,7 +70,7 @@ from hf_utils.training.robustness import (
     evaluate_corruptions,
     try_corruptions,
 )
-from hf_utils.training.selection import describe_training
+from hf_utils.training.selection import describe_training, has_ended
 from hf_utils.training.trainer import GenreTrainer, write_tensorboard_summary
 
 logger = logging.getLogger(__name__)
@@ -212,6 +215,7 @@ def train(experiment: Experiment, arguments: RunArguments, repository: Repositor
         check_features(checkpoint, trainer.processing_class)
         check_data(checkpoint, experiment.corpus.record)
     learning.train(resume_from_checkpoint=checkpoint)
+    expect_end(training_args, learning.state)
     trainer.state = learning.state
     trainer.save_model()
     merge_adapters(trainer.model)  # what is evaluated is what was saved, to the last bit
@@ -219,6 +223,15 @@ def train(experiment: Experiment, arguments: RunArguments, repository: Repositor
     if trainer.is_world_process_zero():
         write_options(output_dir, options)
     return learning
+
+
+def expect_end(training_args: ClassificationTrainingArguments, state: TrainerState) -> None:
+    """Raise UserError if a training was cut off, as a callback may do, before there was nothing left to train."""
+    if not has_ended(training_args, state):
+        raise UserError(
+            f"the training was cut off at step {state.global_step} of {state.max_steps}, so it has no results. "
+            "Continue it from its last checkpoint: the same command with --resume_from_checkpoint auto"
+        )
 
 
 def evaluate(

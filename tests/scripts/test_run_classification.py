@@ -559,6 +559,21 @@ def test_results_are_there_whatever_fails_after_the_evaluation(music, checkpoint
     assert whole["training"]["steps"] == 1 and "Kept: step 1" in (tmp_path / "run" / "README.md").read_text()
 
 
+def test_a_training_that_is_cut_off_has_no_results(music, checkpoints, tmp_path, monkeypatch):
+    def stop(self, args, state, control, **options):
+        control.should_training_stop = state.global_step == 1
+
+    options = ["--model_name_or_path", checkpoints["hubert"], "--dataset_name", music, *TINY, "--freeze", "backbone"]
+    options = [*map(str, options), "--max_steps", "2", "--output_dir", str(tmp_path / "run")]
+    monkeypatch.setattr("hf_utils.training.trainer.StopAgain.on_step_end", stop)
+    with pytest.raises(UserError, match="step 1 of 2.*--resume_from_checkpoint auto"):
+        run_classification.main(options)
+    assert not (tmp_path / "run" / "results.json").exists()
+    monkeypatch.undo()
+    run_classification.main([*options, "--resume_from_checkpoint", "auto"])
+    assert read_results(tmp_path / "run")["training"]["steps"] == 2
+
+
 def test_a_stage_may_not_change_the_run(checkpoints, tmp_path):
     config = tmp_path / "stages.yaml"
     config.write_text("stages: [{seed: 3}]\n")
