@@ -18,7 +18,7 @@ from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 
 from hf_utils.errors import UserError
-from hf_utils.hub.published_files import find_files, to_public_json
+from hf_utils.hub.published_files import find_files, is_replaced, to_public_json
 from hf_utils.hub.repository import HUB_ERRORS, Repository, open_repository
 
 logger = logging.getLogger(__name__)
@@ -67,16 +67,23 @@ class HubCheckpoints(TrainerCallback):
         if not state.is_world_process_zero:
             return
         folder = Path(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
-        contents = find_files(folder)
+        contents, places = find_files(folder), ()
         if self._strategy == HubStrategy.CHECKPOINT:
+            places = LAST, BEST
             contents |= _list_checkpoint(folder, LAST)
             best = state.best_model_checkpoint
             if best is not None and Path(best).name != folder.name:
                 contents |= {f"{BEST}/{name}": path for name, path in find_files(Path(best)).items()}
         elif self._strategy == HubStrategy.ALL_CHECKPOINTS:
+            places = (folder.name,)
             contents |= _list_checkpoint(folder, folder.name)
+
+        def mixes(name: str) -> bool:
+            """Whether a training would go on from this file of an earlier one beside those of this one."""
+            return name.partition("/")[0] in places or is_replaced("model")(name)
+
         try:
-            self._repository.commit(contents, f"Training in progress, step {state.global_step}")
+            self._repository.commit(contents, f"Training in progress, step {state.global_step}", replaced=mixes)
         except UserError as error:
             logger.warning("%s\nThe training goes on; the next save is pushed again.", error)
 
@@ -95,13 +102,16 @@ def fetch_checkpoint(repository: Repository, output_dir: str) -> str | None:
         logger.info("No checkpoint in %s yet: from the start", repository.name)
         return None
     try:
-        state = json.loads(_download(repository, place).joinpath(TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+        state = _read_state(_download(repository, place))
         folder = Path(output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state['global_step']}")
         if best := state["best_model_checkpoint"]:
             state["best_model_checkpoint"] = str(Path(output_dir, best))
-            if best != folder.name:
-                _copy(_download(repository, BEST if place == LAST else best), Path(output_dir, best), None)
-        _copy(_download(repository, place), folder, state)
+        is_here = _read_state(folder) == state  # as where another process has copied it
+        if best and best != folder.name and not (is_here and Path(output_dir, best).is_dir()):
+            _replace(Path(output_dir, best), _download(repository, BEST if place == LAST else best))
+        if not is_here:
+            _replace(folder, _download(repository, place))
+            (folder / TRAINER_STATE_NAME).write_text(json.dumps(state, indent=2), encoding="utf-8")
     except HUB_ERRORS as error:
         raise UserError(f"cannot download {place} of {repository.name}: {type(error).__name__}: {error}") from error
     logger.info("Continuing from %s of %s, in %s", place, repository.name, folder)
@@ -113,7 +123,7 @@ def _list_checkpoint(folder: Path, place: str) -> dict[str, Path | bytes]:
     files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != TRAINING_ARGS_NAME)
     contents = {path.relative_to(folder).as_posix(): path for path in files} | find_files(folder)
     contents = {f"{place}/{name}": content for name, content in contents.items()}
-    state = json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    state = _read_state(folder)
     if state["best_model_checkpoint"]:
         state["best_model_checkpoint"] = Path(state["best_model_checkpoint"]).name
     return contents | {f"{place}/{TRAINER_STATE_NAME}": to_public_json(state)}
@@ -124,11 +134,17 @@ def _download(repository: Repository, place: str) -> Path:
     return Path(snapshot, place)
 
 
-def _copy(source: Path, folder: Path, state: dict | None) -> None:
-    """Copy a checkpoint, its state last; one that another process has copied is left alone."""
-    target = folder / TRAINER_STATE_NAME
-    if state is not None and target.is_file() and json.loads(target.read_text(encoding="utf-8")) == state:
-        return
-    shutil.copytree(source, folder, ignore=shutil.ignore_patterns(TRAINER_STATE_NAME), dirs_exist_ok=True)
-    if state is not None:
-        target.write_text(json.dumps(state, indent=2), encoding="utf-8")
+def _read_state(folder: Path) -> dict[str, Any] | None:
+    path = folder / TRAINER_STATE_NAME
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _replace(folder: Path, source: Path) -> None:
+    """Put the files of a checkpoint, but its state, in the place of another one.
+
+    A kill leaves no state, and so no checkpoint that anything takes for a whole one.
+    """
+    (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
+    if folder.is_dir():
+        shutil.rmtree(folder)
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns(TRAINER_STATE_NAME))

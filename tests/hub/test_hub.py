@@ -351,6 +351,34 @@ def test_checkpoints_come_back_with_the_best_one(hub, tmp_path, strategy, places
         assert (here / "checkpoint-4" / "optimizer.pt").read_text() == "optimizer 4"
 
 
+@pytest.mark.parametrize("strategy", ["checkpoint", "all_checkpoints"])
+def test_nothing_of_an_earlier_training_stays_in_a_checkpoint(hub, tmp_path, strategy):
+    repository = open_repository("me/twice", "model")
+    push = HubCheckpoints(repository, HubStrategy(strategy))
+
+    def save(run: str, step: int, best: int, contents: dict) -> None:
+        folder = tmp_path / run / f"checkpoint-{step}"
+        facts = {"global_step": step, "best_model_checkpoint": str(tmp_path / run / f"checkpoint-{best}")}
+        texts = {"model.safetensors": f"{run} {step}", "trainer_state.json": json.dumps(facts)}
+        write_files(folder, {"config.json": "{}", **texts, **contents})
+        args = SimpleNamespace(output_dir=str(tmp_path / run), distributed_state=PartialState())
+        push.on_save(args, SimpleNamespace(is_world_process_zero=True, **facts), None)
+
+    optimizer = {"optimizer.pt": "one", "adapter/adapter_model.safetensors": "one"}
+    for step in (2, 4):
+        save("one", step, 2, optimizer)
+    here = tmp_path / "here"
+    fetch_checkpoint(repository, str(here))
+    assert (here / "checkpoint-4" / "optimizer.pt").is_file() and (here / "checkpoint-2" / "optimizer.pt").is_file()
+    for step in (2, 4):
+        save("other", step, step, {})
+    assert b"one" not in files_of(hub, "models/me/twice").values()
+    assert fetch_checkpoint(repository, str(here)) == str(here / "checkpoint-4")
+    weights = {"config.json", "model.safetensors", "trainer_state.json"}
+    assert {path.name for path in (here / "checkpoint-4").iterdir()} == weights
+    assert (here / "checkpoint-4" / "model.safetensors").read_text() == "other 4"
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
