@@ -39,7 +39,7 @@ from hf_utils.errors import UserError
 from hf_utils.files import write_atomically, write_csv
 from hf_utils.results.plots import encode_png
 from hf_utils.seeding import derive_seed
-from hf_utils.training.search_trial import NoRepeats, run_trial
+from hf_utils.training.search_trial import NoRepeats, OtherContent, run_trial
 
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 _TABLES_SECONDS = 5  # what another process may need to make all tables
@@ -61,8 +61,8 @@ def run_search(arguments: RunArguments, search_args: SearchArguments) -> Path:
         arguments: what every trial has in common.
 
     Raises:
-        UserError: the options leave nothing to compare, the storage cannot be used or holds another search, or no
-            trial came to an end.
+        UserError: the options leave nothing to compare, the storage cannot be used or holds another search, files have
+            changed since it began, or no trial came to an end.
     """
     training_args = arguments.training
     if arguments.model.ensemble_with:
@@ -198,6 +198,21 @@ def _claim(search: optuna.Study, config: dict) -> None:
         raise UserError(f"output_dir is the folder of another search: {listed}. Choose another one.")
 
 
+def _claim_content(search: optuna.Study, digests: Mapping[str, str]) -> None:
+    """Write down the content of what a trial reads: a path stays the same whatever is in it.
+
+    Raises:
+        OtherContent: an earlier trial read something else under the same name.
+    """
+    before = search.user_attrs.get("content", {})
+    if changed := [name for name, digest in digests.items() if before.get(name, digest) != digest]:
+        raise OtherContent(
+            f"output_dir is the folder of a search in which {' and '.join(changed)} had another content: its trials "
+            "and new ones cannot be compared. Bring back what was there, or choose another output_dir."
+        )
+    search.set_user_attr("content", {**before, **digests})
+
+
 def _run_trials(
     search: optuna.Study, space: Mapping[str, BaseDistribution], arguments: RunArguments, num_trials: int
 ) -> None:
@@ -215,7 +230,9 @@ def _run_trials(
             trial.report(scores[-1], len(scores))
             return trial.should_prune()
 
-        outcome = run_trial(override(common, chosen, "in the search"), output_dir, report)
+        outcome = run_trial(
+            override(common, chosen, "in the search"), output_dir, report, lambda found: _claim_content(search, found)
+        )
         outcome.log(trial.number, chosen)
         if outcome.pruned_because is not None:
             trial.set_user_attr("pruned_because", outcome.pruned_because)

@@ -16,9 +16,12 @@ import torch
 from transformers import TrainerCallback
 
 from hf_utils.arguments.run_arguments import RunArguments
+from hf_utils.data.clips import label_names
+from hf_utils.data.split_record import summarize
 from hf_utils.errors import UserError
-from hf_utils.training.experiment import prepare_experiment
+from hf_utils.training.experiment import Experiment, prepare_experiment
 from hf_utils.training.linear_probe import choose_trainer
+from hf_utils.training.resume import describe_options
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +41,12 @@ _TRIAL_OPTIONS = {
 
 # Is told all scores of a trial so far after every evaluation; says whether the trial is not worth going on.
 Report = Callable[[list[float]], bool]
+# Is told digests of what a trial reads, by what to call it; raises OtherContent if the search began with another.
+Claim = Callable[[Mapping[str, str]], None]
+
+
+class OtherContent(UserError):
+    """Files have changed since the search began: no further trial can be compared with those before."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,10 +94,13 @@ class NoRepeats(logging.Filter):
         return is_new
 
 
-def run_trial(options: Mapping[str, Any], folder: Path, report: Report) -> Outcome:
+def run_trial(options: Mapping[str, Any], folder: Path, report: Report, claim: Claim) -> Outcome:
     """Train with `options` in a temporary folder inside `folder`.
 
     Options that contradict each other, and a model too large for the device, are outcomes and no errors.
+
+    Raises:
+        OtherContent: as `claim`.
     """
     experiment = trainer = None
     with tempfile.TemporaryDirectory(prefix="trial-", dir=folder) as output_dir:
@@ -96,12 +108,16 @@ def run_trial(options: Mapping[str, Any], folder: Path, report: Report) -> Outco
             arguments = RunArguments.from_options({**options, **_TRIAL_OPTIONS, "output_dir": output_dir})
             training_args = arguments.training
             watch = ReportTrial(report, f"eval_{training_args.metric_for_best_model.removeprefix('eval_')}")
+            claim(_digest_files(arguments))
             experiment = prepare_experiment(arguments)
+            claim(_digest_music(arguments, experiment))
             window_samples = experiment.lengths.window_samples
             trainer = choose_trainer(experiment.trainer, experiment.corpus.train, window_samples, arguments.data)
             trainer.add_callback(watch)
             trainer.train()
             outcome = judge(watch, maximise=training_args.greater_is_better)
+        except OtherContent:
+            raise
         except UserError as error:
             outcome = Outcome(pruned_because=str(error))
         except torch.OutOfMemoryError:
@@ -111,6 +127,31 @@ def run_trial(options: Mapping[str, Any], folder: Path, report: Report) -> Outco
     gc.collect()
     torch.cuda.empty_cache()
     return outcome
+
+
+def _digest_files(arguments: RunArguments) -> dict[str, str]:
+    """Return digests of the weights in a folder and of the transforms, where a trial has them."""
+    described, data = describe_options(arguments), arguments.data
+    digests = {}
+    if Path(name := arguments.model.model_name_or_path).is_dir():
+        digests[f"the weights in {name}"] = described["model_name_or_path"]
+    if data.augmentation is not None:
+        noise = f" with {data.noise_folder}" if data.noise_folder else ""
+        digests[f"the transforms in {data.augmentation}{noise}"] = described["transforms"]
+    return digests
+
+
+def _digest_music(arguments: RunArguments, experiment: Experiment) -> dict[str, str]:
+    """Return digests of the recordings that a trial learns from and is judged on, and of their genres."""
+    data, corpus = arguments.data, experiment.corpus
+    mix = f"train_datasets {data.train_datasets}, train_filter {data.train_filter}, seed {arguments.training.seed}"
+    sets = {f"the training music ({mix})": corpus.train, "the validation music": corpus.evaluations["validation"]}
+    return {
+        name: summarize(
+            f"{digest} {genre}" for digest, genre in zip(clips["sha256"][:], label_names(clips), strict=True)
+        )
+        for name, clips in sets.items()
+    }
 
 
 def judge(watch: ReportTrial, *, maximise: bool) -> Outcome:

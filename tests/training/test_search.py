@@ -14,7 +14,9 @@ from pathlib import Path
 
 import optuna
 import pytest
+import safetensors.torch
 import tiny_models
+from tones import GENRE_TONES_HZ, write_tone
 
 import run_classification
 from hf_utils.arguments.options import collect_options, complete_classes
@@ -39,8 +41,6 @@ num_mel_bins: {low: 16, high: 32, step: 16}
 @pytest.fixture
 def music(tmp_path):
     """Three genres of ten tones, enough for a stratified split."""
-    from tones import GENRE_TONES_HZ, write_tone
-
     for index, (genre, hz) in enumerate(GENRE_TONES_HZ.items()):
         for track in range(10):
             path = tmp_path / "music" / genre / f"{genre}-{track}.wav"
@@ -104,6 +104,24 @@ def test_a_search_ends_in_an_overlay_of_its_best_trial_and_goes_on_after_an_end(
     start(1, output="again")
     drawn = [{key: row[key] for key in overlay} for row in read_rows(tmp_path / "again")]
     assert drawn == [{key: row[key] for key in overlay} for row in first]
+
+
+def test_a_search_does_not_go_on_with_other_weights_or_music(start, music, tmp_path):
+    start(1)
+    music.rename(tmp_path / "before")
+    for genre, hz in GENRE_TONES_HZ.items():
+        for track in range(10):
+            write_tone(music / genre / f"{genre}-{track}.wav", hz * (1.5 + 0.01 * track), 0.9, seed=track)
+    with pytest.raises(UserError, match="the training music .* and the validation music had another content"):
+        start(2)
+    shutil.rmtree(music)
+    (tmp_path / "before").rename(music)
+    weights = tmp_path / "resnet" / "model.safetensors"
+    safetensors.torch.save_file(
+        {name: values + 1 for name, values in safetensors.torch.load_file(weights).items()}, weights, {"format": "pt"}
+    )
+    with pytest.raises(UserError, match="the weights in .*resnet had another content"):
+        start(2)
 
 
 def test_choices_that_contradict_each_other_are_passed_over(start, tmp_path, caplog):
