@@ -51,8 +51,8 @@ class Shards:
 
     @property
     def finished(self) -> bool:
-        """Whether the card is there, which is written last."""
-        return (self.folder / CARD_FILE).exists()
+        """Whether the card is there, which is written last, and no shard was lost since."""
+        return (self.folder / CARD_FILE).exists() and not self.missing()
 
     def missing(self, part: int = 0, num_parts: int = 1) -> list[int]:
         """Return the numbers of the shards still to be made: all, or those of one of `num_parts` machines.

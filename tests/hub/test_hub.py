@@ -281,6 +281,15 @@ def test_unfinished_folders_are_not_pushed(hub, made, run, capsys):
     assert "models/me/x" not in hub.repos and "datasets/me/x" not in hub.repos
 
 
+def test_a_dataset_that_lost_a_file_is_not_pushed(made):
+    (made / "config.json").write_text('{"shards": {"train": 2, "test": 1}}')
+    with pytest.raises(UserError, match="no finished dataset.*1 of test are missing"):
+        select_published(made, "dataset")
+    (made / "data" / "train-00001-of-00002.parquet").rename(made / "data" / "test-00000-of-00001.parquet")
+    with pytest.raises(UserError, match="1 of train are missing"):
+        select_published(made, "dataset")
+
+
 def test_pickles_and_foreign_code_of_the_hub_need_to_be_asked_for(hub, tmp_path):
     folder = tiny_models.save_hubert(tmp_path / "hubert")
     model, _ = load_classifier(Checkpoint(str(folder)), ["a", "b"])

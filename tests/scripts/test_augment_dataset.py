@@ -188,6 +188,14 @@ def test_machines_share_the_work_and_the_last_one_finishes(run, capsys):
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
+def test_a_shard_that_was_lost_is_made_again(run):
+    folder = run("noisy", AWGN)
+    before = contents(folder)
+    sorted(folder.glob("data/*.parquet"))[1].unlink()
+    run("noisy", AWGN)
+    assert contents(folder) == before
+
+
 def test_other_options_are_refused_with_the_difference(run):
     before = contents(run("noisy", AWGN))
     with pytest.raises(UserError, match="seed: 42 in the folder, 7 now"):

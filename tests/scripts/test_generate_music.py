@@ -140,6 +140,14 @@ def test_machines_share_the_work_in_any_order(finished, checkpoint, tmp_path, ca
     assert capsys.readouterr().out.count("Finished") == 1
 
 
+def test_a_shard_that_was_lost_is_made_again(finished, checkpoint, tmp_path):
+    folder = tmp_path / "synthetic"
+    shutil.copytree(finished, folder)
+    sorted(folder.glob("data/*.parquet"))[1].unlink()
+    assert generate(folder, checkpoint) == 0
+    assert read_files(folder) == read_files(finished)
+
+
 def test_a_finished_folder_is_left_alone_and_another_configuration_is_refused(finished, checkpoint):
     before = read_files(finished)
     assert generate(finished, checkpoint) == 0
