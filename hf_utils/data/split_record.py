@@ -44,6 +44,8 @@ class SplitRecord:
             copies and their tracks.
         selected: digests of the tracks that checkpoints were selected on, in this run and in those before it; of
             copies likewise.
+        order: a digest of all that this run trains on, in the order that the draws of an epoch are made in. None in
+            records of earlier versions.
         checkpoint: what to call the weights in messages.
     """
 
@@ -52,6 +54,7 @@ class SplitRecord:
     splits: Mapping[str, Mapping[str, str]]
     trained: frozenset[str]
     selected: frozenset[str]
+    order: str | None = None
     checkpoint: str = dataclasses.field(default="the checkpoint", compare=False)
 
     @classmethod
@@ -81,6 +84,7 @@ class SplitRecord:
             {name: dict(zip(_list_digests(clips), label_names(clips), strict=True)) for name, clips in splits.items()},
             frozenset(trained | (before.trained if before else frozenset())),
             frozenset(selected | (before.selected if before else frozenset())),
+            _digest(map(str, _list_digests(mix))),
         )
 
     @classmethod
@@ -94,7 +98,7 @@ class SplitRecord:
                     for name in SPLITS
                 }
                 sets = (frozenset(found[name].split()) for name in ("trained", "selected"))
-                return cls(found["protocol"], found["genres"], splits, *sets, checkpoint)
+                return cls(found["protocol"], found["genres"], splits, *sets, found.get("order"), checkpoint)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{path} cannot be read ({type(error).__name__}), and it says which tracks the checkpoint was trained "
@@ -118,6 +122,7 @@ class SplitRecord:
             "splits": splits,
             "trained": " ".join(sorted(self.trained)),
             "selected": " ".join(sorted(self.selected)),
+            "order": self.order,
         }
         write_atomically(Path(folder, RECORD_FILE), json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
@@ -236,12 +241,18 @@ class SplitRecord:
         mixes = {"missing": len(self.trained - now.trained), "new": len(now.trained - self.trained)}
         if not lines and any(mixes.values()):
             lines.append(f"recordings to train on: {_count(mixes)}")
+        if not lines and self.order not in (None, now.order):
+            lines.append("recordings to train on: in another order, that of train_datasets or of the files' names")
         return lines
 
 
 def summarize(digests: Iterable[str]) -> str:
     """Return a digest of a set of digests."""
-    return hashlib.sha256(" ".join(sorted(digests)).encode()).hexdigest()[:_DIGEST_CHARACTERS]
+    return _digest(sorted(digests))
+
+
+def _digest(words: Iterable[str]) -> str:
+    return hashlib.sha256(" ".join(words).encode()).hexdigest()[:_DIGEST_CHARACTERS]
 
 
 def _shorten(sha256: str) -> str:

@@ -162,10 +162,24 @@ def test_seen_tracks_are_listed_with_what_to_do(caplog):
         ({"test": ["s"]}, ["test tracks: 1 missing"]),
         ({"mix": decoded("a", "b")}, ["recordings to train on: 2 missing"]),
         ({"mix": decoded(*"abcd", "n")}, ["recordings to train on: 1 new"]),
+        (
+            {"mix": decoded(*"bacd")},
+            ["recordings to train on: in another order, that of train_datasets or of the files' names"],
+        ),
     ],
 )
 def test_differences_are_told(changes, lines):
     assert make_record().list_differences(make_record(**changes)) == lines
+
+
+def test_an_early_record_does_not_tell_the_order(tmp_path):
+    record = make_record()
+    record.write(tmp_path)
+    written = json.loads((tmp_path / RECORD_FILE).read_text())
+    assert written.pop("order") == record.order
+    (tmp_path / RECORD_FILE).write_text(json.dumps(written))
+    early = SplitRecord.read(tmp_path / RECORD_FILE, "runs/x")
+    assert early.list_differences(make_record(mix=decoded(*"bacd"))) == []
 
 
 def test_another_order_of_genres_is_a_difference():
