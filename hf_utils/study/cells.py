@@ -160,8 +160,7 @@ def read_cell_state(folder: Path, config: Mapping[str, Any], defaults: Mapping[s
         return CHANGED, listing([f"{name}: {old} -> {new}" for name, (old, new) in differences.items()], most=4)
     if complete:
         return FINISHED, ""
-    begins_again = config.get("save_only_model")
-    return BEGUN, "begins again (save_only_model)" if begins_again else "continues from its last checkpoint"
+    return BEGUN, "continues, or begins again where no checkpoint can be continued"
 
 
 def describe_costs(cells: Sequence[Cell], states: Sequence[str]) -> list[str]:
