@@ -52,7 +52,12 @@ def is_patience_spent(args: ClassificationTrainingArguments, state: TrainerState
 
 
 def _evaluations(state: TrainerState) -> list[Mapping[str, float]]:
-    return [entry for entry in state.log_history if "eval_log_loss" in entry]
+    """Return the evaluations, one a step: with `--eval_on_start`, a resumed run evaluates its first step once more."""
+    first: dict[int, Mapping[str, float]] = {}
+    for entry in state.log_history:
+        if "eval_log_loss" in entry:
+            first.setdefault(entry["step"], entry)
+    return list(first.values())
 
 
 class StopAgain(TrainerCallback):

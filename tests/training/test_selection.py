@@ -173,6 +173,24 @@ def test_the_best_checkpoint_of_a_moved_run_is_found_or_missed(checkpoint, genre
         lost.train(resume_from_checkpoint=True)
 
 
+def test_an_evaluation_of_the_same_step_counts_once(checkpoint, genre_folder, tmp_path, monkeypatch):
+    scores = {0: 0.1, 4: 0.5, 8: 0.4, 12: 0.3, 16: 0.2, 20: 0.1}
+
+    def score(self, prediction):
+        rest = dict.fromkeys(("f1", "roc_auc", "ece", "log_loss"), 0.5)
+        return rest | {"accuracy": scores[self.state.global_step]}
+
+    monkeypatch.setattr(GenreTrainer, "_score", score)
+    options = {"num_train_epochs": 5, "early_stopping_patience": 3, "eval_on_start": True}
+    killed = make_trainer(checkpoint, genre_folder, tmp_path, callbacks=[KillAt(9)], **options)
+    with pytest.raises(Killed):
+        killed.train()
+    resumed = make_trainer(checkpoint, genre_folder, tmp_path, **options)
+    resumed.train(resume_from_checkpoint=True)
+    assert [entry["step"] for entry in resumed.state.log_history if "eval_loss" in entry] == [0, 4, 8, 8, 12, 16]
+    assert resumed.state.global_step == 16
+
+
 @pytest.mark.parametrize(
     ("options", "starts", "scores"),
     [
