@@ -187,7 +187,11 @@ class TrainingOptions:
         metavar="TRACKS",
         at_least=0,
     )
-    overwrite: bool = _output(False, "Replace the results of a finished run in --output_dir.")
+    overwrite: bool = _output(
+        False,
+        "Replace the results of a finished run in --output_dir; with --resume_from_checkpoint auto, begin again where "
+        "no checkpoint can be continued.",
+    )
     save_strategy: Literal["no", "steps", "epoch", "best"] = _output(
         "epoch", "When to save a checkpoint.", trains=True
     )

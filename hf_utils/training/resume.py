@@ -22,7 +22,7 @@ from hf_utils.augmentation.pipeline import read_augmentation
 from hf_utils.data.corpus import parse_eval_datasets
 from hf_utils.data.split_record import RECORD_FILE, SplitRecord
 from hf_utils.errors import UserError
-from hf_utils.files import ADAPTER_FOLDER, RESULTS_FILE, hash_content, to_json, write_atomically
+from hf_utils.files import ADAPTER_FOLDER, RESULTS_FILE, hash_content, is_complete, to_json, write_atomically
 from hf_utils.models.spectrogram_cnn.feature_extraction_spectrogram_cnn import SETTINGS, SpectrogramCNNFeatureExtractor
 
 logger = logging.getLogger(__name__)
@@ -46,11 +46,13 @@ _LENGTH = " (the learning rate of this schedule depends on the length of the tra
 _MEANINGS = {
     "num_train_epochs": _LENGTH,
     "max_steps": _LENGTH,
+    "precision": " (`auto` chooses by the machine)",
     "windows_per_step": " (per_device_train_batch_size x gradient_accumulation_steps x processes)",
     "transforms": " (what the file of --augmentation, and the recordings it names, hold)",
 }
-_OF_WEIGHTS_ALONE = (
-    "no state of the optimiser (as under save_only_model), so no training can continue from it as if never stopped"
+_LACKS_STATE = (
+    "lacks the state of the optimiser, the schedule or the random numbers (as under save_only_model), so no training "
+    "can continue from it as if never stopped"
 )
 _ABSOLUTE_SCHEDULES = ("constant", "reduce_lr_on_plateau", "greedy")  # as far as training goes, whatever its length
 _WARMED_SCHEDULES = ("constant_with_warmup", "inverse_sqrt")  # likewise, where the warm-up is counted in steps
@@ -60,15 +62,19 @@ def check_checkpoints(arguments: RunArguments) -> None:
     """Check what can be checked of an earlier run before anything long starts.
 
     Raises:
-        UserError: as `find_checkpoint`, or the checkpoint at hand is of a training with other options.
+        UserError: as `find_checkpoint`, or the checkpoint at hand is of a training with other options, or, where none
+            can be continued, the finished run.
     """
     training = arguments.training
     output_dir, resume = training.output_dir, training.resume_from_checkpoint
     _check_folders(output_dir, resume, overwrite=training.overwrite)
-    if resume not in (None, "hub"):  # where a later one may be
-        checkpoint = _find_newest(output_dir, overwrite=training.overwrite) if resume == "auto" else resume
-        if checkpoint is not None:
-            check_options(checkpoint, describe_options(arguments))
+    if resume in (None, "hub"):  # where a later one may be
+        return
+    checkpoint = _find_newest(output_dir, overwrite=training.overwrite) if resume == "auto" else resume
+    if checkpoint is not None:
+        check_options(checkpoint, describe_options(arguments))
+    elif is_complete(output_dir):  # its results would be replaced by those of a training from the start
+        check_options(output_dir, describe_options(arguments))
 
 
 def _check_folders(output_dir: str, resume_from_checkpoint: str | None, *, overwrite: bool) -> None:
@@ -83,11 +89,8 @@ def _check_folders(output_dir: str, resume_from_checkpoint: str | None, *, overw
                 "--output_dir."
             )
         if not _can_continue(Path(resume_from_checkpoint)):
-            raise UserError(
-                f"--resume_from_checkpoint {resume_from_checkpoint} holds {_OF_WEIGHTS_ALONE}. Start a new run from "
-                f"its weights: --model_name_or_path {resume_from_checkpoint} --output_dir ..."
-            )
-    elif _list_checkpoints(output_dir) and not overwrite:
+            raise _refuse(resume_from_checkpoint)
+    if not overwrite and _list_checkpoints(output_dir) and not _is_within(resume_from_checkpoint, output_dir):
         raise UserError(
             f"--output_dir {output_dir} holds the checkpoints of an earlier run. Continue it by "
             "--resume_from_checkpoint auto, replace it by --overwrite, or choose another folder."
@@ -101,20 +104,29 @@ def _list_checkpoints(output_dir: str) -> list[Path]:
     return sorted(folders, key=lambda path: int(folders[path][1]), reverse=True)
 
 
-def _find_newest(output_dir: str, *, overwrite: bool) -> str | None:
-    """Return the newest checkpoint that was saved to its end: a process may be killed while it saves one.
+def _is_within(checkpoint: str | None, output_dir: str) -> bool:
+    """Whether a checkpoint, if there is one, is of the run in `output_dir`."""
+    return checkpoint is not None and Path(checkpoint).absolute().parent.resolve() == Path(output_dir).resolve()
 
-    None if there is none, or if it holds weights alone and the run may be written over.
+
+def _find_newest(output_dir: str, *, overwrite: bool) -> str | None:
+    """Return the newest checkpoint that can be continued, or None.
+
+    One that was not saved to its end, since the process was killed, is passed over, and so is one that lost part of
+    its state: from an older one, the training ends with the same weights.
+
+    Raises:
+        UserError: there are whole checkpoints, none of them can be continued, and the run may not be written over.
     """
-    newest = next((folder for folder in _list_checkpoints(output_dir) if _is_whole(folder)), None)
-    if newest is None or _can_continue(newest):
-        return newest and str(newest)
-    if not overwrite:
+    whole = [folder for folder in _list_checkpoints(output_dir) if _is_whole(folder)]
+    for folder in whole:
+        if _can_continue(folder):
+            return str(folder)
+    if whole and not overwrite:
         raise UserError(
-            f"--resume_from_checkpoint auto: {newest} holds {_OF_WEIGHTS_ALONE}. Add --overwrite to begin this run "
-            "again, or choose another --output_dir."
+            f"--resume_from_checkpoint auto: {whole[0]} {_LACKS_STATE}. Add --overwrite to begin this run again, or "
+            "choose another --output_dir."
         )
-    logger.warning("%s holds %s: from the start", newest, _OF_WEIGHTS_ALONE)
     return None
 
 
@@ -127,15 +139,43 @@ def _is_whole(checkpoint: Path) -> bool:
 
 
 def _can_continue(checkpoint: Path) -> bool:
-    """Whether a whole checkpoint has the optimiser's state and the schedule's, or its training was at its end.
-
-    Without one of them, the Trainer itself would go on without a word, with a new optimiser and the learning rate from
-    its beginning. DeepSpeed keeps both in a folder `global_step...`.
-    """
+    """Whether a whole checkpoint has what its training would go on with, or was at the end of it."""
     state = _read_state(checkpoint)
-    has_state = any(checkpoint.glob("*optimizer*")) and (checkpoint / "scheduler.pt").is_file()
-    is_at_end = state["global_step"] >= state.get("max_steps", math.inf)
-    return has_state or any(checkpoint.glob("global_step*")) or is_at_end
+    return state["global_step"] >= state.get("max_steps", math.inf) or _has_state(checkpoint)
+
+
+def _has_state(checkpoint: Path) -> bool:
+    """Whether a checkpoint has the state of the optimiser, the schedule and the random numbers.
+
+    DeepSpeed keeps the first two in a folder `global_step...`, FSDP the first in a folder `optimizer_0`.
+    """
+    has_optimizer = any(checkpoint.glob("*optimizer*")) and (checkpoint / "scheduler.pt").is_file()
+    has_random_state = any(checkpoint.glob("rng_state*.pth"))
+    return has_random_state and (has_optimizer or any(checkpoint.glob("global_step*")))
+
+
+def check_state(checkpoint: str, *, scales_loss: bool) -> None:
+    """Check that a training which is not at its end can continue from `checkpoint`.
+
+    Where something is missing, the Trainer itself would go on without a word, with a new optimiser and the learning
+    rate from its beginning.
+
+    Args:
+        scales_loss: whether the training has a scaler of the loss, as fp16 needs.
+
+    Raises:
+        UserError: the checkpoint lacks part of the state.
+    """
+    folder = Path(checkpoint)
+    if not _has_state(folder) or (scales_loss and not (folder / "scaler.pt").is_file()):
+        raise _refuse(checkpoint)
+
+
+def _refuse(checkpoint: str) -> UserError:
+    return UserError(
+        f"--resume_from_checkpoint: {checkpoint} {_LACKS_STATE}. Start a new run from its weights: "
+        f"--model_name_or_path {checkpoint} --output_dir ..."
+    )
 
 
 def _read_state(checkpoint: Path) -> dict[str, Any]:
@@ -146,23 +186,26 @@ def find_checkpoint(output_dir: str, resume_from_checkpoint: str | None, *, over
     """Return the checkpoint to continue from: the one named, the newest of `output_dir` for "auto", or None.
 
     Without one, the checkpoints, curves and adapters of an earlier run in `output_dir` are removed; for "auto", only
-    with `overwrite`.
+    with `overwrite`. So they are with `overwrite` where the named one is in another folder.
 
     Raises:
         UserError: there is an earlier run of which nothing is said, or nothing to resume from.
     """
     _check_folders(output_dir, resume_from_checkpoint, overwrite=overwrite)
+    checkpoint = resume_from_checkpoint
     if resume_from_checkpoint == "auto":
-        newest = _find_newest(output_dir, overwrite=overwrite)
-        if newest or not overwrite:
-            logger.info("Continuing from %s", newest) if newest else logger.info("No checkpoint yet: from the start")
-            return newest
-    elif resume_from_checkpoint is not None:
-        return resume_from_checkpoint
-    folders = (Path(output_dir, name) for name in ("tensorboard", ADAPTER_FOLDER))
-    for old in (*Path(output_dir).glob("checkpoint-*"), *folders):
-        shutil.rmtree(old, ignore_errors=True)
-    return None
+        checkpoint = _find_newest(output_dir, overwrite=overwrite)
+        if checkpoint is not None:
+            logger.info("Continuing from %s", checkpoint)
+        elif _list_checkpoints(output_dir):
+            logger.warning("No checkpoint in %s can be continued: from the start", output_dir)
+        else:
+            logger.info("No checkpoint yet: from the start")
+    if resume_from_checkpoint is None or (overwrite and not _is_within(checkpoint, output_dir)):
+        folders = (Path(output_dir, name) for name in ("tensorboard", ADAPTER_FOLDER))
+        for old in (*Path(output_dir).glob("checkpoint-*"), *folders):
+            shutil.rmtree(old, ignore_errors=True)
+    return checkpoint
 
 
 def describe_options(arguments: RunArguments) -> dict[str, Any]:
@@ -175,10 +218,15 @@ def describe_options(arguments: RunArguments) -> dict[str, Any]:
     options = {name: value for name, value in deciding.items() if name not in _NOT_COMPARED}
     scheduler, warmup = training.lr_scheduler_type.value, training.warmup_steps
     is_absolute = scheduler in _ABSOLUTE_SCHEDULES or (scheduler in _WARMED_SCHEDULES and not 0 < warmup < 1)
-    can_be_lengthened = training.average_weights != "swa" and not training.save_only_model
-    if is_absolute and can_be_lengthened:  # the beginning of swa depends on the end
+    intervals = (training.eval_strategy, training.eval_steps), (training.save_strategy, training.save_steps)
+    has_shares = any(strategy == "steps" and steps < 1 for strategy, steps in intervals)
+    # The beginning of swa and shares of all steps depend on the end, and weights alone are enough only there.
+    is_tied = training.average_weights == "swa" or has_shares or training.save_only_model
+    if is_absolute and not is_tied:
         for name in ("num_train_epochs", "max_steps"):
             options.pop(name, None)
+    # What "auto" chose depends on the machine.
+    options["precision"] = "bf16" if training.bf16 else "fp16" if training.fp16 else "fp32"
     if training.eval_strategy == "steps":
         options["eval_steps"] = training.eval_steps
     processes = training.world_size * max(1, training.n_gpu)
@@ -224,7 +272,9 @@ def check_options(checkpoint: str, options: Mapping[str, Any]) -> None:
         logger.warning("%s has no %s: nothing checks that its training had the same options.", checkpoint, path.name)
         return
     before = json.loads(path.read_text(encoding="utf-8"))
-    _expect_same(checkpoint, differing_options(before, options))
+    # An earlier version did not say what "auto" had chosen.
+    unknown = frozenset({"precision"} if before.get("precision") == "auto" else ())
+    _expect_same(checkpoint, differing_options(before, options, ignored=unknown))
 
 
 def check_features(checkpoint: str, now: Any) -> None:

@@ -209,7 +209,9 @@ def train(experiment: Experiment, arguments: RunArguments, repository: Repositor
     if resume == "hub":
         with training_args.main_process_first(desc="downloading the checkpoint"):
             resume = fetch_checkpoint(repository, output_dir) if repository else "auto"
-    checkpoint = find_checkpoint(output_dir, resume, overwrite=training_args.overwrite)
+    # No process may look for checkpoints while another removes them.
+    with training_args.main_process_first(local=False, desc="finding the checkpoint"):
+        checkpoint = find_checkpoint(output_dir, resume, overwrite=training_args.overwrite)
     if checkpoint is not None:
         check_options(checkpoint, options)
         check_features(checkpoint, trainer.processing_class)

@@ -43,7 +43,8 @@ from hf_utils.training.optimizer import (
     make_parameter_groups,
 )
 from hf_utils.training.progress import EpochLine, ProgressBars
-from hf_utils.training.selection import StopAgain, is_patience_spent, keep_if_best
+from hf_utils.training.resume import check_state
+from hf_utils.training.selection import StopAgain, has_ended, is_patience_spent, keep_if_best
 from hf_utils.training.weight_average import WeightAverage, find_batch_norms, renew_batch_norm
 
 logger = logging.getLogger(__name__)
@@ -242,23 +243,31 @@ class GenreTrainer(Trainer):
             super()._run_epoch(*args, **kwargs)
 
     def _init_training_state(self, max_steps, steps_per_epoch, num_epochs, resume_from_checkpoint, trial):
-        """As the stock one; find the best checkpoint of a run whose folder was moved.
+        """As the stock one; take the best checkpoint beside the one at hand, and that one's running weights.
+
+        The state names the best checkpoint by the path it had. The run's folder may have been moved since, or copied,
+        and another run be at that path.
 
         Raises:
-            UserError: the best checkpoint so far is gone, so the run cannot end as it would have.
+            UserError: the best checkpoint so far is gone, so the run cannot end as it would have, or as `check_state`
+                and `WeightAverage.resume`.
         """
         trained = super()._init_training_state(max_steps, steps_per_epoch, num_epochs, resume_from_checkpoint, trial)
         state = self.state
-        if resume_from_checkpoint and self.args.load_best_model_at_end and state.best_global_step:
-            if state.best_model_checkpoint is None:
-                best = Path(resume_from_checkpoint).parent / f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}"
-                if not best.is_dir():
-                    raise UserError(
-                        f"--resume_from_checkpoint {resume_from_checkpoint}: the best checkpoint of its run, "
-                        f"{best.name}, is gone, and later ones may be worse. Copy it back to {best.parent}, or start "
-                        "from the beginning with --overwrite."
-                    )
+        if resume_from_checkpoint and state.best_global_step:
+            best = Path(resume_from_checkpoint).parent / f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}"
+            if best.is_dir():
                 state.best_model_checkpoint = str(best)
+            elif self.args.load_best_model_at_end and state.best_model_checkpoint is None:
+                raise UserError(
+                    f"--resume_from_checkpoint {resume_from_checkpoint}: the best checkpoint of its run, "
+                    f"{best.name}, is gone, and later ones may be worse. Copy it back to {best.parent}, or start "
+                    "from the beginning with --overwrite and without --resume_from_checkpoint."
+                )
+        if resume_from_checkpoint and not has_ended(self.args, state):
+            check_state(resume_from_checkpoint, scales_loss=self.accelerator.scaler is not None)
+            if self._average is not None:
+                self._average.resume(self.model, resume_from_checkpoint)
         return trained
 
     def train(self, *args, **kwargs):
@@ -354,8 +363,6 @@ class GenreTrainer(Trainer):
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
             return super()._load_from_checkpoint(resume_from_checkpoint, model)
         _reload(self.model if model is None else model, resume_from_checkpoint)
-        if self._average is not None:
-            self._average.resume(self.model, resume_from_checkpoint)
 
 
 def _reload(model: torch.nn.Module, folder: str) -> None:

@@ -13,9 +13,11 @@ from hf_utils.errors import UserError
 from hf_utils.models.spectrogram_cnn import SpectrogramCNNFeatureExtractor
 from hf_utils.training.resume import (
     OPTIONS_FILE,
+    check_checkpoints,
     check_evaluations,
     check_features,
     check_options,
+    check_state,
     describe_options,
     find_checkpoint,
 )
@@ -75,12 +77,40 @@ def test_what_leaves_the_training_as_it_is_may_change(before, now, tmp_path):
             "--eval_strategy steps --save_strategy steps --logging_steps 50",
             "eval_steps",
         ),
+        (
+            "--lr_scheduler_type constant --eval_strategy steps --eval_steps 0.5 --save_strategy epoch --max_steps 10 "
+            "--load_best_model_at_end false",
+            "--lr_scheduler_type constant --eval_strategy steps --eval_steps 0.5 --save_strategy epoch --max_steps 20 "
+            "--load_best_model_at_end false",
+            "max_steps",
+        ),
+        (
+            "--lr_scheduler_type constant --save_strategy steps --save_steps 0.5 --eval_strategy epoch --max_steps 10 "
+            "--load_best_model_at_end false",
+            "--lr_scheduler_type constant --save_strategy steps --save_steps 0.5 --eval_strategy epoch --max_steps 20 "
+            "--load_best_model_at_end false",
+            "max_steps",
+        ),
     ],
 )
 def test_what_changes_the_training_is_named(before, now, name, tmp_path):
     (tmp_path / OPTIONS_FILE).write_text(json.dumps(describe(before)))
     with pytest.raises(UserError, match=rf"{name}: .* before, .* now"):
         check_options(str(tmp_path), describe(now))
+
+
+def test_the_precision_that_a_machine_chose_is_compared(tmp_path, monkeypatch):
+    """An earlier version wrote "auto", which tells nothing."""
+    found = []
+    for has_hardware in (True, False):
+        monkeypatch.setattr("hf_utils.arguments.training.has_bf16_hardware", lambda use_cpu, has=has_hardware: has)
+        found.append(describe("--precision auto"))
+    assert found[1] == describe("--precision fp32")
+    (tmp_path / OPTIONS_FILE).write_text(json.dumps(found[0]))
+    with pytest.raises(UserError, match="precision: bf16 before, fp32 now"):
+        check_options(str(tmp_path), found[1])
+    (tmp_path / OPTIONS_FILE).write_text(json.dumps({**found[0], "precision": "auto"}))
+    check_options(str(tmp_path), found[1])
 
 
 def test_a_checkpoint_that_tells_nothing_is_warned_of(tmp_path, caplog):
@@ -168,25 +198,77 @@ def test_half_a_checkpoint_is_no_start_and_is_not_removed_unasked(tmp_path):
     assert (tmp_path / "checkpoint-10").is_dir()
 
 
-def test_weights_alone_are_not_gone_on_from(tmp_path):
+def test_weights_alone_are_not_gone_on_from(tmp_path, caplog):
     """The Trainer would, with a new optimiser and the learning rate from its beginning, and say nothing."""
     save_checkpoints(tmp_path, 2, 9, weights_alone=True)
     last = str(tmp_path / "checkpoint-9")
     for resume in ("auto", last):
-        with pytest.raises(UserError, match=r"checkpoint-9 holds no state of the optimiser"):
+        with pytest.raises(UserError, match=r"checkpoint-9 lacks the state of the optimiser"):
             find_checkpoint(str(tmp_path), resume, overwrite=False)
     assert len(list(tmp_path.iterdir())) == 2
     assert find_checkpoint(str(tmp_path), "auto", overwrite=True) is None
+    assert [message for message in caplog.messages if "can be continued" in message]
     assert not list(tmp_path.iterdir())  # or those would be taken for later ones of the new run
 
 
-@pytest.mark.parametrize("lost", ["optimizer.pt", "scheduler.pt"])
-def test_a_checkpoint_that_lost_part_of_its_state_is_not_gone_on_from(lost, tmp_path):
+@pytest.mark.parametrize("lost", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_checkpoint_that_lost_part_of_its_state_is_passed_over(lost, overwrite, tmp_path):
     """Such as one whose largest file was deleted to save disk."""
-    save_checkpoints(tmp_path, 9)
+    save_checkpoints(tmp_path, 2, 9)
     (tmp_path / "checkpoint-9" / lost).unlink()
-    with pytest.raises(UserError, match="checkpoint-9 holds no state of the optimiser"):
-        find_checkpoint(str(tmp_path), "auto", overwrite=False)
+    assert find_checkpoint(str(tmp_path), "auto", overwrite=overwrite) == str(tmp_path / "checkpoint-2")
+    with pytest.raises(UserError, match="checkpoint-9 lacks the state of the optimiser"):
+        find_checkpoint(str(tmp_path), str(tmp_path / "checkpoint-9"), overwrite=overwrite)
+
+
+@pytest.mark.parametrize(
+    ("files", "scales_loss", "is_enough"),
+    [
+        ("optimizer.pt scheduler.pt rng_state.pth", False, True),
+        ("optimizer.pt scheduler.pt rng_state.pth", True, False),
+        ("optimizer.pt scheduler.pt rng_state.pth scaler.pt", True, True),
+        ("optimizer_0/ scheduler.pt rng_state_0.pth rng_state_1.pth", False, True),  # FSDP
+        ("optimizer_0/ rng_state_0.pth", False, False),
+        ("global_step9/ rng_state_0.pth", False, True),  # DeepSpeed
+        ("global_step9/", False, False),
+    ],
+)
+def test_what_a_training_goes_on_with(files, scales_loss, is_enough, tmp_path):
+    for name in files.split():
+        (tmp_path / name).mkdir() if name.endswith("/") else (tmp_path / name).touch()
+    if is_enough:
+        return check_state(str(tmp_path), scales_loss=scales_loss)
+    with pytest.raises(UserError, match="lacks the state of the optimiser"):
+        check_state(str(tmp_path), scales_loss=scales_loss)
+
+
+def test_a_training_continued_in_another_folder_meets_no_checkpoints_there(tmp_path):
+    """The Trainer would take those for its own, and one of them perhaps for its best."""
+    save_checkpoints(tmp_path / "one", 9)
+    save_checkpoints(tmp_path / "other", 2, 9)
+    named, other = str(tmp_path / "one" / "checkpoint-9"), str(tmp_path / "other")
+    with pytest.raises(UserError, match="other holds the checkpoints of .* --overwrite"):
+        find_checkpoint(other, named, overwrite=False)
+    assert len(list((tmp_path / "other").iterdir())) == 2
+    assert find_checkpoint(other, named, overwrite=True) == named
+    assert not list((tmp_path / "other").iterdir())
+    for overwrite in (False, True):
+        assert find_checkpoint(str(tmp_path / "one"), named, overwrite=overwrite) == named
+        assert find_checkpoint(other, named, overwrite=overwrite) == named
+
+
+def test_a_finished_run_is_not_trained_anew_with_other_options(tmp_path):
+    """As a cell of a study asks for, whose best checkpoint alone was kept, and without the optimiser's state."""
+    save_checkpoints(tmp_path, 9, weights_alone=True)
+    words = ["--model_name_or_path", "some/model", "--use_cpu", "--output_dir", str(tmp_path), "--overwrite"]
+    same, other = ([*words, "--resume_from_checkpoint", "auto", "--seed", seed] for seed in ("5", "6"))
+    (tmp_path / OPTIONS_FILE).write_text(json.dumps(describe("--seed 5")))
+    check_checkpoints(RunArguments.parse(other))
+    (tmp_path / "results.json").write_text(json.dumps({"complete": True}))
+    check_checkpoints(RunArguments.parse(same))
+    with pytest.raises(UserError, match="seed: 5 before, 6 now"):
+        check_checkpoints(RunArguments.parse(other))
 
 
 def test_weights_alone_at_the_end_of_the_training_are_enough(tmp_path):

@@ -173,6 +173,32 @@ def test_the_best_checkpoint_of_a_moved_run_is_found_or_missed(checkpoint, genre
         lost.train(resume_from_checkpoint=True)
 
 
+def test_the_best_checkpoint_of_a_copied_run_is_its_own(checkpoint, genre_folder, tmp_path, script):
+    """The folder that it was copied from has the checkpoints of another training by now."""
+    script("accuracy", WORSE)
+    whole = make_trainer(checkpoint, genre_folder, tmp_path / "run")
+    whole.train()
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    other = make_trainer(checkpoint, genre_folder, tmp_path / "run", seed=6)
+    other.train()
+    assert differing(tensors(whole.model), tensors(other.model))
+    resumed = make_trainer(checkpoint, genre_folder, tmp_path / "copy")
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.best_model_checkpoint == str(tmp_path / "copy" / "checkpoint-4")
+    assert differing(tensors(whole.model), tensors(resumed.model)) == []
+
+
+@pytest.mark.parametrize("lost", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_a_finished_training_is_lengthened_only_with_its_state(checkpoint, genre_folder, tmp_path, lost):
+    options = {"lr_scheduler_type": "constant", "load_best_model_at_end": False}
+    make_trainer(checkpoint, genre_folder, tmp_path, num_train_epochs=1, **options).train()
+    (tmp_path / "checkpoint-4" / lost).unlink()
+    make_trainer(checkpoint, genre_folder, tmp_path, num_train_epochs=1, **options).train(resume_from_checkpoint=True)
+    longer = make_trainer(checkpoint, genre_folder, tmp_path, num_train_epochs=2, **options)
+    with pytest.raises(UserError, match="checkpoint-4 lacks the state"):
+        longer.train(resume_from_checkpoint=True)
+
+
 def test_an_evaluation_of_the_same_step_counts_once(checkpoint, genre_folder, tmp_path, monkeypatch):
     scores = {0: 0.1, 4: 0.5, 8: 0.4, 12: 0.3, 16: 0.2, 20: 0.1}
 

@@ -186,6 +186,18 @@ def test_a_training_that_had_ended_has_the_same_mean_again(genre_folder, tmp_pat
     assert differing(tensors(whole.model), tensors(again.model)) == []
 
 
+def test_a_training_that_had_ended_needs_no_running_weights(genre_folder, tmp_path_factory, tmp_path):
+    """Nor were they saved: the model of the last checkpoint is the mean."""
+    checkpoint = saved("resnet", tmp_path_factory)
+    options = {"num_train_epochs": 1, "average_weights": "ema", "load_best_model_at_end": False}
+    whole = make_trainer(checkpoint, genre_folder, tmp_path, save_only_model=True, **options)
+    whole.train()
+    assert not (tmp_path / "checkpoint-4" / RUNNING_FILE).exists()
+    again = make_trainer(checkpoint, genre_folder, tmp_path, save_only_model=True, **options)
+    again.train(resume_from_checkpoint=True)
+    assert differing(tensors(whole.model), tensors(again.model)) == []
+
+
 def test_the_end_of_a_training_tells_of_the_mean(genre_folder, tmp_path_factory, tmp_path):
     options = {"num_train_epochs": 1, "average_weights": "swa"}
     trainer = make_trainer(saved("ast", tmp_path_factory), genre_folder, tmp_path, **options)
