@@ -160,6 +160,18 @@ def is_complete(folder: str | os.PathLike) -> bool | None:
         return None
 
 
+def find_lost_shards(folder: Path) -> str:
+    """Return how many files of a dataset that was made here are gone, by split, in words; "" if none.
+
+    `datasets` takes what is left for the whole, without a word.
+    """
+    planned = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("shards", {})
+    found = {split: len(list(folder.glob(f"data/{split}-*.parquet"))) for split in planned}
+    return ", ".join(
+        f"{planned[split] - found[split]} of {split}" for split in planned if found[split] < planned[split]
+    )
+
+
 def file_stem(name: str) -> str:
     """Return `name` as part of a file name on any system; what had to be replaced is told apart by a digest."""
     safe = re.sub(r"[^A-Za-z0-9._+-]", "_", name)[:80]

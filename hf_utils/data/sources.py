@@ -26,7 +26,7 @@ from hf_utils.data.columns import join_facts, read_texts
 from hf_utils.data.split_names import find_split_in_path
 from hf_utils.data.text_tables import read_csv
 from hf_utils.errors import UserError
-from hf_utils.files import CARD_FILE
+from hf_utils.files import CARD_FILE, find_lost_shards
 from hf_utils.hub.licenses import read_metadata
 
 logger = logging.getLogger(__name__)
@@ -157,11 +157,17 @@ def _join(parts: _Parts, source: str, folder: Path | None) -> Source:
 def _find_parquet(path: Path, config_name: str | None) -> list[Path]:
     if path.is_file():
         return [path] if path.suffix.lower() == ".parquet" else []
-    if (path / "data").is_dir() and (path / "config.json").is_file() and not (path / "README.md").is_file():
-        raise UserError(
-            f"{path} is unfinished: it has a config.json, but no README.md, which is written when all shards are "
-            "there. Run the command that makes it again; it goes on where it stopped."
-        )
+    if (path / "data").is_dir() and (path / "config.json").is_file():
+        if not (path / CARD_FILE).is_file():
+            raise UserError(
+                f"{path} is unfinished: it has a config.json, but no {CARD_FILE}, which is written when all shards "
+                "are there. Run the command that makes it again; it goes on where it stopped."
+            )
+        if lost := find_lost_shards(path):
+            raise UserError(
+                f"{path} is unfinished: of the files in data, {lost} are missing. Run the command that makes it "
+                "again, or copy the whole folder."
+            )
     declared = _read_configurations(path)
     is_made_here = (path / "config.json").is_file()  # of corruptions each is one, and all together are a source, too
     if config_name is None and len(declared) > 1 and not is_made_here:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import yaml
 from hf_utils.config_files import read_config
 from hf_utils.disclosure import is_secret, show_source, show_value
 from hf_utils.errors import UserError
-from hf_utils.files import ADAPTER_FILE, ADAPTER_FOLDER, CONFIG_FILE
+from hf_utils.files import ADAPTER_FILE, ADAPTER_FOLDER, CONFIG_FILE, find_lost_shards
 
 # What loads a model, and what its weights know of recordings (`data.split_record`): all that a checkpoint in the
 # middle of a training has for others.
@@ -57,8 +57,11 @@ def select_published(folder: str | os.PathLike, kind: str) -> dict[str, Path | b
         absent.append("model.safetensors" if kind == "model" else "data/*.parquet")
     if absent:
         raise UserError(f"{folder} is no finished {kind} to push: it has no {', no '.join(absent)}")
-    if kind == "dataset":
-        _check_shards(folder, contents)
+    if kind == "dataset" and (lost := find_lost_shards(folder)):
+        raise UserError(
+            f"{folder} is no finished dataset to push: of the files in data, {lost} are missing. The command that "
+            "made it makes them again."
+        )
     if "results.json" in contents:
         results = json.loads(contents["results.json"].read_text(encoding="utf-8"))
         contents["results.json"] = to_public_json(results)
@@ -66,17 +69,6 @@ def select_published(folder: str | os.PathLike, kind: str) -> dict[str, Path | b
         config = _without_paths(read_config(contents[CONFIG_FILE]))
         contents[CONFIG_FILE] = yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode()
     return contents
-
-
-def _check_shards(folder: Path, contents: Iterable[str]) -> None:
-    """Raise UserError if files of a made dataset are lost: `load_dataset` would give what is left, without a word."""
-    planned = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("shards", {})
-    found = {split: sum(name.startswith(f"data/{split}-") for name in contents) for split in planned}
-    if lost := [f"{planned[split] - found[split]} of {split}" for split in planned if found[split] < planned[split]]:
-        raise UserError(
-            f"{folder} is no finished dataset to push: of the files in data, {', '.join(lost)} are missing. The "
-            "command that made it makes them again."
-        )
 
 
 def find_files(folder: Path, patterns: tuple[str, ...] = LOADED_FILES) -> dict[str, Path | bytes]:

@@ -301,6 +301,9 @@ def test_shard_folders_keep_provenance_and_are_refused_unfinished(genre_folder, 
     assert set(clips["origin"]) == {"noisy"} and set(clips["snr_db"]) == {10.0}
     assert genre_names(clips) == ["x", *GENRES]
     assert genre_names(load_clips(str(tmp_path / "noisy"), genres=GENRES)) == GENRES
+    shards.paths[1].unlink()
+    with pytest.raises(UserError, match="unfinished.*1 of train"):
+        load_clips(str(tmp_path / "noisy"))
 
 
 def test_a_table_written_by_save_to_disk_comes_back_the_same(genre_folder, tmp_path):
