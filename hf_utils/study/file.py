@@ -12,7 +12,7 @@ folds: [0, 1, 2]                 # only with split_protocol: artist_folds
 options: {max_steps: 500}        # for every run; a model's and then an arm's options win
 seed_options:                    # what the runs of a seed are also evaluated on; they win over the above
   1: {corruptions: configs/corruptions.yaml}
-prepare:                         # before the first run, if the folder is not finished
+prepare:                         # before the first run, unless this very command is done
   - {folder: data/noisy, command: python augment_dataset.py configs/augment/awgn_10db.yaml --output_dir data/noisy}
 launch: [--num_processes, 2]     # options of `accelerate launch`
 """

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from hf_utils.config_files import write_config
 from hf_utils.errors import UserError
-from hf_utils.files import CARD_FILE, file_stem, write_atomically
+from hf_utils.files import file_stem, write_atomically
 from hf_utils.launch import module_parser
 from hf_utils.report.run_folders import CELL_FILE
 from hf_utils.study.cells import (
@@ -73,7 +73,10 @@ def run_study(study: Study) -> int:
 
 
 def _prepare(study: Study, preparation: Preparation) -> bool:
-    """Make a dataset folder unless it is finished; return whether it is."""
+    """Make a dataset folder unless this command has made it; return whether it is there.
+
+    Whether a folder that is there is what the command makes, only the command can tell: ours ends at once, or refuses.
+    """
     if _is_prepared(study, preparation):
         return True
     folder = _preparation_log(study, preparation)
@@ -91,10 +94,10 @@ def _prepare(study: Study, preparation: Preparation) -> bool:
 
 
 def _is_prepared(study: Study, preparation: Preparation) -> bool:
-    """Return whether the folder has the card that our scripts write last, or this study's command made it."""
+    """Return whether exactly this command has made the folder in this study."""
     done = _preparation_log(study, preparation) / _DONE_FILE
-    by_study = done.is_file() and done.read_text(encoding="utf-8") == shlex.join(preparation.command)
-    return (preparation.folder / CARD_FILE).is_file() or (by_study and preparation.folder.is_dir())
+    by_command = done.is_file() and done.read_text(encoding="utf-8") == shlex.join(preparation.command)
+    return by_command and preparation.folder.is_dir()
 
 
 def _preparation_log(study: Study, preparation: Preparation) -> Path:

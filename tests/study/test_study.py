@@ -221,11 +221,13 @@ def test_data_is_prepared_once_and_a_failure_is_told(project, capsys):
     assert f"data/noisy: missing\n    {command}" in out and out.count("data/noisy\n") == 1
     assert study.main(["study.yaml"]) == 0
     assert study.main(["study.yaml"]) == 0  # a second `mkdir` would fail
-    # Made by hand, with the card that is written last.
-    (project / "data/own").mkdir()
-    (project / "data/own/README.md").touch()
-    write_study(project, prepare=[{"folder": "data/own", "command": "python -c exit(1)"}])
-    assert study.main(["study.yaml"]) == 0
+    # The card of a finished dataset does not say that this command made it: only the command knows.
+    (project / "data/noisy/README.md").touch()
+    for other in ("open('again', 'w')", "exit('begun with another configuration')"):
+        write_study(project, prepare=[{"folder": "data/noisy", "command": shlex.join(["python", "-c", other])}])
+        capsys.readouterr()
+        assert study.main(["study.yaml"]) == ("exit" in other)
+    assert (project / "again").exists() and "begun with another configuration" in capsys.readouterr().out
     write_study(project, prepare=[{"folder": "data/other", "command": "python -c 1"}])
     assert study.main(["study.yaml"]) == 1
     assert "no data/other" in capsys.readouterr().out
