@@ -1,7 +1,8 @@
 """What was written into which file, one JSON line per file, so that it can be verified and undone.
 
 A line is on the disk before its file is replaced. So after a kill it may tell of a file that is still the old one, but
-no file is replaced without a line. A line that a killed process left incomplete is passed over.
+no file is replaced without a line. A last line that a killed process left incomplete is passed over; with any other
+line that cannot be read, an old genre would be lost.
 """
 
 import contextlib
@@ -52,6 +53,9 @@ class TagJournal:
     Attributes:
         path: of the file.
         written: the last line of each file, by its path.
+
+    Raises:
+        UserError: a line is damaged.
     """
 
     def __init__(self, plan: Path):
@@ -59,12 +63,24 @@ class TagJournal:
         self.written: dict[str, WrittenTag] = {}
         self._read()
 
-    def _read(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            for line in self.path.read_bytes().split(b"\n"):
-                with contextlib.suppress(ValueError, TypeError):  # cut short
+    def _read(self) -> int:
+        """Take in all lines; return how many bytes they have, without a last one that a kill cut short."""
+        content = self.path.read_bytes() if self.path.exists() else b""
+        lines = content.split(b"\n")
+        for number, line in enumerate(lines, start=1):
+            try:
+                if line:
                     written = WrittenTag.from_line(line)
                     self.written[written.file] = written
+            except (ValueError, TypeError) as error:
+                if number == len(lines):
+                    return len(content) - len(line)
+                raise UserError(
+                    f"{self.path}, line {number} is damaged ({error}), and it has the genre that a file had before. "
+                    "Bring the journal back from a copy. If there is none, remove this line: its file then keeps the "
+                    "genre of the plan."
+                ) from error
+        return len(content)
 
     @contextlib.contextmanager
     def claim(self) -> Iterator[None]:
@@ -78,9 +94,9 @@ class TagJournal:
         if self._file is None:
             raise UserError(f"another process is writing or undoing the tags of this plan ({self.path} is locked)")
         with self._file:
-            self._read()
+            self._file.truncate(self._read())
             if self._file.seek(0, os.SEEK_END):
-                self._file.write(b"\n")  # ends the line that a killed process left incomplete
+                self._file.write(b"\n")  # ends a last line that an editor left without an end
             try:
                 yield
             finally:

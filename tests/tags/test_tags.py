@@ -4,6 +4,7 @@ import csv
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -338,6 +339,21 @@ def test_a_line_cut_short_does_not_spoil_the_next(library):
     library.plan.write_text("".join(run_limited))
     assert library.run("apply") == 0 and library.run("verify") == 0
     assert library.run("undo") == 0 and library.genres() == dict.fromkeys(FORMATS, [])
+
+
+@pytest.mark.parametrize(("old", "new"), [(b".{40}$", b""), (b'"old"', b'"o1d"'), (b".*", b"0")])
+def test_a_damaged_line_in_the_middle_stops_everything_and_the_journal_stays(library, old, new):
+    library.run("plan")
+    library.run("apply")
+    journal = library.out / "tags.jsonl.journal"
+    lines = journal.read_bytes().split(b"\n")
+    lines[1] = re.sub(old, new, lines[1], count=1)
+    journal.write_bytes(b"\n".join(lines))
+    before = journal.read_bytes(), library.genres()
+    for command in ("undo", "verify", "apply"):
+        with pytest.raises(UserError, match=f"{journal.name}, line 2 is damaged"):
+            library.run(command)
+    assert (journal.read_bytes(), library.genres()) == before
 
 
 def test_undo_leaves_what_was_changed_since_and_says_so(library, capsys):
