@@ -26,6 +26,7 @@ _SILENCED = {
         "choose a schedule with a warm-up, such as constant_with_warmup",
     ),
     "layer_decay": ("freeze", "none", ("backbone",), "choose another freeze, under which blocks learn"),
+    "hub_strategy": ("push_to_hub", False, (False,), "give push_to_hub"),
     "lora_rank": ("freeze", "none", ("backbone",), "choose another freeze, whose blocks get the adapters"),
 }
 # Options of transformers that this project does not declare, and that do nothing in a run that trains nothing.

@@ -35,7 +35,7 @@ def open_model_repository(training_args, given: Mapping[str, Any]) -> Repository
     if given.get("hub_revision"):
         raise UserError("hub_revision is given, but pushes go to the main branch: leave it out")
     if not training_args.push_to_hub:
-        for name in ("hub_model_id", "hub_private_repo", "hub_strategy"):
+        for name in ("hub_model_id", "hub_private_repo"):
             if given.get(name) is not None:
                 raise UserError(f"{name} is given, but not push_to_hub, which would use it")
         if training_args.resume_from_checkpoint == "hub":

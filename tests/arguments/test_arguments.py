@@ -17,6 +17,7 @@ from hf_utils.arguments.training import count_free_cores, has_bf16_hardware
 from hf_utils.arguments.training_options import TrainingOptions
 from hf_utils.config_files import write_config
 from hf_utils.errors import UserError
+from hf_utils.hub.checkpoint_push import open_model_repository
 
 TOKEN = "hf_ThisMustNotBeSeen"
 
@@ -189,6 +190,7 @@ def test_the_saved_configuration_makes_the_same_run():
     assert (again.model, again.data) == (arguments.model, arguments.data)
     assert again.training.to_dict() == arguments.training.to_dict()
     assert again.config()["max_grad_norm"] == 0.5
+    assert open_model_repository(again.training, again.given) is None
 
 
 def test_the_token_reaches_no_file():

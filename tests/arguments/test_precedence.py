@@ -68,6 +68,7 @@ def test_one_source_cannot_say_it_twice(texts, flags, where, parse):
         (["logging_strategy: epoch\nlogging_steps: 3"], "", "logging_steps is 3.*logging_strategy is epoch"),
         ([], "--lr_scheduler_type constant --warmup_steps 7", "warmup_steps is 7.*constant_with_warmup"),
         ([], "--freeze backbone --layer_decay 0.7", "layer_decay is 0.7.*freeze is backbone"),
+        ([], "--hub_strategy checkpoint", "hub_strategy is checkpoint, but push_to_hub is False"),
         ([], "--freeze backbone --lora_rank 8", "lora_rank is 8, but freeze is backbone"),
     ],
 )
