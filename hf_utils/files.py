@@ -47,8 +47,10 @@ RESULTS_FILE = "results.json"
 # Which files the predictions beside it are of, and which models made them.
 ORIGIN_FILE = "predictions_origin.json"
 
-# The genre that it chose for every test track under every corruption.
-CORRUPTED_PREDICTIONS_FILE = "robustness_predictions.csv"
+# What it measured under corruptions: scores, the genre that it chose for every test track, and a picture.
+CORRUPTED_SCORES_FILE, CORRUPTED_PREDICTIONS_FILE = "robustness.csv", "robustness_predictions.csv"
+CORRUPTED_PICTURE_FILE = "robustness.png"
+ROBUSTNESS_FILES = (CORRUPTED_SCORES_FILE, CORRUPTED_PREDICTIONS_FILE, CORRUPTED_PICTURE_FILE)
 
 # A file that is being written, or that a killed process left; `datasets` passes over names that begin with a dot.
 UNFINISHED_PREFIX = ".aside-"

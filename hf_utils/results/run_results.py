@@ -18,7 +18,14 @@ import scipy.stats
 
 from hf_utils.disclosure import is_secret
 from hf_utils.errors import UserError
-from hf_utils.files import RESULTS_FILE, file_stem, to_json, write_atomically, write_predictions
+from hf_utils.files import (
+    RESULTS_FILE,
+    ROBUSTNESS_FILES,
+    file_stem,
+    to_json,
+    write_atomically,
+    write_predictions,
+)
 from hf_utils.results.calibration import apply_temperature
 from hf_utils.results.confidence import Judged, describe_confidence
 from hf_utils.results.metrics import metrics_for, softmax, vote
@@ -218,7 +225,8 @@ def write_results(
 ) -> dict:
     """Write predictions and, last, `results.json`; return what that file holds.
 
-    Undefined scores are null. Values whose name says that they are secret are left out of the configuration.
+    Files of the results that were there before, such as pictures of other sets, are removed. Undefined
+    scores are null. Values whose name says that they are secret are left out of the configuration.
     `complete` is false until everything else of the run is written, too.
     """
     output_dir = Path(output_dir)
@@ -240,9 +248,26 @@ def write_results(
         results |= {"robustness": robustness.rows, "robustness_means": robustness.means}
         results |= {"robustness_benchmark": robustness.benchmark, "corruption_error": robustness.corruption_error}
     results = to_json(results)
+    for name in _list_files(_read_earlier(output_dir)) - _list_files(results):
+        Path(output_dir, name).unlink(missing_ok=True)
     text = json.dumps(results, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
     write_atomically(output_dir / RESULTS_FILE, text + "\n")
     return results
+
+
+def _read_earlier(output_dir: Path) -> dict:
+    """Return the results that are in a folder, or {} where none can be read."""
+    try:
+        return json.loads((output_dir / RESULTS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _list_files(results: Mapping) -> set[str]:
+    """Return the names of the files that tell of a run's scores beside its `results.json`."""
+    sets = results.get("evaluations", {}).values()
+    names = [found[kind] for found in sets for kind in ("predictions", "confusion") if kind in found]
+    return {Path(name).name for name in (*names, *(ROBUSTNESS_FILES if results.get("robustness") else ()))}
 
 
 def versions() -> dict[str, str]:

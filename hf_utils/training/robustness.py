@@ -34,7 +34,15 @@ from hf_utils.data.window_lengths import WindowLengths
 from hf_utils.data.windows import EvaluationWindows
 from hf_utils.disclosure import SHORTENED_NOTE, show_command, show_source
 from hf_utils.errors import UserError
-from hf_utils.files import CARD_FILE, CORRUPTED_PREDICTIONS_FILE, hash_content, write_atomically, write_csv
+from hf_utils.files import (
+    CARD_FILE,
+    CORRUPTED_PICTURE_FILE,
+    CORRUPTED_PREDICTIONS_FILE,
+    CORRUPTED_SCORES_FILE,
+    hash_content,
+    write_atomically,
+    write_csv,
+)
 from hf_utils.results.display import OVERALL, show_change, show_corruption, show_score
 from hf_utils.results.intervals import percentile_interval, resample_tracks
 from hf_utils.results.plots import encode_png, shorten
@@ -45,7 +53,6 @@ from hf_utils.training.trainer import GenreTrainer
 
 logger = logging.getLogger(__name__)
 
-PICTURE_FILE = "robustness.png"
 _COMPARED_SCORES = ("accuracy", "roc_auc", "f1", "ece")
 _NUM_RESAMPLES = 2000
 _DIGEST_LENGTH = 12
@@ -353,7 +360,7 @@ class RobustnessReport:
             "from a bootstrap over tracks; changes are against the clean tracks."
         )
         summary = " ".join([summary, *self._error_sentences()])
-        return RobustnessText(summary, PICTURE_FILE, *self._table())
+        return RobustnessText(summary, CORRUPTED_PICTURE_FILE, *self._table())
 
     def _table(self) -> tuple[list[str], list[list[str]]]:
         """Return header and rows: the clean tracks, every corruption, the mean of every kind, and that of all."""
@@ -380,7 +387,9 @@ class RobustnessReport:
         """
         output_dir = Path(output_dir)
         write_csv(
-            output_dir / "robustness.csv", list(self.clean), [list(row.values()) for row in (self.clean, *self.rows)]
+            output_dir / CORRUPTED_SCORES_FILE,
+            list(self.clean),
+            [list(row.values()) for row in (self.clean, *self.rows)],
         )
         predictions = [
             [name, track_id, self._genres[label], self._genres[row.argmax()], row.max()]
@@ -397,7 +406,9 @@ class RobustnessReport:
         note = " (demo data, not a result)" if results["demo"] else ""
         model = results["model"]["name"] if page else str(output_dir)
         title = f"{show_source(model)}: {len(self._clean.labels)} test tracks{note}"
-        write_atomically(output_dir / PICTURE_FILE, encode_png(robustness_figure(self.clean, self.rows, title)))
+        write_atomically(
+            output_dir / CORRUPTED_PICTURE_FILE, encode_png(robustness_figure(self.clean, self.rows, title))
+        )
         if page:
             write_atomically(output_dir / CARD_FILE, self._page(results, command))
 

@@ -8,7 +8,7 @@ from made_results import evaluate, make_windows, write
 from sklearn.metrics import roc_auc_score
 
 from hf_utils.errors import UserError
-from hf_utils.files import file_stem, read_predictions, write_atomically, write_predictions
+from hf_utils.files import ROBUSTNESS_FILES, file_stem, read_predictions, write_atomically, write_predictions
 from hf_utils.results.run_results import format_scores, is_near_chance, score_windows, versions, warn_near_chance
 
 HOSTILE = ["a|b", "<script>", 'qu"ote, comma', "line\r\nbreak\rhere", "$\\frac$", "prediction"]
@@ -122,6 +122,19 @@ def test_results_file_holds_the_contract(tmp_path):
         assert len(read_predictions(tmp_path / entry["predictions"]).labels) == 4
         assert (tmp_path / entry["confusion"]).read_bytes().startswith(b"\x89PNG")
     assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_files_of_earlier_results_go_with_them_and_no_others(tmp_path):
+    sets = [evaluate(["a", "b"], [0, 1, 1, 0], name=name) for name in ("test", "my old set")]
+    robustness = SimpleNamespace(rows=[{}], means={}, benchmark=None, corruption_error=None, sets={})
+    write(tmp_path, sets, ["a", "b"], robustness=robustness, pictures=True)
+    for name in (*ROBUSTNESS_FILES, "confusion_of_mine.png", "predictions.csv"):
+        (tmp_path / name).touch()
+    write(tmp_path, sets, ["a", "b"], robustness=robustness, pictures=True)
+    assert len(list(tmp_path.iterdir())) == 10
+    write(tmp_path, sets[:1], ["a", "b"], pictures=True)
+    own = {"results.json", "predictions_test.csv", "confusion_test.png", "confusion_of_mine.png", "predictions.csv"}
+    assert {path.name for path in tmp_path.iterdir()} == own
 
 
 def test_hostile_genres_and_sets_are_written(tmp_path):
