@@ -13,6 +13,7 @@ that tested it. N tracks, K genres.
 import csv
 import dataclasses
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -49,7 +50,7 @@ class Run:
     Attributes:
         folder: where it was found, for messages.
         protocol: name, seed, num_folds and fold of the split.
-        config: merged options.
+        config: merged options, and `windows_per_step`, which depends on the number of processes, too.
         track_ids: N names, sorted.
         labels: int (N,).
         probabilities: float (N, K).
@@ -159,7 +160,7 @@ def _read_run(folder: Path, set_name: str) -> tuple[Run, dict[str, Any]]:
     accuracy = scores["track"]["accuracy"]
     check_accuracy(predictions.probabilities, predictions.labels, accuracy, RESULTS_FILE, path.name)
     order = np.argsort(predictions.track_ids)
-    config = results.get("config", {})
+    config = _with_windows(results)
     model, arm = _name_cell(config, trained=results.get("training", True) is not None)
     error = results.get("corruption_error") or {}
     run = Run(
@@ -185,6 +186,14 @@ def _read_run(folder: Path, set_name: str) -> tuple[Run, dict[str, Any]]:
         planned_steps=(results.get("training") or {}).get("planned_steps"),
     )
     return run, results
+
+
+def _with_windows(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration with the windows of a step; of a run that does not say it, as in one process."""
+    config, training = results.get("config", {}), results.get("training") or {}
+    named = [config.get(name) for name in ("per_device_train_batch_size", "gradient_accumulation_steps")]
+    windows = training.get("windows_per_step") or (training and all(named) and math.prod(named))
+    return {**config, "windows_per_step": windows} if windows else config
 
 
 def check_accuracy(

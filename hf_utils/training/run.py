@@ -164,6 +164,8 @@ def run_stage(arguments: RunArguments, plan: RunPlan) -> None:
     if training_args.do_train:
         trainer = train(experiment, arguments, plan.repository)
         training = describe_training(training_args, trainer.state)
+        batch = training_args.train_batch_size * training_args.world_size  # over all GPUs and processes
+        training["windows_per_step"] = batch * training_args.gradient_accumulation_steps
         logger.info("%s", training["summary"])
     seconds["training"] = time.time() - started
     # 6. What was found is on disk before anything that may yet fail.

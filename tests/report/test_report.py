@@ -276,6 +276,16 @@ def test_an_arm_that_differs_in_more_than_its_name_says_is_pointed_out(
         assert warning in found[0] and "output_dir" not in found[0] and "train_datasets" not in found[0]
 
 
+def test_runs_whose_steps_have_other_windows_are_pointed_out(tmp_path):
+    """As where a study goes on under more processes; of an earlier run, its options tell."""
+    options = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+    windows = {1: {}, 2: {"windows_per_step": 8}, 3: {"windows_per_step": 16}}
+    for seed in windows:
+        write_run(tmp_path / "runs" / str(seed), seed=seed, training={"planned_steps": 20} | windows[seed], **options)
+        words = " ".join(read_page(tmp_path / "runs", tmp_path / "report").words)
+        assert ("ast, clean: the runs differ in windows_per_step" in words) == (seed == 3)
+
+
 def test_paths_of_this_machine_are_shortened_where_names_stay_distinct(tmp_path):
     model = {"run_name": None, "model_name_or_path": "MIT/ast-x"}
     for name, mix in (("a", ["real"]), ("b", ["real", "/home/me/noisy:0.5"]), ("c", ["real", "/mnt/one/synth"])):

@@ -225,6 +225,7 @@ def test_two_processes_train_and_evaluate_as_one(case, two_processes, run_as, ch
     weights = [safetensors.torch.load_file(folder / name / "model.safetensors") for name in ("one", "two")]
     for name, tensor in weights[0].items():
         torch.testing.assert_close(weights[1][name], tensor, rtol=0, atol=1e-5, msg=name)
+    assert [read_results(folder / n)["training"]["windows_per_step"] for n in ("one", "two")] == [4, 4]
     before = safetensors.torch.load_file(checkpoints[family] / "model.safetensors")
     moved = [[t for n, t in w.items() if n.endswith(learning)] for w in (before, weights[0])]
     assert (moved[0][0] - moved[1][0]).abs().max() > 1e-3, "nothing was trained"
@@ -565,13 +566,15 @@ def test_a_training_that_is_cut_off_has_no_results(music, checkpoints, tmp_path,
 
     options = ["--model_name_or_path", checkpoints["hubert"], "--dataset_name", music, *TINY, "--freeze", "backbone"]
     options = [*map(str, options), "--max_steps", "2", "--output_dir", str(tmp_path / "run")]
+    options += ["--per_device_train_batch_size", "3", "--gradient_accumulation_steps", "2"]
     monkeypatch.setattr("hf_utils.training.trainer.StopAgain.on_step_end", stop)
     with pytest.raises(UserError, match="step 1 of 2.*--resume_from_checkpoint auto"):
         run_classification.main(options)
     assert not (tmp_path / "run" / "results.json").exists()
     monkeypatch.undo()
     run_classification.main([*options, "--resume_from_checkpoint", "auto"])
-    assert read_results(tmp_path / "run")["training"]["steps"] == 2
+    training = read_results(tmp_path / "run")["training"]
+    assert (training["steps"], training["windows_per_step"]) == (2, 6)
 
 
 def test_a_stage_may_not_change_the_run(checkpoints, tmp_path):
