@@ -198,8 +198,8 @@ def _claim(search: optuna.Study, config: dict) -> None:
         raise UserError(f"output_dir is the folder of another search: {listed}. Choose another one.")
 
 
-def _claim_content(search: optuna.Study, digests: Mapping[str, str]) -> None:
-    """Write down the content of what a trial reads: a path stays the same whatever is in it.
+def _claim_content(search: optuna.Study, digests: Mapping[str, Any]) -> None:
+    """Write down what a trial reads: a path stays the same whatever is in it.
 
     Raises:
         OtherContent: an earlier trial read something else under the same name.
@@ -207,10 +207,12 @@ def _claim_content(search: optuna.Study, digests: Mapping[str, str]) -> None:
     before = search.user_attrs.get("content", {})
     if changed := [name for name, digest in digests.items() if before.get(name, digest) != digest]:
         raise OtherContent(
-            f"output_dir is the folder of a search in which {' and '.join(changed)} had another content: its trials "
-            "and new ones cannot be compared. Bring back what was there, or choose another output_dir."
+            "output_dir is the folder of a search, and since it began there is a change in "
+            f"{' and in '.join(changed)}: its trials and new ones cannot be compared. Bring back what was there, or "
+            "choose another output_dir."
         )
-    search.set_user_attr("content", {**before, **digests})
+    if digests.keys() - before.keys():
+        search.set_user_attr("content", {**before, **digests})
 
 
 def _run_trials(

@@ -42,11 +42,11 @@ _TRIAL_OPTIONS = {
 # Is told all scores of a trial so far after every evaluation; says whether the trial is not worth going on.
 Report = Callable[[list[float]], bool]
 # Is told digests of what a trial reads, by what to call it; raises OtherContent if the search began with another.
-Claim = Callable[[Mapping[str, str]], None]
+Claim = Callable[[Mapping[str, Any]], None]
 
 
 class OtherContent(UserError):
-    """Files have changed since the search began: no further trial can be compared with those before."""
+    """What trials read has changed since the search began: none can be compared with those before."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,10 +129,14 @@ def run_trial(options: Mapping[str, Any], folder: Path, report: Report, claim: C
     return outcome
 
 
-def _digest_files(arguments: RunArguments) -> dict[str, str]:
-    """Return digests of the weights in a folder and of the transforms, where a trial has them."""
-    described, data = describe_options(arguments), arguments.data
-    digests = {}
+def _digest_files(arguments: RunArguments) -> dict[str, Any]:
+    """Return digests of the weights in a folder and of the transforms, where a trial has them, and what a step is.
+
+    A step has more windows on a machine of several GPUs.
+    """
+    described, data, training = describe_options(arguments), arguments.data, arguments.training
+    batch = f"{training.gradient_accumulation_steps} x {training.per_device_train_batch_size}"
+    digests = {f"the windows of a step ({batch} on each device)": described["windows_per_step"]}
     if Path(name := arguments.model.model_name_or_path).is_dir():
         digests[f"the weights in {name}"] = described["model_name_or_path"]
     if data.augmentation is not None:

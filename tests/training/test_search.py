@@ -106,13 +106,13 @@ def test_a_search_ends_in_an_overlay_of_its_best_trial_and_goes_on_after_an_end(
     assert drawn == [{key: row[key] for key in overlay} for row in first]
 
 
-def test_a_search_does_not_go_on_with_other_weights_or_music(start, music, tmp_path):
+def test_a_search_does_not_go_on_with_other_weights_or_music(start, music, tmp_path, monkeypatch):
     start(1)
     music.rename(tmp_path / "before")
     for genre, hz in GENRE_TONES_HZ.items():
         for track in range(10):
             write_tone(music / genre / f"{genre}-{track}.wav", hz * (1.5 + 0.01 * track), 0.9, seed=track)
-    with pytest.raises(UserError, match="the training music .* and the validation music had another content"):
+    with pytest.raises(UserError, match="change in the training music .* and in the validation music: .*output_dir"):
         start(2)
     shutil.rmtree(music)
     (tmp_path / "before").rename(music)
@@ -120,7 +120,11 @@ def test_a_search_does_not_go_on_with_other_weights_or_music(start, music, tmp_p
     safetensors.torch.save_file(
         {name: values + 1 for name, values in safetensors.torch.load_file(weights).items()}, weights, {"format": "pt"}
     )
-    with pytest.raises(UserError, match="the weights in .*resnet had another content"):
+    with pytest.raises(UserError, match="change in the weights in .*resnet: "):
+        start(2)
+    more = {"windows_per_step": 64, "model_name_or_path": "x"}  # as on a machine of several GPUs
+    monkeypatch.setattr("hf_utils.training.search_trial.describe_options", lambda arguments: more)
+    with pytest.raises(UserError, match="change in the windows of a step .1 x 8 on each device. and in the weights"):
         start(2)
 
 
