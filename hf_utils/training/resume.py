@@ -186,7 +186,8 @@ def find_checkpoint(output_dir: str, resume_from_checkpoint: str | None, *, over
     """Return the checkpoint to continue from: the one named, the newest of `output_dir` for "auto", or None.
 
     Without one, the checkpoints, curves and adapters of an earlier run in `output_dir` are removed; for "auto", only
-    with `overwrite`. So they are with `overwrite` where the named one is in another folder.
+    with `overwrite`. So they are with `overwrite` where the named one is in another folder. Its results are kept until
+    there are new ones, but are complete no more.
 
     Raises:
         UserError: there is an earlier run of which nothing is said, or nothing to resume from.
@@ -205,7 +206,19 @@ def find_checkpoint(output_dir: str, resume_from_checkpoint: str | None, *, over
         folders = (Path(output_dir, name) for name in ("tensorboard", ADAPTER_FOLDER))
         for old in (*Path(output_dir).glob("checkpoint-*"), *folders):
             shutil.rmtree(old, ignore_errors=True)
+        _reopen_results(output_dir)
     return checkpoint
+
+
+def _reopen_results(output_dir: str) -> None:
+    """Say of the results of an earlier run that they are not complete: its weights are about to be replaced.
+
+    Whoever finds them after a kill would take them for those of the new run.
+    """
+    if is_complete(output_dir):
+        path = Path(output_dir, RESULTS_FILE)
+        results = json.loads(path.read_text(encoding="utf-8"))
+        write_atomically(path, json.dumps({**results, "complete": False}, indent=2, sort_keys=True) + "\n")
 
 
 def describe_options(arguments: RunArguments) -> dict[str, Any]:

@@ -284,3 +284,18 @@ def test_a_training_that_kept_weights_alone_cannot_be_lengthened(tmp_path):
     check_options(str(tmp_path), describe(f"{flags} 10"))
     with pytest.raises(UserError, match="max_steps: 10 before, 20 now"):
         check_options(str(tmp_path), describe(f"{flags} 20"))
+
+
+@pytest.mark.parametrize("resume", [None, "auto"])
+def test_results_of_weights_that_are_replaced_are_complete_no_more(resume, tmp_path):
+    save_checkpoints(tmp_path, 9, weights_alone=True)
+    (tmp_path / "results.json").write_text('{"complete": true, "seed": 1}')
+    assert find_checkpoint(str(tmp_path), resume, overwrite=True) is None
+    assert json.loads((tmp_path / "results.json").read_text()) == {"complete": False, "seed": 1}
+
+
+def test_results_of_a_run_that_goes_on_stay_complete(tmp_path):
+    save_checkpoints(tmp_path, 10)
+    (tmp_path / "results.json").write_text('{"complete": true}')
+    assert find_checkpoint(str(tmp_path), "auto", overwrite=True)
+    assert json.loads((tmp_path / "results.json").read_text())["complete"] is True
