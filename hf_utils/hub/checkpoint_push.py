@@ -18,6 +18,7 @@ from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy
 
 from hf_utils.errors import UserError
+from hf_utils.files import write_atomically
 from hf_utils.hub.published_files import find_files, is_replaced, to_public_json
 from hf_utils.hub.repository import HUB_ERRORS, Repository, open_repository
 
@@ -111,7 +112,7 @@ def fetch_checkpoint(repository: Repository, output_dir: str) -> str | None:
             _replace(Path(output_dir, best), _download(repository, BEST if place == LAST else best))
         if not is_here:
             _replace(folder, _download(repository, place))
-            (folder / TRAINER_STATE_NAME).write_text(json.dumps(state, indent=2), encoding="utf-8")
+            write_atomically(folder / TRAINER_STATE_NAME, json.dumps(state, indent=2))
     except HUB_ERRORS as error:
         raise UserError(f"cannot download {place} of {repository.name}: {type(error).__name__}: {error}") from error
     logger.info("Continuing from %s of %s, in %s", place, repository.name, folder)
